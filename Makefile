@@ -1,0 +1,51 @@
+# Every target is a name for a script; what is up to date is skipped by the script itself,
+# with its reason.
+.DEFAULT_GOAL := help
+.PHONY: help setup packages venv runtime image-mini demo test check bench lock clean distclean
+.NOTPARALLEL:
+
+VDC_CACHE_DIR ?= /var/cache/vdc
+export VDC_CACHE_DIR
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## make this machine ready: packages, .venv, QEMU, demo image (repeat at will)
+	@images/setup/setup.sh
+
+packages: ## only the Debian packages
+	@images/setup/packages.sh
+
+venv: ## only the Python environment .venv
+	@images/setup/venv.sh
+
+runtime: ## only the runtime root with QEMU
+	@images/runtime/build.sh
+
+image-mini: runtime ## only the demo image mycelium/mini
+	@images/mini/build.sh
+
+demo: setup ## three hosts on this machine, a power cut, and a session that lives on
+	@.venv/bin/python -m vdc.lab.demo
+
+test: setup check ## all checks, then the integration and end-to-end tests
+	@echo '==> integration tests'
+	@.venv/bin/pytest tests/integration
+	@echo '==> end-to-end tests'
+	@.venv/bin/pytest tests/e2e
+
+check: ## format, lint, types, layers, scripts, unit tests (under two minutes)
+	@images/setup/check.sh
+
+bench: setup ## measure; prints a table and writes JSON
+	@.venv/bin/python -m tests.bench
+
+lock: ## write requirements/*.txt anew
+	@images/setup/lock.sh
+
+clean: ## remove .venv and the caches in this folder
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## also remove the runtime root and the images
+	@rm -rf "$(VDC_CACHE_DIR)/runtime" "$(VDC_CACHE_DIR)/images" "$(VDC_CACHE_DIR)/log"

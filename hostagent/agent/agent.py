@@ -1,0 +1,282 @@
+"""The composition of one agent: what is started, in which order, and how it is taken down again.
+
+Order: capabilities of this host, etcd member, view of the cluster, overlay, heartbeats, supervisors, API.
+On the way down nothing that serves a guest is stopped: QEMU, swtpm, dnsmasq and etcd outlive the agent (I8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+
+import aiohttp
+import structlog
+
+from hostagent.agent.doctor import host_checks
+from hostagent.agent.images import keep_images
+from hostagent.agent.manager import Manager
+from hostagent.agent.names import NameService
+from hostagent.agent.presence import keep_present, publish_network
+from hostagent.agent.survey import survey
+from hostagent.config import AgentConfig
+from hostagent.drivers.etcd import EmbeddedMember
+from hostagent.drivers.images import ImageCache
+from hostagent.drivers.libvirt.client import LibvirtInventory
+from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes
+from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
+from hostagent.server.app import ApiServer, build_app
+from hostagent.server.context import ServerContext
+from hostagent.supervisor.host import HostContext
+from vdc.api.models import Check
+from vdc.control.clock import SystemClock
+from vdc.control.controller import Controller
+from vdc.control.desired import DesiredState
+from vdc.control.events import EventLog
+from vdc.control.leader import Election
+from vdc.images.blobs import BlobStore
+from vdc.images.reference import normalise_reference
+from vdc.model.errors import UnavailableError
+from vdc.model.host import Host
+from vdc.store import keys
+from vdc.store.etcd import EtcdStore
+from vdc.store.etcd_admin import MemberStatus
+from vdc.store.mirror import Mirror
+
+NICE = -10  # heartbeats and decisions must not starve behind guests
+MEMBERS_EVERY_S = 2.0
+ARBITER_REST_S = 10.0
+
+
+class Agent:
+    """One per host."""
+
+    def __init__(self, config: AgentConfig, *, on_ready: Callable[[], None] = lambda: None) -> None:
+        self.config = config
+        self._on_ready = on_ready
+        self._clock = SystemClock()
+        self._log = structlog.get_logger()
+        self._incarnation = uuid.uuid4().hex[:12]
+        self._moved_at_s = 0.0
+
+    async def run(self) -> None:
+        """Run until cancelled. Raises VdcError where this host cannot take part at all."""
+        _raise_priority()
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+            libvirt = LibvirtInventory(
+                runtime=self.config.runtime, accelerator="tcg", cache_dir=self.config.state_dir / "cache"
+            )
+            record = await survey(self.config, libvirt, self._incarnation, self._clock.wall())
+            async with asyncio.TaskGroup() as group:
+                await self._start_etcd(group)
+                store = EtcdStore(self._endpoints())
+                stack.push_async_callback(store.close)
+                host = self._context(record, store, session, libvirt, stack)
+                await self._join(host, group)
+                await self._serve(host, store, session, group)
+
+    # ---- the parts
+
+    async def _start_etcd(self, group: asyncio.TaskGroup) -> None:
+        embedded = self.config.etcd.embedded
+        if embedded is not None:
+            member = EmbeddedMember(
+                self.config.host, embedded, state_dir=self.config.state_dir, runtime=self.config.runtime
+            )
+            group.create_task(member.run(), name="etcd")
+
+    def _endpoints(self) -> list[str]:
+        """This host's member first: it is nearest."""
+        embedded = self.config.etcd.embedded
+        if embedded is None:
+            return list(self.config.etcd.endpoints)
+        others = [str(address) for name, address in sorted(embedded.members.items()) if name != self.config.host]
+        ordered = [str(embedded.members[self.config.host]), *others]
+        return [f"http://{address}:{embedded.client_port}" for address in ordered]
+
+    def _context(
+        self,
+        record: Host,
+        store: EtcdStore,
+        session: aiohttp.ClientSession,
+        libvirt: LibvirtInventory,
+        stack: AsyncExitStack,
+    ) -> HostContext:
+        config = self.config
+        netlink = Netlink()
+        stack.push_async_callback(netlink.close)
+        self._manager_wake: Callable[[str], None] = lambda peer: None
+        addresses: Mapping[NetworkKind, str] = {
+            "management": str(config.management.address),
+            "replication": str(config.replication.address),
+        }
+        heartbeats = Heartbeats(
+            config.host, self._incarnation, addresses, config.heartbeat_port,
+            heartbeat_ms=config.timings.heartbeat_ms, suspect_ms=config.timings.suspect_ms,
+            clock=self._clock, on_change=lambda peer: self._manager_wake(peer),
+        )  # fmt: skip
+        stack.callback(heartbeats.close)
+        self._blobs = BlobStore(config.state_dir / "images")
+        self._blobs.prepare()
+        self._routes = ReplicationRoutes(
+            interface=config.replication.interface, address=config.replication.address, netlink=netlink
+        )
+        overlay = OverlayNetwork(
+            config.network, vtep_address=config.management.address, overlay_address=config.overlay_address,
+            underlay_interface=config.management.interface, netlink=netlink,
+        )  # fmt: skip
+        return HostContext(
+            config=config,
+            record=record,
+            store=store,
+            mirror=Mirror(store, report=lambda sentence: self._log.warning(sentence)),
+            events=EventLog(store, config.host, self._clock),
+            clock=self._clock,
+            heartbeats=heartbeats,
+            overlay=overlay,
+            images=ImageCache(self._blobs, session),
+            libvirt=libvirt,
+            store_heard_at_s=self._clock.boottime_s(),
+            log=self._log,
+        )
+
+    async def _join(self, host: HostContext, group: asyncio.TaskGroup) -> None:
+        """Become part of the cluster: heartbeats at once, the rest when the store answers."""
+        await host.heartbeats.start()
+        await host.overlay.ensure([])
+        group.create_task(host.heartbeats.run(), name="heartbeats")
+        group.create_task(host.mirror.run(), name="mirror")
+        group.create_task(self._routes.keep(), name="replication routes")
+        group.create_task(self._follow_hosts(host), name="peers")
+        group.create_task(keep_present(host, host.record), name="presence")
+
+    async def _serve(
+        self, host: HostContext, store: EtcdStore, session: aiohttp.ClientSession, group: asyncio.TaskGroup
+    ) -> None:
+        manager = Manager(host)
+        self._manager_wake = manager.wake_peers_of
+        members = _Cached(store.admin.status, MEMBERS_EVERY_S, self._clock.boottime_s)
+
+        async def checks() -> tuple[Check, ...]:
+            return host_checks(host, await members())
+
+        context = ServerContext(
+            host=host,
+            desired=DesiredState(store, host.mirror, self._clock, normalise_reference),
+            supervisors=manager,
+            blobs=self._blobs,
+            session=session,
+            members=members,
+            checks=checks,
+        )
+        api = ApiServer(
+            build_app(context), socket=self.config.state_dir / "api.sock",
+            address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,
+        )  # fmt: skip
+        group.create_task(api.run(), name="api")
+        group.create_task(self._after_sync(host, manager, store, group), name="after sync")
+
+    async def _after_sync(
+        self, host: HostContext, manager: Manager, store: EtcdStore, group: asyncio.TaskGroup
+    ) -> None:
+        """What must not begin before the records have been read once: supervisors above all."""
+        await host.mirror.synced.wait()
+        while True:
+            try:
+                await publish_network(host, self.config.network)
+                break
+            except UnavailableError:
+                await asyncio.sleep(0.5)
+        group.create_task(manager.run(), name="manager")
+        group.create_task(NameService(host).run(), name="names")
+        group.create_task(keep_images(host), name="images")
+        election = Election(store, host.name, self.config.timings.leader_ttl_s)
+        group.create_task(election.run(self._term(host, store)), name="election")
+
+    def _term(self, host: HostContext, store: EtcdStore) -> Callable[[], Awaitable[None]]:
+        async def lead() -> None:
+            self._log.info("this agent leads the cluster now")
+
+            async def keep_away() -> None:
+                await self._keep_arbiter_away(host, store)
+
+            controller = Controller(
+                store, host.mirror, host.events, self._clock,
+                backoff_s=self.config.timings.reprotect_backoff_s,
+                report=lambda sentence: self._log.info(sentence),
+                keep_arbiter_away=keep_away,
+            )  # fmt: skip
+            await controller.run()
+
+        return lead
+
+    async def _keep_arbiter_away(self, host: HostContext, store: EtcdStore) -> None:
+        """Move etcd's leadership off hosts whose death would have to be arbitrated (failover.md)."""
+        primaries = {found.value.primary for found in host.mirror.pairs.values()}
+        now = self._clock.boottime_s()
+        if not primaries or now - self._moved_at_s < ARBITER_REST_S:
+            return
+        self._moved_at_s = now
+        addresses = {
+            found.value.management_address for name, found in host.mirror.hosts.items() if name in primaries
+        }
+        members = await store.admin.status()
+        leader = next((m for m in members if m.is_leader), None)
+        if leader is None or not _is_at(leader, addresses):
+            return
+        target = next((m for m in members if m.is_healthy and not m.is_leader and not _is_at(m, addresses)), None)
+        if target is not None:
+            await store.admin.move_leader(target.member_id)
+            self._log.info("moved etcd's leadership off a host with a primary", to=target.endpoint)
+
+    async def _follow_hosts(self, host: HostContext) -> None:
+        """Heartbeats, flood lists and routes follow the hosts' records."""
+        changed = asyncio.Event()
+        host.mirror.subscribe(lambda key: changed.set() if not key or key.startswith(keys.HOSTS) else None)
+        while True:
+            await changed.wait()
+            changed.clear()
+            others = {n: found.value for n, found in host.mirror.hosts.items() if n != host.name}
+            host.heartbeats.set_peers(
+                {n: {"management": o.management_address, "replication": o.replication_address} for n, o in others.items()}
+            )
+            try:
+                await host.overlay.ensure([other.management_address for other in others.values()])
+                for other in others.values():
+                    await self._routes.set_quickack(other.replication_address)
+            except UnavailableError as error:
+                self._log.warning("the networks to the peers could not be set up", why=str(error))
+                asyncio.get_running_loop().call_later(1.0, changed.set)
+
+
+class _Cached:
+    """The members' status, asked for at most every so often: `vdc get nodes -w` must not become a load."""
+
+    def __init__(
+        self, ask: Callable[[], Awaitable[tuple[MemberStatus, ...]]], every_s: float, clock: Callable[[], float]
+    ) -> None:
+        self._ask = ask
+        self._every_s = every_s
+        self._clock = clock
+        self._asked_at_s = float("-inf")
+        self._answer: tuple[MemberStatus, ...] = ()
+
+    async def __call__(self) -> tuple[MemberStatus, ...]:
+        if self._clock() - self._asked_at_s >= self._every_s:
+            self._answer = await self._ask()
+            self._asked_at_s = self._clock()
+        return self._answer
+
+
+def _is_at(member: MemberStatus, addresses: set[str]) -> bool:
+    return any(f"//{address}:" in member.endpoint for address in addresses)
+
+
+def _raise_priority() -> None:
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    except PermissionError:
+        structlog.get_logger().warning("the agent's priority could not be raised; a busy machine may delay it")

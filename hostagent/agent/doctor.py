@@ -1,0 +1,92 @@
+"""What this host can and cannot do, as findings with a hint."""
+
+from __future__ import annotations
+
+import shutil
+
+from hostagent.supervisor.host import HostContext
+from vdc.api.models import Check
+from vdc.model.units import GIB, format_size
+from vdc.store.etcd_admin import MemberStatus
+
+LEAST_FREE_BYTES = 2 * GIB
+
+
+def host_checks(host: HostContext, members: tuple[MemberStatus, ...]) -> tuple[Check, ...]:
+    """All findings about this host."""
+    return (
+        _qemu(host),
+        _accelerator(host),
+        _inventory(host),
+        _store(host, members),
+        _disk(host),
+        *_links(host),
+        *(Check(name="host", level="warning", sentence=warning) for warning in host.record.warnings),
+    )
+
+
+def _qemu(host: HostContext) -> Check:
+    qemu = host.record.qemu
+    if qemu.lockstep:
+        return Check(name="qemu", level="ok", sentence=f"QEMU {qemu.version} can do lockstep")
+    return Check(
+        name="qemu",
+        level="error",
+        sentence=f"QEMU {qemu.version or '(not found)'} cannot do lockstep: {qemu.reason}",
+        hint="use the runtime root: `make setup`, or install QEMU 11.0 or newer",
+    )
+
+
+def _accelerator(host: HostContext) -> Check:
+    accelerator = host.record.accelerator
+    if accelerator.name == "kvm":
+        return Check(name="accelerator", level="ok", sentence="guests run on KVM")
+    return Check(
+        name="accelerator",
+        level="warning",
+        sentence=f"guests are emulated (TCG), which is slow: {accelerator.reason or 'KVM is not used'}",
+        hint="enable virtualization in the firmware and load kvm_intel or kvm_amd",
+    )
+
+
+def _inventory(host: HostContext) -> Check:
+    if host.record.inventory_source == "libvirt":
+        return Check(name="inventory", level="ok", sentence=f"libvirt describes the CPU as {host.record.cpu_model}")
+    return Check(
+        name="inventory",
+        level="warning",
+        sentence="without libvirt the CPU model that all hosts can offer is not computed",
+        hint="install libvirt-daemon-system",
+    )
+
+
+def _store(host: HostContext, members: tuple[MemberStatus, ...]) -> Check:
+    healthy = sum(member.is_healthy for member in members)
+    sentence = f"{healthy} of {len(members)} etcd members answer"
+    if healthy * 2 <= len(members):
+        return Check(name="etcd", level="error", sentence=f"{sentence}: no majority", hint="bring the other hosts back")
+    level = "ok" if healthy == len(members) else "warning"
+    return Check(name="etcd", level=level, sentence=sentence)
+
+
+def _disk(host: HostContext) -> Check:
+    free = shutil.disk_usage(host.config.state_dir).free
+    if free >= LEAST_FREE_BYTES:
+        return Check(name="disk", level="ok", sentence=f"{format_size(free)} are free for disks and images")
+    return Check(
+        name="disk", level="warning", sentence=f"only {format_size(free)} are free", hint=f"free space below {host.config.state_dir}"
+    )
+
+
+def _links(host: HostContext) -> list[Check]:
+    checks = []
+    for peer in sorted(host.mirror.hosts):
+        if peer == host.name:
+            continue
+        silent = [n for n in ("management", "replication") if host.heartbeats.is_suspected(peer, n)]
+        if silent:
+            sentence = f"{peer} is not heard on the {' and '.join(silent)} network"
+            checks.append(Check(name="links", level="warning", sentence=sentence, hint=f"is {peer} up?"))
+        else:
+            checks.append(Check(name="links", level="ok", sentence=f"{peer} is heard on both networks"))
+    return checks

@@ -1,0 +1,136 @@
+"""Keeps one supervisor for each Endophyte that this host has a part in, and the overlay in step with the pairs."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.supervisor import Supervisor
+from vdc.model.errors import NotFoundError, UnavailableError, VdcError
+from vdc.store import keys
+
+SWEEP_EVERY_S = 5.0
+
+
+class Manager:
+    """One per agent."""
+
+    def __init__(self, host: HostContext) -> None:
+        self.host = host
+        self.supervisors: dict[str, Supervisor] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._placements_dirty = asyncio.Event()
+        self._placed: dict[str, str | None] = {}
+
+    def find(self, name: str) -> Supervisor:
+        """The supervisor of an Endophyte; NotFoundError where this host has no part in it."""
+        supervisor = self.supervisors.get(name)
+        if supervisor is None:
+            raise NotFoundError(f"{self.host.name} has no copy of {name}", code="no-copy")
+        return supervisor
+
+    async def run(self) -> None:
+        """Begin with what lies on this host's disk, then follow the mirror; never returns."""
+        self.host.vms_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        for folder in sorted(self.host.vms_dir.iterdir()):
+            if folder.is_dir():
+                self._ensure(folder.name)
+        unsubscribe = self.host.mirror.subscribe(self._on_change)
+        placer = asyncio.create_task(self._keep_placements(), name="placements")
+        try:
+            self._on_change("")
+            while True:
+                await asyncio.sleep(SWEEP_EVERY_S)
+                await self._drop_idle()
+        finally:
+            unsubscribe()
+            placer.cancel()
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(placer, *self._tasks.values(), return_exceptions=True)
+
+    def wake_peers_of(self, host_name: str) -> None:
+        """A peer fell silent, was heard again, or told of a death."""
+        for name, supervisor in self.supervisors.items():
+            pair = self.host.mirror.pair(name)
+            if pair is not None and host_name in pair.hosts:
+                supervisor.wake()
+
+    # ---- inside
+
+    def _on_change(self, key: str) -> None:
+        if not key or key.startswith(keys.PAIRS) or key.startswith(keys.ENDOPHYTES):
+            self._placements_dirty.set()
+        if not key:
+            for name in self.host.mirror.pairs:
+                self._touch(name)
+            for supervisor in self.supervisors.values():
+                supervisor.wake()
+        elif key.startswith((keys.PAIRS, keys.ENDOPHYTES)):
+            self._touch(keys.last_part(key))
+        elif key.startswith(keys.OBSERVED):
+            name, _, about = key.removeprefix(keys.OBSERVED).partition("/")
+            if about != self.host.name and name in self.supervisors:
+                self.supervisors[name].wake()
+
+    def _touch(self, name: str) -> None:
+        pair = self.host.mirror.pair(name)
+        if pair is not None and self.host.name in pair.hosts:
+            self._ensure(name)
+        if name in self.supervisors:
+            self.supervisors[name].wake()
+
+    def _ensure(self, name: str) -> None:
+        if name not in self.supervisors:
+            supervisor = Supervisor(self.host, name)
+            self.supervisors[name] = supervisor
+            self._tasks[name] = asyncio.create_task(supervisor.run(), name=f"supervisor {name}")
+
+    async def _drop_idle(self) -> None:
+        for name in [name for name, supervisor in self.supervisors.items() if supervisor.is_idle]:
+            del self.supervisors[name]
+            task = self._tasks.pop(name)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            if self.host.mirror.endophyte(name) is None or self.host.mirror.observed(name, self.host.name):
+                await self._forget_observed(name)
+        for name, task in self._tasks.items():
+            if task.done() and not task.cancelled() and task.exception() is not None:
+                self.host.log.error("a supervisor ended", endophyte=name, why=repr(task.exception()))
+                self.supervisors.pop(name, None)
+
+    async def _forget_observed(self, name: str) -> None:
+        from vdc.store.protocol import Delete
+
+        try:
+            await self.host.store.commit([], [Delete(keys.observed(name, self.host.name))])
+        except UnavailableError:
+            self.host.log.debug("an observed record could not be removed yet", endophyte=name)
+
+    async def _keep_placements(self) -> None:
+        """Every guest's MAC points to the host that may speak for it, on every host, as soon as that changes."""
+        while True:
+            await self._placements_dirty.wait()
+            self._placements_dirty.clear()
+            wanted = self._wanted_placements()
+            changed = {mac: vtep for mac, vtep in wanted.items() if self._placed.get(mac, "?") != vtep}
+            try:
+                if changed:
+                    await self.host.overlay.place(changed)
+                if self._placed.keys() - wanted.keys():
+                    await self.host.overlay.sync_placements(wanted)
+                self._placed = wanted
+            except VdcError as error:
+                self.host.log.warning("forwarding entries could not be set", why=str(error))
+                await asyncio.sleep(0.2)
+                self._placements_dirty.set()
+
+    def _wanted_placements(self) -> dict[str, str | None]:
+        mirror, wanted = self.host.mirror, dict[str, str | None]()
+        for name, found in mirror.pairs.items():
+            endophyte, primary = mirror.endophyte(name), mirror.hosts.get(found.value.primary)
+            if endophyte is None or primary is None or endophyte.uid != found.value.uid:
+                continue
+            vtep = None if found.value.primary == self.host.name else primary.value.management_address
+            wanted.update({nic.mac: vtep for nic in endophyte.nics})
+        return wanted

@@ -1,0 +1,82 @@
+"""DHCP and DNS for the guests: dnsmasq on this host's end of the overlay, fed from the records."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from hostagent.drivers.net import Change, DhcpDns, DhcpDnsConfig, Reservation
+from hostagent.drivers.process import ProcessHandle, Supervised, spawn_in_sandbox
+from hostagent.drivers.qemu.sandbox import sandboxed
+from hostagent.drivers.qemu.spec import VM_DIR
+from hostagent.supervisor.host import HostContext
+from vdc.store import keys
+
+DEBOUNCE_S = 0.1
+CAPABILITIES = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE")
+
+
+class NameService:
+    """dnsmasq, kept running and kept current."""
+
+    def __init__(self, host: HostContext) -> None:
+        self._host = host
+        self._folder: Path = host.config.state_dir / "dnsmasq"
+        self._files = DhcpDns(self._folder, seen_as=Path(VM_DIR))
+        self._process = Supervised("dnsmasq", self._start, self._folder / "dnsmasq.pid")
+        self._dirty = asyncio.Event()
+
+    async def run(self) -> None:
+        """Never returns; dnsmasq outlives the agent."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._files.write(self._config())
+        unsubscribe = self._host.mirror.subscribe(self._on_change)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._process.run(), name="dnsmasq")
+                group.create_task(self._follow(), name="dnsmasq files")
+        finally:
+            unsubscribe()
+
+    def _on_change(self, key: str) -> None:
+        if not key or key.startswith((keys.ENDOPHYTES, keys.HOSTS)):
+            self._dirty.set()
+
+    async def _follow(self) -> None:
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(DEBOUNCE_S)
+            self._dirty.clear()
+            change = self._files.write(self._config())
+            handle = self._process.handle
+            if handle is None:
+                continue
+            if change is Change.RELOAD:
+                self._files.reload(handle.pid)
+            elif change is Change.RESTART:
+                handle.kill()  # its supervisor starts it again
+
+    def _config(self) -> DhcpDnsConfig:
+        mirror, config = self._host.mirror, self._host.config
+        servers = {IPv4Address(found.value.overlay_address) for found in mirror.hosts.values()}
+        reservations = [
+            Reservation(name=name, mac=nic.mac, address=IPv4Address(nic.address))
+            for name, found in sorted(mirror.endophytes.items())
+            for nic in found.value.nics
+        ]
+        return DhcpDnsConfig.of(
+            config.network,
+            interface=self._host.overlay.bridge,
+            dns_servers=tuple(sorted(servers | {config.overlay_address})),
+            reservations=tuple(reservations),
+        )
+
+    async def _start(self) -> ProcessHandle:
+        argv = sandboxed(
+            self._files.argv(), runtime_root=self._host.config.runtime, vm_dir=self._folder,
+            image_dir=self._host.image_dir, devices=(), capabilities=CAPABILITIES,
+        )  # fmt: skip
+        return await spawn_in_sandbox(
+            argv, pidfile=self._folder / "dnsmasq.pid", log_path=self._folder / "dnsmasq.log", tag="dnsmasq"
+        )

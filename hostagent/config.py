@@ -1,0 +1,129 @@
+"""The agent's configuration file (YAML), validated as a whole before anything starts."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from vdc.model.base import Record
+from vdc.model.errors import InvalidError
+from vdc.model.ids import DnsLabel
+from vdc.model.network import Network
+from vdc.model.units import SizeBytes
+
+API_PORT = 7400
+HEARTBEAT_PORT = 7401
+ETCD_CLIENT_PORT = 7379
+ETCD_PEER_PORT = 7380
+MAX_UNIX_PATH = 107
+_LONGEST_VM_SUFFIX = len("/vms/") + 63 + len("/qmp.sock")
+
+
+class HostAddress(Record):
+    """An address of this host on one underlay, and the interface that carries it."""
+
+    address: IPv4Address
+    interface: str = Field(min_length=1, max_length=15)
+
+
+class EmbeddedEtcd(Record):
+    """A member that the agent starts and keeps running. Ports are the same on all members."""
+
+    members: dict[DnsLabel, IPv4Address] = Field(min_length=1)  # host -> management address, this host included
+    heartbeat_ms: int = Field(default=20, ge=5, le=1000)
+    election_ms: int = Field(default=150, ge=50, le=10_000)
+    client_port: int = ETCD_CLIENT_PORT
+    peer_port: int = ETCD_PEER_PORT
+
+    @model_validator(mode="after")
+    def _election_far_above_heartbeat(self) -> EmbeddedEtcd:
+        if self.election_ms < 5 * self.heartbeat_ms:
+            raise ValueError("election_ms must be at least five times heartbeat_ms (an etcd rule)")
+        return self
+
+
+class EtcdConfig(Record):
+    """Either an embedded member or the endpoints of an existing etcd."""
+
+    embedded: EmbeddedEtcd | None = None
+    endpoints: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> EtcdConfig:
+        if (self.embedded is None) == (not self.endpoints):
+            raise ValueError("give either etcd.embedded or etcd.endpoints")
+        return self
+
+
+class Timings(Record):
+    """Detection and budgets in milliseconds; checked against each other (docs/failover.md)."""
+
+    heartbeat_ms: int = Field(default=50, ge=10, le=1000)
+    suspect_ms: int = Field(default=200, ge=50, le=10_000)
+    isolated_pause_ms: int = Field(default=8_000, ge=1_000)
+    secondary_delay_ms: int = Field(default=30, ge=0)  # the primary's head start when only replication is lost
+    liveness_ttl_s: int = Field(default=3, ge=2)
+    leader_ttl_s: int = Field(default=3, ge=2)
+    reprotect_backoff_s: float = Field(default=30.0, ge=0)
+
+
+class AgentConfig(Record):
+    """Everything that an agent has to be told."""
+
+    host: DnsLabel
+    state_dir: Path
+    management: HostAddress
+    replication: HostAddress
+    overlay_address: IPv4Address
+    network: Network = Network()
+    etcd: EtcdConfig
+    api_port: int = API_PORT
+    heartbeat_port: int = HEARTBEAT_PORT
+    runtime: Path | None = None  # the runtime root; None: the host's own QEMU
+    memory: SizeBytes | None = None  # that Endophytes may use; None: what the host has less a reserve
+    labels: dict[str, str] = Field(default_factory=dict)
+    timings: Timings = Timings()
+    accelerator: str = Field(default="auto", pattern="^(auto|kvm|tcg)$")
+    use_libvirt: bool = True
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AgentConfig:
+        if self.timings.suspect_ms < 3 * self.timings.heartbeat_ms:
+            raise ValueError("timings.suspect_ms must be at least three times timings.heartbeat_ms")
+        if not self.state_dir.is_absolute():
+            raise ValueError("state_dir must be an absolute path")
+        if len(str(self.state_dir)) + _LONGEST_VM_SUFFIX > MAX_UNIX_PATH:
+            raise ValueError(
+                f"state_dir is too long: sockets below it must stay within {MAX_UNIX_PATH} characters, "
+                f"so it may have {MAX_UNIX_PATH - _LONGEST_VM_SUFFIX}"
+            )
+        if self.overlay_address not in self.network.cidr:
+            raise ValueError("overlay_address does not lie in network.cidr")
+        if self.etcd.embedded and self.host not in self.etcd.embedded.members:
+            raise ValueError(f"etcd.embedded.members does not name this host ({self.host})")
+        return self
+
+    @property
+    def api_url(self) -> str:
+        """Where this agent's API is reached by the other hosts."""
+        return f"http://{self.management.address}:{self.api_port}"
+
+
+def load_config(path: Path) -> AgentConfig:
+    """Read and validate the file; raises InvalidError with the first offending field in one line."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InvalidError(f"cannot read {path}: {error.strerror}", code="config-unreadable") from error
+    except yaml.YAMLError as error:
+        raise InvalidError(f"{path} is not YAML: {error}".splitlines()[0], code="config-invalid") from error
+    try:
+        return AgentConfig.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InvalidError(f"{path}: {field}: {first['msg']}", code="config-invalid") from error

@@ -1,0 +1,215 @@
+"""One host's copy of a VM's disks: which files it consists of, and whether it may be booted.
+
+Invariants (I7, docs/failover.md):
+- The record beside the files says whose copy it is (uid), under which epoch it was written and whether it is
+  clean. It is on disk (fsync) before anything that depends on it begins.
+- A dirty copy is never booted, only thrown away and filled again.
+- `heads` are the files that a cold start opens. A promoted secondary's heads are its active layers until QEMU
+  has written them back (`settled`), then its parents.
+
+Danger: between QEMU's last write-back and `settled` the guest's newest writes go to the parent while the record
+still names the active layer. A host that dies in these milliseconds, straight after the other one, loses them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from hostagent.drivers.disk.images import QemuImg
+from hostagent.drivers.qemu.spec import VM_DIR, DiskSpec
+from vdc.model.base import Record
+from vdc.model.errors import ConflictError
+
+RECORD_FILE = "copy.json"
+
+
+class CopyState(StrEnum):
+    """Whether the files are a disk."""
+
+    CLEAN = "clean"  # a complete disk of the VM as of its epoch
+    DIRTY = "dirty"  # being filled, or abandoned while it was
+    UNSETTLED = "unsettled"  # promoted: complete, but spread over its layers
+
+
+class CopyRecord(Record):
+    """The record beside the files."""
+
+    uid: str
+    epoch: int
+    state: CopyState
+    heads: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSource:
+    """What a new disk begins with: a base of the image store (path below it), or nothing."""
+
+    size_bytes: int | None
+    base: str | None = None
+
+
+class DiskSet:
+    """The disk files of one copy, in the VM's own folder."""
+
+    def __init__(self, tool: QemuImg) -> None:
+        self._tool = tool
+        self._folder = tool.folder
+
+    async def load(self) -> CopyRecord | None:
+        """The record; None where there is no copy or its record is unreadable, which makes it worthless."""
+        return await asyncio.to_thread(_read_record, self._folder / RECORD_FILE)
+
+    async def create_primary(self, uid: str, epoch: int, sources: Sequence[DiskSource]) -> CopyRecord:
+        """Make the disks of a new VM, replacing whatever is there."""
+        await self._begin(uid, epoch)
+        heads = tuple(f"disk{i}.qcow2" for i in range(len(sources)))
+        for head, source in zip(heads, sources, strict=True):
+            if source.base is not None:
+                await self._tool.create_overlay(head, source.base, size_bytes=source.size_bytes)
+            elif source.size_bytes is not None:
+                await self._tool.create(head, source.size_bytes)
+            else:
+                raise ValueError("a disk needs a base or a size")
+        return await self._store(CopyRecord(uid=uid, epoch=epoch, state=CopyState.CLEAN, heads=heads))
+
+    async def create_secondary(self, uid: str, epoch: int, sizes_bytes: Sequence[int]) -> CopyRecord:
+        """Make empty layers for a secondary, replacing whatever is there; the copy is dirty until `in_sync`."""
+        record = await self._begin(uid, epoch)
+        for i, size_bytes in enumerate(sizes_bytes):
+            spec = names(i)
+            await self._tool.create(spec.parent, size_bytes)
+            await self._tool.create_layer(spec.hidden, spec.parent)
+            await self._tool.create_layer(spec.active, spec.hidden)
+        return record
+
+    async def in_sync(self, count: int) -> CopyRecord:
+        """The parents hold everything that the primary wrote: a cold start could use them."""
+        heads = tuple(names(i).parent for i in range(count))
+        return await self._change(state=CopyState.CLEAN, heads=heads)
+
+    async def promoted(self, epoch: int, count: int) -> CopyRecord:
+        """The secondary's guest writes on its own layers from here on."""
+        heads = tuple(names(i).active for i in range(count))
+        return await self._change(epoch=epoch, state=CopyState.UNSETTLED, heads=heads)
+
+    async def settled(self) -> CopyRecord:
+        """The layers were written back (`secondary.settle` returned): the parents are the disks."""
+        record = await self._present()
+        count = len(record.heads)
+        record = await self._change(state=CopyState.CLEAN, heads=tuple(names(i).parent for i in range(count)))
+        for i in range(count):
+            for name in (names(i).active, names(i).hidden):
+                (self._folder / name).unlink(missing_ok=True)
+        return record
+
+    async def renew(self, epoch: int) -> CopyRecord:
+        """The same files belong to a newer epoch."""
+        return await self._change(epoch=epoch)
+
+    async def spoil(self) -> CopyRecord:
+        """The copy may no longer be booted."""
+        return await self._change(state=CopyState.DIRTY)
+
+    async def bootable(self, uid: str) -> CopyRecord:
+        """The record of a copy that may be started; raises ConflictError for any other.
+
+        Writes the layers of a copy that was promoted and never settled into its parents first.
+        """
+        record = await self._present()
+        if record.uid != uid:
+            raise ConflictError("the disks here belong to an earlier VM of this name", code="disk-other-uid")
+        if record.state is CopyState.DIRTY:
+            raise ConflictError("the copy of the disks here is incomplete", code="disk-dirty")
+        if record.state is CopyState.UNSETTLED:
+            for i in range(len(record.heads)):
+                await self._tool.commit(names(i).active)
+                await self._tool.commit(names(i).hidden)
+            record = await self.settled()
+        return record
+
+    async def virtual_sizes(self) -> tuple[int, ...]:
+        """Virtual sizes of the disks in bytes; a secondary's have to be the same."""
+        record = await self._present()
+        return tuple([(await self._tool.info(head)).virtual_bytes for head in record.heads])
+
+    async def remove(self) -> None:
+        """Delete the record first and the files after it; harmless where there is nothing."""
+        (self._folder / RECORD_FILE).unlink(missing_ok=True)
+        for pattern in ("disk?.qcow2", "parent?.qcow2", "active?.qcow2", "hidden?.qcow2"):
+            for path in self._folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
+    async def _begin(self, uid: str, epoch: int) -> CopyRecord:
+        await self.remove()
+        return await self._store(CopyRecord(uid=uid, epoch=epoch, state=CopyState.DIRTY, heads=()))
+
+    async def _present(self) -> CopyRecord:
+        record = await self.load()
+        if record is None:
+            raise ConflictError("there is no copy of the disks here", code="disk-missing")
+        return record
+
+    async def _change(self, **changes: object) -> CopyRecord:
+        return await self._store((await self._present()).with_(**changes))
+
+    async def _store(self, record: CopyRecord) -> CopyRecord:
+        await asyncio.to_thread(_write_durably, self._folder / RECORD_FILE, record.to_json())
+        return record
+
+
+def names(index: int) -> DiskSpec:
+    """The files' names in the VM's folder; `file` is that of a disk which was never promoted."""
+    return DiskSpec(
+        file=f"disk{index}.qcow2",
+        parent=f"parent{index}.qcow2",
+        active=f"active{index}.qcow2",
+        hidden=f"hidden{index}.qcow2",
+    )
+
+
+def disk_specs(record: CopyRecord, count: int | None = None) -> tuple[DiskSpec, ...]:
+    """The disks of a machine's specification, with paths inside the sandbox.
+
+    `count` is needed for a secondary that has no heads yet.
+    """
+    specs = []
+    for i in range(len(record.heads) if count is None else count):
+        plain = names(i)
+        file = record.heads[i] if i < len(record.heads) else plain.file
+        specs.append(
+            DiskSpec(
+                file=f"{VM_DIR}/{file}",
+                parent=f"{VM_DIR}/{plain.parent}",
+                active=f"{VM_DIR}/{plain.active}",
+                hidden=f"{VM_DIR}/{plain.hidden}",
+            )
+        )
+    return tuple(specs)
+
+
+def _read_record(path: Path) -> CopyRecord | None:
+    try:
+        return CopyRecord.from_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _write_durably(path: Path, text: str) -> None:
+    fresh = path.with_suffix(".new")
+    with fresh.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,140 @@
+"""qemu-img, in the sandbox, never guessing a format.
+
+A guest decides what is in its disk; a format guessed from content would let it name host files as its backing
+file. So every format is given, a base is opened read-only from the image store, and an image that refers to
+anything outside itself is refused by `require_self_contained`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostagent.drivers.qemu.sandbox import sandboxed
+from hostagent.drivers.qemu.spec import IMAGE_DIR, VM_DIR
+from vdc.model.errors import RefusedError, UnavailableError
+
+_QUICK_S = 30.0
+
+
+class DiskToolError(UnavailableError):
+    """qemu-img failed or did not end in time; the message is its own last line."""
+
+    default_code = "disk-tool-failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What an image says about itself, read under a given format."""
+
+    format: str
+    virtual_bytes: int
+    actual_bytes: int
+    backing_file: str | None
+    data_file: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class QemuImg:
+    """qemu-img for one folder. File names are plain names in `folder`; bases are paths below `image_dir`."""
+
+    runtime_root: Path | None
+    folder: Path
+    image_dir: Path
+
+    async def create(self, name: str, size_bytes: int) -> None:
+        """An empty qcow2 image."""
+        await self._run("create", "-q", "-f", "qcow2", _own(name), str(size_bytes))
+
+    async def create_overlay(self, name: str, base: str, *, size_bytes: int | None = None) -> None:
+        """A qcow2 image over a read-only qcow2 base of the image store, grown to `size_bytes` where given."""
+        size = [] if size_bytes is None else [str(size_bytes)]
+        backing = f"{IMAGE_DIR}/{_relative(base)}"
+        await self._run("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing, _own(name), *size)
+
+    async def create_layer(self, name: str, below: str) -> None:
+        """A qcow2 image over another one of the same folder."""
+        await self._run("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", _own(below), _own(name))
+
+    async def resize(self, name: str, size_bytes: int) -> None:
+        """Grow a qcow2 image; shrinking is refused by qemu-img."""
+        await self._run("resize", "-q", "-f", "qcow2", _own(name), str(size_bytes))
+
+    async def commit(self, name: str, *, deadline_s: float = 600.0) -> None:
+        """Write a layer's content into the image below it; the layer is empty afterwards."""
+        await self._run("commit", "-q", "-f", "qcow2", _own(name), deadline_s=deadline_s)
+
+    async def info(self, name: str, *, image_format: str = "qcow2") -> ImageInfo:
+        """Read an image's header; works while QEMU has it open."""
+        return _parse(await self._run("info", "-U", "-f", image_format, "--output=json", _own(name)))
+
+    async def base_info(self, base: str, *, image_format: str = "qcow2") -> ImageInfo:
+        """As `info`, for a file of the image store."""
+        path = f"{IMAGE_DIR}/{_relative(base)}"
+        return _parse(await self._run("info", "-U", "-f", image_format, "--output=json", path))
+
+    async def _run(self, *arguments: str, deadline_s: float = _QUICK_S) -> bytes:
+        command = sandboxed(
+            ["qemu-img", *arguments],
+            runtime_root=self.runtime_root,
+            vm_dir=self.folder,
+            image_dir=self.image_dir,
+            devices=(),
+            has_network=False,
+        )
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(deadline_s):
+                output, complaint = await process.communicate()
+        except BaseException as error:
+            process.kill()
+            await process.wait()
+            if isinstance(error, TimeoutError):
+                raise DiskToolError(f"qemu-img {arguments[0]} did not end within {deadline_s:g} s") from error
+            raise
+        if process.returncode:
+            lines = complaint.decode(errors="replace").strip().splitlines() or ["no message"]
+            raise DiskToolError(f"qemu-img {arguments[0]}: {lines[-1]}")
+        return output
+
+
+def require_self_contained(info: ImageInfo) -> None:
+    """Refuse an image that refers to another file (RefusedError)."""
+    if info.backing_file is not None:
+        raise RefusedError("the image has a backing file; flatten it first", code="image-not-self-contained")
+    if info.data_file is not None:
+        raise RefusedError(
+            "the image keeps its data in another file; convert it first", code="image-not-self-contained"
+        )
+
+
+def _own(name: str) -> str:
+    if "/" in name or name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is not a file name")
+    return f"{VM_DIR}/{name}"
+
+
+def _relative(base: str) -> str:
+    path = Path(base)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{base!r} leads out of the image store")
+    return base
+
+
+def _parse(output: bytes) -> ImageInfo:
+    record = json.loads(output)
+    specific = record.get("format-specific", {}).get("data", {})
+    return ImageInfo(
+        format=record["format"],
+        virtual_bytes=record["virtual-size"],
+        actual_bytes=record.get("actual-size", 0),
+        backing_file=record.get("backing-filename"),
+        data_file=specific.get("data-file"),
+    )

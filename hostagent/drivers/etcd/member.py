@@ -1,0 +1,270 @@
+"""The etcd member of this host: taken over from the last agent or started, kept running, asked how it is.
+
+It outlives the agent: `run` may be cancelled at any time, the member goes on. Only `stop` ends it.
+
+A member that has lost its data must not simply start again: under its old identity it would vote a second
+time on what it has voted on already, and acknowledged writes could be lost. So the first healthy start leaves
+a mark beside the data, and a member with the mark and without data is refused. `rejoin` brings it back under
+a new identity; it is for an operator to ask for, because only people know that the data will not come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from hostagent.config import EmbeddedEtcd
+from hostagent.drivers.etcd.argv import (
+    ENVIRONMENT,
+    SANDBOX_DATA_DIR,
+    client_url,
+    client_urls,
+    member_argv,
+    peer_url,
+    sandboxed,
+)
+from hostagent.drivers.process import (
+    Backoff,
+    ProcessHandle,
+    Supervised,
+    in_thread,
+    spawn,
+    spawn_in_sandbox,
+    write_atomically,
+)
+from vdc.model.errors import RefusedError, UnavailableError
+from vdc.store import keys
+from vdc.store.etcd import EtcdStore
+from vdc.store.etcd_admin import MemberStatus
+from vdc.store.protocol import StoreUnavailableError
+
+_POLL_S = 0.05
+_REJOIN_POLL_S = 0.5
+_LOG_TAIL_BYTES = 64 << 10
+
+
+class EmbeddedMember:
+    """One member. Use: start `run` in a task group, await `wait_healthy`, later maybe `stop`."""
+
+    def __init__(
+        self,
+        host: str,
+        config: EmbeddedEtcd,
+        *,
+        state_dir: Path,
+        runtime: Path | None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        """`runtime`: the root that holds etcd; None: the host's own etcd."""
+        self.host = host
+        self.config = config
+        self.data_dir = state_dir / "etcd"
+        self.log_path = state_dir / "log" / "etcd.log"
+        self.mark_path = state_dir / "etcd-joined.json"
+        self.pidfile = state_dir / "etcd.pid"
+        self._runtime = runtime
+        self._process = Supervised(f"etcd member {host}", self._start, self.pidfile, backoff=backoff)
+
+    @property
+    def endpoint(self) -> str:
+        """Where this member serves clients."""
+        return client_url(self.host, self.config)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Every member for a client on this host, its own first."""
+        return client_urls(self.host, self.config)
+
+    @property
+    def handle(self) -> ProcessHandle | None:
+        """The process as it runs now."""
+        return self._process.handle
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether an earlier agent started it."""
+        return self._process.is_adopted
+
+    @property
+    def starts(self) -> int:
+        """How often it was started by this agent."""
+        return self._process.starts
+
+    async def run(self) -> None:
+        """Keep the member running until `stop`. Cancelled: leaves it alive."""
+        await self._process.run()
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """End the member. Raises ProcessStuckError."""
+        await self._process.stop(grace_s)
+
+    async def wait_healthy(self, deadline_s: float = 30.0) -> MemberStatus:
+        """Wait until the member serves a cluster that has a quorum.
+
+        Raises RefusedError `etcd-data-lost`, UnavailableError `etcd-not-running` (with what it complained
+        of), `etcd-no-answer` or `etcd-no-quorum`.
+        """
+        self.check_data()
+        status = MemberStatus(self.endpoint, is_healthy=False, error="not asked yet")
+        store = EtcdStore([self.endpoint])
+        try:
+            async with asyncio.timeout(deadline_s):
+                while True:
+                    status = await store.admin.member_status(self.endpoint)
+                    if status.is_healthy and await _serves(store):
+                        await in_thread(self._write_mark, {"joined": True})
+                        return status
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise await self._unhealthy(status, deadline_s) from None
+        finally:
+            await store.close()
+
+    async def status(self, *, deadline_s: float = 1.0) -> MemberStatus:
+        """Ask the member; never raises for its failure."""
+        store = EtcdStore([self.endpoint])
+        try:
+            return await store.admin.member_status(self.endpoint, deadline_s=deadline_s)
+        finally:
+            await store.close()
+
+    def check_data(self) -> None:
+        """Raise RefusedError where this member has joined before and its data is gone."""
+        if self._mark().get("joined") and not self.has_data:
+            raise RefusedError(
+                f"the data of etcd member {self.host} is gone from {self.data_dir}; it must not vote again",
+                code="etcd-data-lost",
+                hint="if the data will not come back, let the host rejoin the cluster as a new member",
+            )
+
+    @property
+    def has_data(self) -> bool:
+        """Whether it has data of its own; then the initial cluster is of no concern to it."""
+        return (self.data_dir / "member").exists()
+
+    async def rejoin(self, deadline_s: float = 20.0) -> None:
+        """Replace this host's member by a new one with empty data; the next start of `run` joins.
+
+        For a member whose data is gone for good. The other members need a quorum without it. Raises
+        RefusedError where it has data, UnavailableError where the others do not do it in time. Repeatable.
+        """
+        if self.has_data:
+            raise RefusedError(
+                f"etcd member {self.host} has its data in {self.data_dir}", code="etcd-has-data"
+            )
+        if len(self.endpoints) == 1:
+            raise RefusedError("the only etcd member has nobody to rejoin", code="etcd-alone")
+        peer = peer_url(self.host, self.config)
+        store = EtcdStore(self.endpoints[1:])
+        try:
+            async with asyncio.timeout(deadline_s):
+                while True:
+                    if await _replaced(store, self.host, peer):
+                        break
+                    await asyncio.sleep(_REJOIN_POLL_S)
+        except TimeoutError:
+            raise UnavailableError(
+                f"the other etcd members did not take {self.host} back within {deadline_s:g} s",
+                code="etcd-rejoin",
+                hint="more than half of all members must be healthy",
+            ) from None
+        finally:
+            await store.close()
+        await in_thread(self._write_mark, {"joined": False, "rejoining": True})
+
+    async def _start(self) -> ProcessHandle:
+        self.check_data()
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        is_rejoining = bool(self._mark().get("rejoining"))
+        seen_dir = self.data_dir if self._runtime is None else SANDBOX_DATA_DIR
+        argv = member_argv(self.host, self.config, seen_dir, is_rejoining=is_rejoining)
+        if self._runtime is None:
+            return await spawn(
+                argv, pidfile=self.pidfile, log_path=self.log_path, tag="etcd", env=ENVIRONMENT
+            )
+        return await spawn_in_sandbox(
+            sandboxed(argv, self._runtime, self.data_dir),
+            pidfile=self.pidfile,
+            log_path=self.log_path,
+            tag="etcd",
+            env=ENVIRONMENT,
+        )
+
+    def _mark(self) -> dict[str, bool]:
+        try:
+            found = json.loads(self.mark_path.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            return {"joined": True}  # torn: the careful reading
+        return found if isinstance(found, dict) else {"joined": True}
+
+    def _write_mark(self, mark: dict[str, bool]) -> None:
+        if self._mark() != mark:
+            write_atomically(self.mark_path, json.dumps(mark) + "\n")
+
+    async def _unhealthy(self, status: MemberStatus, deadline_s: float) -> UnavailableError:
+        where = f"etcd member {self.host} ({self.endpoint})"
+        complaint = await asyncio.to_thread(self._complaint)
+        if self.handle is None:
+            reason = complaint or self._process.last_error or "it was not started"
+            return UnavailableError(
+                f"{where} does not stay up: {reason}", code="etcd-not-running", hint=f"see {self.log_path}"
+            )
+        if status.version:
+            others = ", ".join(sorted(self.config.members.keys() - {self.host}))
+            return UnavailableError(
+                f"{where} has found no quorum within {deadline_s:g} s",
+                code="etcd-no-quorum",
+                hint=f"more than half of the members must run; the others are {others or 'none'}",
+            )
+        return UnavailableError(
+            f"{where} does not answer after {deadline_s:g} s: {complaint or status.error}",
+            code="etcd-no-answer",
+            hint=f"see {self.log_path}",
+        )
+
+    def _complaint(self) -> str:
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(max(0, log.seek(0, 2) - _LOG_TAIL_BYTES))
+                return last_complaint(log.read().decode("utf-8", "replace"))
+        except OSError:
+            return ""
+
+
+async def _serves(store: EtcdStore) -> bool:
+    """Whether a linearizable read passes, which takes a quorum."""
+    try:
+        await store.get(keys.LEADER, deadline_s=1.0)
+    except StoreUnavailableError:
+        return False
+    return True
+
+
+async def _replaced(store: EtcdStore, host: str, peer: str) -> bool:
+    """Take one step; True when the cluster waits for a new member at `peer`."""
+    try:
+        members = await store.admin.members()
+        old = [one for one in members if one.name == host or (peer in one.peer_urls and one.name)]
+        for one in old:
+            await store.admin.remove_member(one.member_id)
+        if old or not any(peer in one.peer_urls for one in members):
+            await store.admin.add_member(peer)
+    except StoreUnavailableError:
+        return False  # the cluster is unsettled just after a change; asking again is safe
+    return True
+
+
+def last_complaint(log: str) -> str:
+    """The last fatal line of etcd's log in a few words; empty where there is none."""
+    for line in reversed(log.splitlines()):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") in ("fatal", "panic"):
+            return ": ".join(str(entry[part]) for part in ("msg", "error") if entry.get(part))
+    return ""

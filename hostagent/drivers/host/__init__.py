@@ -1,0 +1,1 @@
+"""Plain inventory of this host from /proc and /sys, without libvirt."""

@@ -1,0 +1,121 @@
+"""Taking a lockstep out of the primary: the secondary is lost, or entering failed half way.
+
+Danger: from the end of the first step on the gate is open, packets leave without a secondary's consent. The
+caller has won the arbitration, or knows that the secondary was never in sync.
+
+The yank comes first and out of band: with a silently dead peer every other command would hang QEMU's main
+loop. It names only what this plan made; `query-yank` also lists the monitors' own sockets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hostagent.drivers.qemu.argv import disk_node
+from hostagent.drivers.qemu.commands import Command
+from hostagent.drivers.qemu.plan import QUORUM_SECOND_CHILD, LockstepPlan
+from hostagent.drivers.qemu.qmp import QmpCommandError, QmpSession
+from hostagent.drivers.qemu.steps import (
+    MIGRATION_CAPABILITIES,
+    MIGRATION_ENDED,
+    Stopwatch,
+    attempt,
+    block_jobs,
+    block_nodes,
+    migration_status,
+    remove_chardevs,
+    remove_nodes,
+    remove_objects,
+    set_capabilities,
+    until,
+)
+
+
+async def leave(qmp: QmpSession, plan: LockstepPlan) -> dict[str, float]:
+    """Remove every part of `plan` from this QEMU; returns milliseconds per step.
+
+    Idempotent, and right in every partial stage. It does not start a guest that was stopped on purpose.
+    """
+    watch = Stopwatch()
+    await _yank(qmp, plan)
+    watch.lap("yank")
+    await _detach_disks(qmp, plan)
+    watch.lap("detach_disks")
+    await _break_migration(qmp)
+    watch.lap("break_migration")
+    await remove_objects(qmp, plan.primary_objects())
+    watch.lap("remove_filters")
+    await _await_migration_end(qmp)
+    await _cancel_mirrors(qmp, plan)
+    await remove_nodes(qmp, _nodes(plan))
+    await remove_chardevs(qmp, plan.primary_chardevs())
+    await set_capabilities(qmp, MIGRATION_CAPABILITIES, state=False)
+    watch.lap("clean_up")
+    return {**watch.laps_ms, "total": watch.total_ms}
+
+
+def _nodes(plan: LockstepPlan) -> list[str]:
+    return [name for i in range(plan.disks) for name in (plan.replication_node(i), plan.nbd_node(i))]
+
+
+def _is_ours(instance: dict[str, Any], plan: LockstepPlan) -> bool:
+    match instance:
+        case {"type": "migration"}:
+            return True
+        case {"type": "block-node", "node-name": name}:
+            return name in _nodes(plan)
+        case {"type": "chardev", "id": name}:
+            return name in set(plan.primary_chardevs())
+    return False
+
+
+async def _yank(qmp: QmpSession, plan: LockstepPlan) -> None:
+    instances = [one for one in await qmp.execute_oob(Command.QUERY_YANK) if _is_ours(one, plan)]
+    for instance in instances:  # one at a time: one that is gone meanwhile would void the whole list
+        try:
+            await qmp.execute_oob(Command.YANK, {"instances": [instance]})
+        except QmpCommandError:
+            continue
+
+
+async def _detach_disks(qmp: QmpSession, plan: LockstepPlan) -> None:
+    nodes = await block_nodes(qmp)
+    for i in range(plan.disks):
+        children = nodes.get(disk_node(i), {}).get("children", [])
+        for child in children:
+            if child["node-name"] == plan.replication_node(i):
+                name = child.get("child", QUORUM_SECOND_CHILD)
+                await attempt(
+                    qmp, Command.X_BLOCKDEV_CHANGE, {"parent": disk_node(i), "child": name}, deadline_s=5.0
+                )
+
+
+async def _break_migration(qmp: QmpSession) -> None:
+    """Tell a migration or a lockstep that its other side is gone; it ends some time after."""
+    status = await migration_status(qmp)
+    if status == "colo":
+        await attempt(qmp, Command.X_COLO_LOST_HEARTBEAT, {})
+    elif status not in MIGRATION_ENDED:
+        await attempt(qmp, Command.MIGRATE_CANCEL, {})
+
+
+async def _await_migration_end(qmp: QmpSession) -> None:
+    async def ended() -> bool:
+        if await migration_status(qmp) in MIGRATION_ENDED:
+            return True
+        await _break_migration(qmp)  # it may have entered lockstep after the cancellation was sent
+        return False
+
+    await until(ended, what="leaving the migration", deadline_s=10.0)
+
+
+async def _cancel_mirrors(qmp: QmpSession, plan: LockstepPlan) -> None:
+    ours = {plan.mirror_job(i) for i in range(plan.disks)}
+
+    async def gone() -> bool:
+        left = ours & (await block_jobs(qmp)).keys()
+        for job in left:
+            await attempt(qmp, Command.BLOCK_JOB_CANCEL, {"device": job, "force": True})
+        return not left
+
+    await until(gone, what="cancelling the disk copies", deadline_s=10.0)

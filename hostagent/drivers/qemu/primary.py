@@ -1,0 +1,62 @@
+"""The primary's side of lockstep: channels, entering, leaving, and the planned stop.
+
+Order of a protection: `open_channels` here, `secondary.prepare` there, `enter` here. Of a planned switch:
+arbitration, `quiesce` here, `secondary.promote(planned=True)` there, then end this process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hostagent.drivers.qemu.commands import Command
+from hostagent.drivers.qemu.entry import EntryFailedError, EntryReport, enter
+from hostagent.drivers.qemu.leaving import leave
+from hostagent.drivers.qemu.plan import LockstepPlan
+from hostagent.drivers.qemu.qmp import QmpSession
+from hostagent.drivers.qemu.steps import chardevs
+
+__all__ = ["EntryFailedError", "EntryReport", "enter", "leave", "open_channels", "quiesce", "resume"]
+
+
+async def open_channels(qmp: QmpSession, plan: LockstepPlan) -> None:
+    """Listen for the secondary's two connections per NIC and make the local pairs. Idempotent per plan."""
+    present = await chardevs(qmp)
+    for j in range(plan.nics):
+        cmp_server, cmp_client, out_server, out_client = plan.local_chardevs(j)
+        wanted = {
+            plan.mirror_chardev(j): _listen(plan.primary_address, plan.ports.mirror[j]),
+            plan.compare_chardev(j): _listen(plan.primary_address, plan.ports.compare[j]),
+            cmp_server: _local(plan.local_socket(cmp_server), is_server=True),
+            cmp_client: _local(plan.local_socket(cmp_server), is_server=False),
+            out_server: _local(plan.local_socket(out_server), is_server=True),
+            out_client: _local(plan.local_socket(out_server), is_server=False),
+        }
+        for name, backend in wanted.items():
+            if name not in present:
+                await qmp.execute(Command.CHARDEV_ADD, {"id": name, "backend": backend})
+
+
+async def quiesce(qmp: QmpSession) -> None:
+    """Stop the guest for a planned switch; from here on the primary says nothing new."""
+    await qmp.execute(Command.STOP, deadline_s=5.0)
+
+
+async def resume(qmp: QmpSession) -> None:
+    """Let a stopped guest run again; harmless when it runs."""
+    await qmp.execute(Command.CONT, deadline_s=5.0)
+
+
+def _listen(address: str, port: int) -> dict[str, Any]:
+    data = {
+        "addr": {"type": "inet", "data": {"host": address, "port": str(port)}},
+        "server": True,
+        "wait": False,
+    }
+    return {"type": "socket", "data": {**data, "nodelay": True}}
+
+
+def _local(path: str, *, is_server: bool) -> dict[str, Any]:
+    data: dict[str, Any] = {"addr": {"type": "unix", "data": {"path": path}}, "server": is_server}
+    if is_server:
+        data["wait"] = False
+    return {"type": "socket", "data": data}

@@ -1,0 +1,91 @@
+"""What a QEMU process is made of, independent of its role. Pure records.
+
+Paths are those inside the sandbox: the VM's own folder is `VM_DIR`, the image store `IMAGE_DIR` (read-only).
+A spec must be the same on both hosts of a pair in everything that the guest sees; only the NICs' interface
+names and the disk files may differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vdc.model.manifest import MAX_DISKS, MAX_NICS, Display, Firmware
+from vdc.model.units import MIB
+
+VM_DIR = "/vm"
+IMAGE_DIR = "/images"
+
+QMP_SOCKET = "qmp.sock"  # the agent's own
+DEBUG_SOCKET = "qmp2.sock"  # for people and tests; whoever speaks here can open the gate
+CONSOLE_SOCKET = "console.sock"
+SERIAL_LOG = "serial.log"
+VNC_SOCKET = "vnc.sock"
+TPM_SOCKET = "swtpm.sock"
+VARS_FILE = "vars.fd"
+
+Machine = Literal["q35", "pc"]
+AcceleratorName = Literal["tcg", "kvm"]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelBoot:
+    """Kernel and initrd given to QEMU; the disk beside them is data."""
+
+    kernel: str
+    initrd: str
+    cmdline: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiskBoot:
+    """The firmware boots the first disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    """The four files a disk may consist of; a primary uses `file` alone, a secondary the other three.
+
+    All of them are qcow2 of the same virtual size. After a promotion `file` of the next start is `parent`.
+    """
+
+    file: str
+    parent: str
+    active: str
+    hidden: str
+
+
+@dataclass(frozen=True, slots=True)
+class NicSpec:
+    """A tap that exists already, with one queue and virtio-net headers, and the address the guest sees."""
+
+    ifname: str
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """One virtual machine. `uid` becomes the SMBIOS UUID, by which a running process is recognised."""
+
+    name: str
+    uid: str
+    cpus: int
+    memory_bytes: int
+    boot: KernelBoot | DiskBoot
+    disks: tuple[DiskSpec, ...] = ()
+    nics: tuple[NicSpec, ...] = ()
+    machine: Machine = "q35"
+    accelerator: AcceleratorName = "tcg"
+    cpu_model: str = "qemu64"
+    firmware: Firmware = Firmware.BIOS
+    tpm: bool = False
+    display: Display = Display.NONE
+    extra: tuple[str, ...] = field(default=())  # further options, for tests and measurements
+
+    def __post_init__(self) -> None:
+        if len(self.disks) > MAX_DISKS or len(self.nics) > MAX_NICS:
+            raise ValueError(f"at most {MAX_DISKS} disks and {MAX_NICS} NICs")
+        if self.memory_bytes <= 0 or self.memory_bytes % MIB:
+            raise ValueError("memory_bytes must be a multiple of 1 MiB")
+        if self.machine != "q35" and self.firmware is Firmware.UEFI_SECURE:
+            raise ValueError("secure boot needs the q35 machine")

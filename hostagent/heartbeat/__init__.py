@@ -1,0 +1,1 @@
+"""Peer liveness: datagrams on both underlay networks, silence measured, never called death."""

@@ -1,0 +1,188 @@
+"""Sending and hearing heartbeats on the management and the replication network.
+
+Every `heartbeat_ms` one datagram to every peer on each network. Each tick also looks at the silences; a tick
+that comes late (this process was starved, the machine was suspended) judges nothing: what waits in the
+sockets is read first. That keeps a busy machine from suspecting the whole world.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hostagent.heartbeat.link import Link
+from hostagent.heartbeat.message import Message
+from vdc.control.clock import Clock
+
+NetworkKind = Literal["management", "replication"]
+NETWORKS: tuple[NetworkKind, ...] = ("management", "replication")
+_LATE_FACTOR = 2.0
+
+
+@dataclass(slots=True)
+class Peer:
+    """A peer's addresses and what is known of it."""
+
+    addresses: Mapping[NetworkKind, str]
+    links: dict[NetworkKind, Link]
+    incarnation: str = ""
+    dead: frozenset[tuple[str, int]] = frozenset()
+    suspected: dict[NetworkKind, bool] = field(default_factory=lambda: dict.fromkeys(NETWORKS, False))
+
+
+class _Receiver(asyncio.DatagramProtocol):
+    def __init__(self, hear: Callable[[bytes, str], None]) -> None:
+        self._hear = hear
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._hear(data, addr[0])
+
+    def error_received(self, exc: Exception) -> None:
+        """A peer's port is closed or the network is down: silence says it all."""
+
+
+class Heartbeats:
+    """One per agent. `on_change` is called when a link falls silent, is heard again, or a copy's death is told."""
+
+    def __init__(
+        self,
+        host: str,
+        incarnation: str,
+        addresses: Mapping[NetworkKind, str],
+        port: int,
+        *,
+        heartbeat_ms: int,
+        suspect_ms: int,
+        clock: Clock,
+        on_change: Callable[[str], None],
+    ) -> None:
+        self._host = host
+        self._incarnation = incarnation
+        self._addresses = addresses
+        self._port = port
+        self._interval_s = heartbeat_ms / 1000
+        self._suspect_ms = float(suspect_ms)
+        self._clock = clock
+        self._on_change = on_change
+        self._peers: dict[str, Peer] = {}
+        self._dead: dict[tuple[str, int], None] = {}
+        self._transports: dict[NetworkKind, asyncio.DatagramTransport] = {}
+        self._sequence = 0
+
+    async def start(self) -> None:
+        """Open both sockets. Raises OSError where an address is not this host's."""
+        loop = asyncio.get_running_loop()
+        for network in NETWORKS:
+            transport, _ = await loop.create_datagram_endpoint(
+                lambda network=network: _Receiver(lambda data, source: self._hear(network, data, source)),  # type: ignore[misc]
+                local_addr=(self._addresses[network], self._port),
+            )
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 6)
+            self._transports[network] = transport
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for transport in self._transports.values():
+            transport.close()
+
+    def set_peers(self, peers: Mapping[str, Mapping[NetworkKind, str]]) -> None:
+        """The other hosts and their addresses; what is known of those that stay is kept."""
+        now = self._clock.boottime_s()
+        for name in self._peers.keys() - peers.keys():
+            del self._peers[name]
+        for name, addresses in peers.items():
+            known = self._peers.get(name)
+            if known is None or known.addresses != addresses:
+                links = {network: Link(now, self._interval_s) for network in NETWORKS}
+                self._peers[name] = Peer(dict(addresses), links)
+
+    def tell_dead(self, uid: str, epoch: int) -> None:
+        """Tell every peer, now and with each heartbeat, that this host's copy under `epoch` has ended."""
+        self._dead[uid, epoch] = None
+        while len(self._dead) > 64:
+            del self._dead[next(iter(self._dead))]
+        self._send_all()
+
+    def untell(self, uid: str) -> None:
+        """A new copy of `uid` begins here; what was told of older ones is no longer of use."""
+        for key in [key for key in self._dead if key[0] == uid]:
+            del self._dead[key]
+
+    def silent_ms(self, host: str, network: NetworkKind) -> float:
+        """Silence of a peer; 0 for one that is not known."""
+        peer = self._peers.get(host)
+        return peer.links[network].silent_ms(self._clock.boottime_s()) if peer else 0.0
+
+    def suspect_ms(self, host: str) -> float:
+        """The silence on both networks that is suspicious for this peer at present."""
+        peer = self._peers.get(host)
+        if peer is None:
+            return self._suspect_ms
+        return min(link.suspect_ms(self._suspect_ms) for link in peer.links.values())
+
+    def says_dead(self, host: str, uid: str, epoch: int) -> bool:
+        """Whether `host` told that its copy under `epoch` has ended."""
+        peer = self._peers.get(host)
+        return peer is not None and (uid, epoch) in peer.dead
+
+    def is_suspected(self, host: str, network: NetworkKind) -> bool:
+        """Whether the link was silent for too long when it was last looked at."""
+        peer = self._peers.get(host)
+        return peer is not None and peer.suspected[network]
+
+    async def run(self) -> None:
+        """Send and judge, for ever."""
+        due = self._clock.boottime_s()
+        while True:
+            due += self._interval_s
+            await asyncio.sleep(max(0.0, due - self._clock.boottime_s()))
+            late_s = self._clock.boottime_s() - due
+            self._send_all()
+            if late_s > _LATE_FACTOR * self._interval_s:
+                due = self._clock.boottime_s()
+            else:
+                self._judge()
+
+    # ---- inside
+
+    def _send_all(self) -> None:
+        self._sequence += 1
+        data = Message(self._host, self._incarnation, self._sequence, tuple(self._dead)).encode()
+        for peer in self._peers.values():
+            for network, transport in self._transports.items():
+                transport.sendto(data, (peer.addresses[network], self._port))
+
+    def _hear(self, network: NetworkKind, data: bytes, source: str) -> None:
+        message = Message.decode(data)
+        peer = self._peers.get(message.host) if message else None
+        if message is None or peer is None or peer.addresses[network] != source:
+            return
+        now = self._clock.boottime_s()
+        if message.incarnation != peer.incarnation:
+            peer.incarnation = message.incarnation
+            for link in peer.links.values():
+                link.restart(now)
+        peer.links[network].hear(now, message.sequence)
+        dead = frozenset(message.dead)
+        has_news = bool(dead - peer.dead)
+        peer.dead = dead
+        if peer.suspected[network]:
+            peer.suspected[network] = False
+            has_news = True
+        if has_news:
+            self._on_change(message.host)
+
+    def _judge(self) -> None:
+        now = self._clock.boottime_s()
+        for name, peer in self._peers.items():
+            changed = False
+            threshold = self.suspect_ms(name)
+            for network, link in peer.links.items():
+                if not peer.suspected[network] and link.silent_ms(now) > threshold:
+                    peer.suspected[network] = changed = True
+            if changed:
+                self._on_change(name)

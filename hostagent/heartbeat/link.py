@@ -1,0 +1,46 @@
+"""What one network says of one peer: when it was last heard, and how regular it is. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_WEIGHT = 1 / 32  # of a new interval in the running mean, about two seconds' worth of heartbeats
+_DEVIATIONS = 8.0
+_MAX_WIDENING = 4.0
+
+
+@dataclass(slots=True)
+class Link:
+    """Arrival statistics. Times are boot-time seconds; a link is new until the first datagram came."""
+
+    heard_at_s: float
+    mean_s: float
+    deviation_s: float = 0.0
+    heard_ever: bool = False
+    sequence: int = -1
+    lost: int = 0
+
+    def hear(self, now_s: float, sequence: int) -> None:
+        """Count an arrival; the interval widens or narrows what counts as suspicious silence."""
+        interval = now_s - self.heard_at_s
+        if self.heard_ever and sequence > self.sequence:
+            error = interval - self.mean_s
+            self.mean_s += _WEIGHT * error
+            self.deviation_s += _WEIGHT * (abs(error) - self.deviation_s)
+            self.lost += sequence - self.sequence - 1
+        self.heard_ever = True
+        self.heard_at_s = now_s
+        self.sequence = sequence
+
+    def restart(self, now_s: float) -> None:
+        """The peer's agent is a new one: its sequence begins again."""
+        self.heard_at_s, self.sequence, self.heard_ever = now_s, -1, True
+
+    def silent_ms(self, now_s: float) -> float:
+        """How long nothing has been heard."""
+        return (now_s - self.heard_at_s) * 1000
+
+    def suspect_ms(self, floor_ms: float) -> float:
+        """The silence that jitter no longer explains: the configured floor, at most four times that."""
+        usual_ms = (self.mean_s + _DEVIATIONS * self.deviation_s) * 1000
+        return min(max(floor_ms, usual_ms), _MAX_WIDENING * floor_ms)

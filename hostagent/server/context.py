@@ -1,0 +1,48 @@
+"""What the handlers may use."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import aiohttp
+
+from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.supervisor import Supervisor
+from vdc.api.client import ApiClient
+from vdc.api.models import Check
+from vdc.control.desired import DesiredState
+from vdc.images.blobs import BlobStore
+from vdc.model.errors import NotFoundError, UnavailableError
+from vdc.store.etcd_admin import MemberStatus
+
+
+class Supervisors(Protocol):
+    """Where the supervisors are found by name."""
+
+    def find(self, name: str) -> Supervisor:
+        """Raises NotFoundError where this host has no part in it."""
+        ...
+
+
+@dataclass
+class ServerContext:
+    """One per agent."""
+
+    host: HostContext
+    desired: DesiredState
+    supervisors: Supervisors
+    blobs: BlobStore
+    session: aiohttp.ClientSession
+    members: Callable[[], Awaitable[tuple[MemberStatus, ...]]]
+    checks: Callable[[], Awaitable[tuple[Check, ...]]]
+
+    def peer(self, host_name: str) -> ApiClient:
+        """A client of another host's agent, over the management network."""
+        found = self.host.mirror.hosts.get(host_name)
+        if found is None:
+            raise NotFoundError(f"host {host_name} is not known", code="host-not-found", hint="vdc get nodes")
+        if host_name not in self.host.mirror.alive:
+            raise UnavailableError(f"host {host_name} does not answer", code="host-unreachable")
+        return ApiClient([found.value.api_url], session=self.session)

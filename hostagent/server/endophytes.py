@@ -1,0 +1,240 @@
+"""Handlers about Endophytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from hostagent.drivers.qemu.spec import SERIAL_LOG
+from hostagent.server import views
+from hostagent.server.context import ServerContext
+from hostagent.server.http import parse_body, stream_lines
+from vdc.api import models as wire
+from vdc.control.desired import parse_manifest
+from vdc.model.base import Record
+from vdc.model.endophyte import Endophyte, RunState
+from vdc.model.errors import ConflictError, InvalidError, RefusedError, UnavailableError
+from vdc.model.pair import Pair, SyncState
+from vdc.store import keys
+
+LOG_TAIL_BYTES = 256 * 1024
+MIRROR_LAG_S = 2.0
+
+
+class EndophyteHandlers:
+    """One method per route, named like it."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+        self._mirror = context.host.mirror
+
+    async def list_endophytes(self, request: web.Request) -> wire.EndophyteList:
+        """See the route table."""
+        items = sorted(self._mirror.endophytes.items())
+        return wire.EndophyteList(items=tuple(views.endophyte_view(self._mirror, found.value) for _, found in items))
+
+    async def get_endophyte(self, request: web.Request) -> wire.EndophyteView:
+        """See the route table."""
+        return views.endophyte_view(self._mirror, views.find_endophyte(self._mirror, _name(request)))
+
+    async def describe_endophyte(self, request: web.Request) -> wire.EndophyteDescription:
+        """See the route table."""
+        endophyte = views.find_endophyte(self._mirror, _name(request))
+        return await views.describe(self._mirror, self._context.host.store, endophyte)
+
+    async def create_endophyte(self, request: web.Request) -> wire.EndophyteView:
+        """See the route table."""
+        manifest = parse_manifest(await parse_body(request))
+        return await self._shown(await self._context.desired.create(manifest))
+
+    async def apply_endophyte(self, request: web.Request) -> wire.ApplyResult:
+        """See the route table."""
+        manifest = parse_manifest(await parse_body(request))
+        if manifest.metadata.name != _name(request):
+            raise InvalidError("the name in the path and in the manifest differ", code="name-mismatch")
+        is_dry = request.query.get("dry_run", "") in ("1", "true")
+        action, endophyte = await self._context.desired.apply(manifest, dry_run=is_dry)
+        view = views.endophyte_view(self._mirror, endophyte) if is_dry else await self._shown(endophyte)
+        return wire.ApplyResult(action=action, dry_run=is_dry, endophyte=view)
+
+    async def delete_endophyte(self, request: web.Request) -> wire.Acknowledged:
+        """See the route table."""
+        endophyte = await self._context.desired.delete(_name(request))
+        return wire.Acknowledged(sentence=f"{endophyte.name} is being deleted")
+
+    async def run_endophyte(self, request: web.Request) -> wire.EndophyteView:
+        """See the route table."""
+        body = wire.RunRequest.model_validate(await parse_body(request))
+        name = _name(request)
+
+        def change(endophyte: Endophyte) -> Endophyte:
+            if body.state is RunState.PAUSED and endophyte.run is RunState.STOPPED:
+                raise ConflictError(f"{name} is stopped", code="stopped", hint=f"vdc start {name}")
+            return endophyte.with_(run=body.state, force_off=body.force and body.state is RunState.STOPPED)
+
+        return await self._shown(await self._context.desired.change(name, change))
+
+    async def restart_endophyte(self, request: web.Request) -> wire.EndophyteView:
+        """See the route table."""
+        body = wire.RestartRequest.model_validate(await parse_body(request))
+        return await self._shown(await self._context.desired.restart(_name(request), force=body.force))
+
+    async def protect_endophyte(self, request: web.Request) -> wire.EndophyteView:
+        """See the route table."""
+        body = wire.ProtectionRequest.model_validate(await parse_body(request))
+        return await self._shown(await self._context.desired.set_protection(_name(request), enabled=body.enabled))
+
+    async def watch_endophytes(self, request: web.Request) -> web.StreamResponse:
+        """See the route table."""
+        return await stream_lines(request, self._changes(request.query.get("name")))
+
+    async def _changes(self, only: str | None) -> AsyncIterator[Record]:
+        changed: asyncio.Queue[str] = asyncio.Queue()
+        unsubscribe = self._mirror.subscribe(changed.put_nowait)
+        shown: dict[str, wire.EndophyteView] = {}
+        try:
+            changed.put_nowait("")
+            while True:
+                key = await changed.get()
+                for name in self._named_by(key):
+                    endophyte = self._mirror.endophyte(name)
+                    if endophyte is None or (only and name != only):
+                        continue
+                    view = views.endophyte_view(self._mirror, endophyte)
+                    if shown.get(name) != view:
+                        shown[name] = view
+                        yield view
+        finally:
+            unsubscribe()
+
+    def _named_by(self, key: str) -> list[str]:
+        for prefix in (keys.ENDOPHYTES, keys.PAIRS, keys.OBSERVED):
+            if key.startswith(prefix):
+                return [key.removeprefix(prefix).partition("/")[0]]
+        is_about_all = not key or key.startswith((keys.LIVENESS, keys.HOSTS))
+        return sorted(self._mirror.endophytes) if is_about_all else []
+
+    # ---- promotion
+
+    async def promote_endophyte(self, request: web.Request) -> wire.PromoteResult:
+        """See the route table. Runs on the secondary's agent; others hand the request on."""
+        body = wire.PromoteRequest.model_validate(await parse_body(request))
+        context, name = self._context, _name(request)
+        pair = self._promotable(name, body)
+        assert pair.secondary is not None
+        if pair.secondary != context.host.name:
+            return await context.peer(pair.secondary).promote_endophyte(name, to=body.to, force=body.force)
+        clock = context.host.clock
+        began = clock.boottime_s()
+
+        async def ask_primary(before: Pair) -> None:
+            if not body.force:
+                peer = wire.PeerRequest(epoch=before.epoch, from_host=context.host.name)
+                await context.peer(before.primary).peer_quiesce(name, peer)
+
+        reason = f"promoted to {pair.secondary} by hand"
+        after = await context.supervisors.find(name).promote_planned(reason, ask_primary)
+        return wire.PromoteResult(
+            name=name,
+            epoch=after.epoch,
+            primary=after.primary,
+            previous=pair.primary,
+            total_ms=round((clock.boottime_s() - began) * 1000, 1),
+            sentence=f"{name} runs on {after.primary} now (was on {pair.primary}), epoch {after.epoch}",
+        )
+
+    def _promotable(self, name: str, body: wire.PromoteRequest) -> Pair:
+        endophyte = views.find_endophyte(self._mirror, name)
+        pair = self._mirror.pair(name)
+        if pair is None or pair.secondary is None:
+            hint = f"vdc protect {name}" if not endophyte.protect else f"vdc describe endophyte {name}"
+            raise ConflictError(f"{name} has no replica to promote", code="no-secondary", hint=hint)
+        if body.to == pair.primary:
+            raise ConflictError(f"{name} already runs on {body.to}", code="already-primary")
+        if body.to is not None and body.to != pair.secondary:
+            raise RefusedError(
+                f"{body.to} has no copy of {name}; its replica is on {pair.secondary}",
+                code="not-secondary",
+                hint=f"vdc promote replica {name} --to {pair.secondary}",
+            )
+        if pair.sync is not SyncState.IN_SYNC:
+            raise RefusedError(
+                f"the replica of {name} on {pair.secondary} is not in sync yet",
+                code="not-in-sync",
+                hint=f"wait for lockstep: vdc get endophyte {name} -w",
+            )
+        return pair
+
+    async def peer_quiesce(self, request: web.Request) -> wire.Acknowledged:
+        """See the route table."""
+        body = wire.PeerRequest.model_validate(await parse_body(request))
+        await self._context.supervisors.find(_name(request)).quiesce(body.epoch)
+        return wire.Acknowledged(sentence="stopped")
+
+    async def peer_resume(self, request: web.Request) -> wire.Acknowledged:
+        """See the route table."""
+        body = wire.PeerRequest.model_validate(await parse_body(request))
+        await self._context.supervisors.find(_name(request)).unquiesce(body.epoch)
+        return wire.Acknowledged(sentence="running again")
+
+    # ---- the guest's console
+
+    async def endophyte_log(self, request: web.Request) -> wire.LogText:
+        """See the route table. Read on the primary's host; others hand the request on."""
+        name = _name(request)
+        lines = _positive(request.query.get("lines", "200"))
+        host = self._primary_host(name)
+        if host != self._context.host.name:
+            return await self._context.peer(host).endophyte_log(name, lines=lines)
+        path = self._context.host.vms_dir / name / SERIAL_LOG
+        text = await asyncio.to_thread(_tail, path, lines)
+        return wire.LogText(name=name, host=host, text=text)
+
+    def _primary_host(self, name: str) -> str:
+        views.find_endophyte(self._mirror, name)
+        pair = self._mirror.pair(name)
+        if pair is None:
+            raise ConflictError(f"{name} has not been placed yet", code="not-placed")
+        return pair.primary
+
+    async def _shown(self, endophyte: Endophyte) -> wire.EndophyteView:
+        """The view once the mirror shows the change, so that whoever asked sees what it did."""
+        changed = asyncio.Event()
+        unsubscribe = self._mirror.subscribe(lambda key: changed.set())
+        try:
+            async with asyncio.timeout(MIRROR_LAG_S):
+                while (present := self._mirror.endophyte(endophyte.name)) is None or present != endophyte:
+                    if present is not None and present.uid == endophyte.uid and present.generation > endophyte.generation:
+                        break
+                    changed.clear()
+                    await changed.wait()
+        except TimeoutError as error:
+            raise UnavailableError("stored, but this host's view lags behind", code="view-lags") from error
+        finally:
+            unsubscribe()
+        return views.endophyte_view(self._mirror, endophyte)
+
+
+def _name(request: web.Request) -> str:
+    return request.match_info["name"]
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 100_000:
+        raise InvalidError(f"{text[:20]!r} is not a number from 1 to 100000", code="query-invalid")
+    return int(text)
+
+
+def _tail(path: object, lines: int) -> str:
+    from pathlib import Path
+
+    try:
+        with Path(str(path)).open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - LOG_TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:]) + "\n"

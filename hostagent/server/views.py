@@ -1,0 +1,145 @@
+"""From the mirror's records to what the API shows."""
+
+from __future__ import annotations
+
+from vdc.api.models import EndophyteDescription, EndophyteView, ViewMetadata
+from vdc.control.events import read_events
+from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
+from vdc.model.errors import NotFoundError, RefusedError
+from vdc.model.host import NodeStatus
+from vdc.model.manifest import Display, Firmware
+from vdc.protection.placement import (
+    Occupancy,
+    choose_primary,
+    choose_secondary,
+    primary_cost_bytes,
+    secondary_cost_bytes,
+)
+from vdc.protection.status import endophyte_status
+from vdc.store.etcd_admin import MemberStatus
+from vdc.store.mirror import Mirror
+from vdc.store.protocol import StateStore
+
+
+def find_endophyte(mirror: Mirror, name: str) -> Endophyte:
+    """Raises NotFoundError with the way to see what there is."""
+    endophyte = mirror.endophyte(name)
+    if endophyte is None:
+        raise NotFoundError(f"there is no Endophyte named {name}", code="not-found", hint="vdc get endophytes")
+    return endophyte
+
+
+def endophyte_view(mirror: Mirror, endophyte: Endophyte) -> EndophyteView:
+    """The object as scripts rely on it."""
+    name = endophyte.name
+    pair = mirror.pair(name)
+    if pair is not None and pair.uid != endophyte.uid:
+        pair = None
+    manifest = endophyte.manifest
+    return EndophyteView(
+        metadata=ViewMetadata(
+            name=name,
+            uid=endophyte.uid,
+            generation=endophyte.generation,
+            createdAt=endophyte.created_at,
+            labels=manifest.metadata.labels,
+            annotations=manifest.metadata.annotations,
+        ),
+        spec=manifest.spec.model_dump(mode="json", by_alias=True),
+        status=endophyte_status(endophyte, pair, mirror.copies(name), mirror.alive, _problem(mirror, endophyte)),
+    )
+
+
+def _problem(mirror: Mirror, endophyte: Endophyte) -> str:
+    """Why it is not placed, or has no secondary though it should; found by trying the placement."""
+    pair = mirror.pair(endophyte.name)
+    if endophyte.deleting or (pair is not None and (pair.secondary or not endophyte.wants_protection)):
+        return ""
+    hosts = [found.value for name, found in mirror.hosts.items() if name in mirror.alive]
+    endophytes = {name: found.value for name, found in mirror.endophytes.items()}
+    pairs = (found.value for found in mirror.pairs.values())
+    occupancy = Occupancy.of(pairs, endophytes, without=endophyte.name)
+    try:
+        if pair is None:
+            choose_primary(endophyte, hosts, occupancy)
+        else:
+            choose_secondary(endophyte, pair, hosts, occupancy)
+    except RefusedError as refusal:
+        return str(refusal)
+    return ""
+
+
+async def describe(mirror: Mirror, store: StateStore, endophyte: Endophyte) -> EndophyteDescription:
+    """Everything that is known of one."""
+    return EndophyteDescription(
+        view=endophyte_view(mirror, endophyte),
+        pair=mirror.pair(endophyte.name),
+        copies=mirror.copies(endophyte.name),
+        events=await read_events(store, name=endophyte.name, limit=15),
+        limits=limits_of(endophyte),
+    )
+
+
+def limits_of(endophyte: Endophyte) -> tuple[str, ...]:
+    """What lockstep does not cover for this one (lockstep.md, limits)."""
+    spec = endophyte.manifest.spec
+    if not spec.wants_protection:
+        return ()
+    limits = ["IPv6 and ARP of the guest are not compared between the copies; IPv4 TCP, UDP and ICMP are"]
+    if spec.firmware is not Firmware.BIOS:
+        limits.append("UEFI variables written while protected are not on the secondary; they are after a cold start only if the primary's host lives")
+    if spec.display is not Display.NONE:
+        limits.append("the screen of the secondary is its own until it is promoted")
+    return tuple(limits)
+
+
+def node_statuses(mirror: Mirror, members: tuple[MemberStatus, ...]) -> tuple[NodeStatus, ...]:
+    """All hosts with what runs on them."""
+    states = {member.endpoint: member for member in members}
+    found = []
+    for name, versioned in sorted(mirror.hosts.items()):
+        host = versioned.value
+        member = next((state for url, state in states.items() if f"//{host.management_address}:" in url), None)
+        reserved, names = _reserved(mirror, name)
+        found.append(
+            NodeStatus(
+                host=host,
+                alive=name in mirror.alive,
+                is_leader=mirror.leader == name,
+                etcd=_etcd_word(member),
+                endophytes=names,
+                memory_reserved_bytes=reserved,
+            )
+        )
+    return tuple(found)
+
+
+def _etcd_word(member: MemberStatus | None) -> str:
+    if member is None:
+        return "external"
+    if not member.is_healthy:
+        return "unreachable"
+    return "leader" if member.is_leader else "member"
+
+
+def _reserved(mirror: Mirror, host: str) -> tuple[int, tuple[str, ...]]:
+    reserved, names = 0, []
+    for name, found in sorted(mirror.pairs.items()):
+        endophyte = mirror.endophyte(name)
+        if endophyte is None or host not in found.value.hosts:
+            continue
+        is_primary = found.value.primary == host
+        reserved += primary_cost_bytes(endophyte) if is_primary else secondary_cost_bytes(endophyte)
+        names.append(name)
+    return reserved, tuple(names)
+
+
+def running_primary(mirror: Mirror, name: str) -> str | None:
+    """The host whose copy runs as primary now."""
+    pair = mirror.pair(name)
+    if pair is None:
+        return None
+    observed = mirror.observed(name, pair.primary)
+    off = (CopyStage.ABSENT, CopyStage.DEAD, CopyStage.PREPARING, CopyStage.FAILED)
+    is_running = observed is not None and observed.role is CopyRole.PRIMARY and observed.stage not in off
+    return pair.primary if is_running else None

@@ -1,0 +1,55 @@
+"""Going on where an earlier agent stopped: find the process, see what state it is really in.
+
+The remembered stage says what the earlier agent was doing; the process says how far it came. Steps that were
+under way are repeated (they are idempotent) or undone; a guest that runs is never touched (I8).
+"""
+
+from __future__ import annotations
+
+from hostagent.drivers.qemu.inspect import LiveState, inspect
+from hostagent.drivers.qemu.qmp import QmpError
+from hostagent.supervisor.copy import Copy
+from vdc.model.endophyte import CopyRole, CopyStage
+
+_OVER = (CopyStage.ABSENT, CopyStage.DEAD, CopyStage.FAILED)
+
+
+async def take_over_after_restart(copy: Copy) -> None:
+    """Bring `copy` in line with what runs. Does nothing where nothing was remembered."""
+    state = copy.state
+    if not state.uid:
+        return
+    await copy.take_over()
+    if not copy.is_alive:
+        if state.role is not None and state.stage not in _OVER:
+            await copy.save(stage=CopyStage.DEAD)
+            copy.host.heartbeats.tell_dead(state.uid, state.epoch)
+        return
+    try:
+        live = await inspect(copy.session())
+    except QmpError as error:
+        copy.host.log.warning("the guest runs, QEMU does not answer", endophyte=copy.name, why=str(error))
+        return
+    stage = _stage_now(copy, live)
+    copy.host.log.info("taken over", endophyte=copy.name, pid=copy.pid, was=state.stage, now=stage)
+    if live.is_colo:
+        copy.lockstep_since_s = copy.host.clock.boottime_s()
+    if stage in (CopyStage.DEAD, CopyStage.FAILED):
+        await copy.end_process()
+    if stage is not state.stage:
+        await copy.save(stage=stage)
+
+
+def _stage_now(copy: Copy, live: LiveState) -> CopyStage:
+    stage, role = copy.state.stage, copy.state.role
+    if role is CopyRole.SECONDARY:
+        if stage is CopyStage.PREPARING:
+            return CopyStage.FAILED
+        if stage in (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP) and not live.is_colo:
+            copy.colo_ended = True
+        return stage
+    if stage is CopyStage.PREPARING:
+        return CopyStage.RUNNING if live.status == "running" and copy.state.machine else CopyStage.DEAD
+    if stage is CopyStage.ENTERING:
+        return CopyStage.LEAVING
+    return stage

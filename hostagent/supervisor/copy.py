@@ -1,0 +1,280 @@
+"""This host's copy of one Endophyte: its folder, its QEMU process, its QMP session, its remembered state.
+
+Knows how to come to be, to be taken over after a restart of the agent, and to end; knows nothing of why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from hostagent.drivers.disk.copy import DiskSet
+from hostagent.drivers.disk.images import QemuImg
+from hostagent.drivers.firmware import find_firmware, prepare_vars
+from hostagent.drivers.net import Port, tap_name
+from hostagent.drivers.process import ProcessHandle, ProcessStartError, adopt, spawn_in_sandbox
+from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
+from hostagent.drivers.qemu.checkpoints import CheckpointMeter
+from hostagent.drivers.qemu.commands import Command
+from hostagent.drivers.qemu.qmp import QmpError, QmpSession, QmpUnreachableError
+from hostagent.drivers.qemu.sandbox import sandboxed
+from hostagent.drivers.qemu.spec import QMP_SOCKET, SERIAL_LOG, MachineSpec
+from hostagent.drivers.tpm import adopt_tpm, start_tpm
+from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.state import CopyState, load_state, save_state
+from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
+from vdc.model.manifest import Firmware
+
+PIDFILE = "qemu.pid"
+QEMU_LOG = "qemu.log"
+QMP_CONNECT_S = 15.0
+QMP_POLL_S = 0.01  # QEMU tells nobody when it listens
+END_GRACE_S = 5.0
+_PANIC_SIGNS = (b"Kernel panic", b"BUG: ", b"Call Trace:", b"Oops: ", b"general protection fault")
+
+
+class Copy:
+    """One per Endophyte and host. `wake` is called whenever something happened that a decision may depend on."""
+
+    def __init__(self, host: HostContext, name: str, wake: Callable[[], None]) -> None:
+        self.host = host
+        self.name = name
+        self.folder: Path = host.vms_dir / name
+        self.state = load_state(self.folder) or CopyState(name=name, uid="")
+        self.meter = CheckpointMeter()
+        self.process: ProcessHandle | None = None
+        self.qmp: QmpSession | None = None
+        self.colo_ended = False
+        self.lockstep_since_s: float | None = None
+        self.qemu_word = ""
+        self.progress: float | None = None
+        self._wake = wake
+        self._watcher: asyncio.Task[None] | None = None
+        self._tpm: ProcessHandle | None = None
+        self._log_seen = 0
+
+    # ---- what is there
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its QEMU process exists."""
+        return self.process is not None and self.process.is_alive()
+
+    @property
+    def has_files(self) -> bool:
+        """Whether anything of it lies on this host."""
+        return self.folder.exists()
+
+    @property
+    def pid(self) -> int | None:
+        """Of QEMU, while it lives."""
+        return self.process.pid if self.process and self.is_alive else None
+
+    @property
+    def disks(self) -> DiskSet:
+        """Its disk files."""
+        return DiskSet(QemuImg(self.host.config.runtime, self.folder, self.host.image_dir))
+
+    @property
+    def last_checkpoint(self) -> str | None:
+        """When the latest checkpoint completed, RFC 3339, for people."""
+        if self.meter.last_at_s is None:
+            return None
+        at = datetime.now(UTC) - timedelta(seconds=time.monotonic() - self.meter.last_at_s)
+        return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def stalled_ms(self) -> float:
+        """How long the present checkpoint has lasted."""
+        return self.meter.stalled_for(time.monotonic()) * 1000
+
+    def session(self) -> QmpSession:
+        """The QMP session; raises QmpError's kin where there is none."""
+        if self.qmp is None:
+            raise QmpError(f"{self.name}: no connection to QEMU", code="qmp-closed")
+        return self.qmp
+
+    async def save(self, **changes: object) -> None:
+        """Remember changed state; durably on disk when it returns."""
+        self.state = self.state.with_(**changes)
+        self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, self.state.epoch))
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        await save_state(self.folder, self.state)
+        self._wake()
+
+    async def remember_epoch(self, epoch: int) -> None:
+        """Write an epoch that is about to be acted on to this host's disk, and nothing else."""
+        self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, epoch))
+        await save_state(self.folder, self.state)
+
+    def report_progress(self, fraction: float) -> None:
+        """How much of disk and memory has been copied, 0 to 1."""
+        if self.progress is None or abs(fraction - self.progress) >= 0.02:
+            self.progress = fraction
+            self._wake()
+
+    def panic_seen(self) -> bool:
+        """Whether the guest's console shows a kernel crash since the last call."""
+        path = self.folder / SERIAL_LOG
+        try:
+            with path.open("rb") as file:
+                file.seek(self._log_seen)
+                text = file.read(1 << 20)
+        except OSError:
+            return False
+        self._log_seen += len(text)
+        return any(sign in text for sign in _PANIC_SIGNS)
+
+    # ---- coming to be
+
+    async def start(self, endophyte: Endophyte, spec: MachineSpec, role: CopyRole) -> None:
+        """Make ports, firmware and TPM, start QEMU, connect to it. Raises VdcError; then `end` cleans up."""
+        for index, nic in enumerate(endophyte.nics):
+            port = Port.of(endophyte.uid, index, nic.mac)
+            await self.host.overlay.attach_port(port, live=role is CopyRole.PRIMARY)
+        if spec.firmware is not Firmware.BIOS:
+            files = find_firmware(spec.firmware, self.host.config.runtime)
+            await asyncio.to_thread(prepare_vars, files.vars_template, self.folder)
+        if spec.tpm:
+            self._tpm = await start_tpm(self.folder, runtime_root=self.host.config.runtime, tag=endophyte.uid)
+        argv = primary_argv(spec) if role is CopyRole.PRIMARY else secondary_argv(spec)
+        command = sandboxed(
+            argv, runtime_root=self.host.config.runtime, vm_dir=self.folder, image_dir=self.host.image_dir,
+            devices=("/dev/net/tun", "/dev/kvm") if spec.accelerator == "kvm" else ("/dev/net/tun",),
+        )  # fmt: skip
+        self._log_seen = self._log_size()
+        (self.folder / QMP_SOCKET).unlink(missing_ok=True)  # of an earlier process: it looks like a served one
+        self.process = await spawn_in_sandbox(
+            command, pidfile=self.folder / PIDFILE, log_path=self.folder / QEMU_LOG, tag=endophyte.uid
+        )
+        self._watch()
+        await self._connect_to_new()
+
+    async def take_over(self) -> None:
+        """After a restart of the agent: find the running process again, or learn that it has ended."""
+        self.process = await adopt(self.folder / PIDFILE)
+        self._tpm = await adopt_tpm(self.folder)
+        if self.process is None:
+            return
+        self._watch()
+        with suppress(QmpError):
+            await self._connect()
+
+    async def reconnect(self) -> None:
+        """Connect again where the session was lost and the process lives. Raises QmpError."""
+        if self.is_alive and (self.qmp is None or self.qmp.closed.is_set()):
+            await self._connect()
+
+    async def _connect_to_new(self) -> None:
+        """Connect as soon as a QEMU that was just started listens; at once an error where it ended instead."""
+        async with asyncio.timeout(QMP_CONNECT_S):
+            while True:
+                try:
+                    return await self._connect()
+                except QmpUnreachableError as error:
+                    if not self.is_alive:
+                        raise ProcessStartError(f"QEMU ended: {self._last_words() or error}") from error
+                await asyncio.sleep(QMP_POLL_S)
+
+    def _last_words(self) -> str:
+        with suppress(OSError):
+            lines = (self.folder / QEMU_LOG).read_text(errors="replace").strip().splitlines()
+            return lines[-1] if lines else ""
+        return ""
+
+    async def _connect(self) -> None:
+        qmp = await QmpSession.connect(self.folder / QMP_SOCKET, name=self.name, deadline_s=QMP_CONNECT_S)
+        qmp.add_listener(self._on_event)
+        qmp.on_closed = self._wake
+        self.qmp = qmp
+        status = await qmp.execute(Command.QUERY_STATUS)
+        self.qemu_word = status["status"]
+
+    def _watch(self) -> None:
+        self._watcher = asyncio.create_task(self._watch_process(), name=f"{self.name} process")
+
+    async def _watch_process(self) -> None:
+        assert self.process is not None
+        await self.process.wait()
+        self.qemu_word = ""
+        if self.state.uid:
+            self.host.heartbeats.tell_dead(self.state.uid, self.state.epoch)
+        self._wake()
+
+    def _on_event(self, event: str, data: dict[str, Any], at_s: float) -> None:
+        self.meter.on_event(event, data, at_s)
+        match event:
+            case "STOP":
+                self.qemu_word = "paused"
+                return
+            case "RESUME":
+                self.qemu_word = "running"
+                if self.meter.count > 8:  # proven long ago: no decision waits for it
+                    return
+            case "COLO_EXIT":
+                self.colo_ended = True
+            case "SHUTDOWN" if data.get("guest") and data.get("reason") == "guest-shutdown":
+                self.state = self.state.with_(powered_off=True)
+        self._wake()
+
+    # ---- coming to an end
+
+    async def end_process(self) -> None:
+        """Kill QEMU and its helpers and wait until they are gone; files and remembered state stay."""
+        if self.qmp is not None:
+            qmp, self.qmp = self.qmp, None
+            with suppress(QmpError, TimeoutError):
+                await qmp.close()
+        if self.process is not None:
+            self.process.kill()
+            await self.process.wait_gone()
+            self.process = None
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+        if self._tpm is not None:
+            await self._tpm.terminate(0)
+            self._tpm = None
+        self.colo_ended = False
+        self.lockstep_since_s = None
+        self.qemu_word = ""
+        self.meter.restart(time.monotonic())
+
+    async def remove_ports(self) -> None:
+        """Remove its taps."""
+        for index in range(len(self.state.macs)):
+            await self.host.overlay.remove_port(tap_name(self.state.uid, index))
+
+    async def discard(self) -> None:
+        """End it and remove everything of it from this host. Idempotent."""
+        await self.end_process()
+        await self.remove_ports()
+        await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+        highest = self.state.highest_epoch
+        self.state = CopyState(name=self.name, uid="", highest_epoch=highest)
+        self._log_seen = 0
+        self._wake()
+
+    def close(self) -> None:
+        """Let go of the process without touching it (the agent stops; the guest goes on)."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        for process in (self.process, self._tpm):
+            if process is not None:
+                process.close()
+
+    # ---- helpers
+
+    def _log_size(self) -> int:
+        with suppress(OSError):
+            return (self.folder / SERIAL_LOG).stat().st_size
+        return 0
+
+    def mark_stage(self, stage: CopyStage) -> None:
+        """Change the stage in memory alone (a note that is found out again after a restart)."""
+        self.state = self.state.with_(stage=stage)

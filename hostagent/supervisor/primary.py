@@ -1,0 +1,236 @@
+"""What a host does as the primary of a pair: power on, protect, go on alone, power down.
+
+Each function is one action of the table, may be repeated, and leaves a state from which the table goes on
+whatever it fails at. Those that change who may speak commit first and touch QEMU second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from hostagent.drivers.qemu import primary
+from hostagent.drivers.qemu.commands import Command
+from hostagent.drivers.qemu.qmp import QmpError
+from hostagent.supervisor.arbiter import swap_pair
+from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.machine import disk_sources, machine_spec
+from hostagent.supervisor.state import PlanRecord
+from hostagent.drivers.disk.copy import disk_specs
+from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, MachineFacts, RunState
+from vdc.model.errors import RefusedError, VdcError
+from vdc.model.event import Severity
+from vdc.model.pair import Pair
+from vdc.protection.arbitration import go_alone, mark_in_sync
+
+ENTER_DEADLINE_S = 600.0
+SHUTDOWN_GRACE_S = 30.0
+SHUTDOWN_REPEAT_S = 5.0
+
+
+async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
+    """Power the guest on from this host's disks; the first start makes them."""
+    host = copy.host
+    began = host.clock.boottime_s()
+    copy.host.heartbeats.untell(endophyte.uid)
+    await copy.end_process()
+    await copy.save(
+        uid=endophyte.uid, role=CopyRole.PRIMARY, stage=CopyStage.PREPARING, epoch=pair.epoch,
+        macs=tuple(nic.mac for nic in endophyte.nics), restarts=endophyte.restarts, plan=None, listening_epoch=0, powered_off=False,
+    )  # fmt: skip
+    try:
+        entry = host.mirror.images[endophyte.image_digest].value
+        await host.ensure_image(entry)
+        record = await copy.disks.load()
+        if record is None and pair.epoch == 1:
+            record = await copy.disks.create_primary(endophyte.uid, pair.epoch, disk_sources(endophyte, entry.image))
+        elif record is None:
+            raise RefusedError(f"the disks of {copy.name} are not on {host.name}", code="disk-missing")
+        else:
+            record = await copy.disks.bootable(endophyte.uid)
+        facts = MachineFacts(
+            accelerator=host.record.accelerator.name,
+            cpu_model=await host.guest_cpu(),
+            qemu_version=host.record.qemu.version,
+            disk_sizes_bytes=await copy.disks.virtual_sizes(),
+        )
+        await copy.start(endophyte, machine_spec(endophyte, entry.image, facts, disk_specs(record)), CopyRole.PRIMARY)
+    except BaseException:
+        await copy.end_process()
+        raise
+    await copy.save(stage=CopyStage.RUNNING, machine=facts)
+    took_ms = round((host.clock.boottime_s() - began) * 1000, 1)
+    await host.tell(copy.name, "started", f"started on {host.name}", epoch=pair.epoch, start_ms=took_ms)
+
+
+async def adopt_epoch(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
+    """Act under the newer epoch; where a secondary was added, open the channels that it will connect to."""
+    await copy.save(epoch=pair.epoch)
+    await copy.disks.renew(pair.epoch)
+    if pair.secondary is None:
+        return
+    peer = copy.host.mirror.hosts[pair.secondary].value
+    facts = copy.state.machine
+    assert facts is not None
+    plan = PlanRecord(
+        epoch=pair.epoch, slot=pair.slot, disks=len(facts.disk_sizes_bytes), nics=len(endophyte.nics),
+        primary_address=str(copy.host.config.replication.address), secondary_address=peer.replication_address,
+        has_rewriter=facts.has_rewriter, checkpoint_ms=endophyte.manifest.spec.protection.checkpoint_ms,
+    )  # fmt: skip
+    await copy.save(plan=plan)
+    await copy.reconnect()
+    await primary.open_channels(copy.session(), plan.plan())
+    await copy.save(listening_epoch=pair.epoch)
+
+
+async def enter(copy: Copy, pair: Pair) -> None:
+    """Copy disk and memory and enter lockstep. On failure the guest runs on, and the secondary is given up."""
+    host, plan = copy.host, copy.state.plan
+    assert plan is not None and plan.epoch == pair.epoch
+    await copy.save(stage=CopyStage.ENTERING)
+    copy.colo_ended = False
+    try:
+        report = await primary.enter(
+            copy.session(), plan.plan(), progress=copy.report_progress, deadline_s=ENTER_DEADLINE_S
+        )
+    except VdcError as error:
+        await host.tell(
+            copy.name, "protection-failed", f"lockstep with {pair.secondary} was not reached: {error}",
+            epoch=pair.epoch, severity=Severity.WARNING,
+        )  # fmt: skip
+        await _withdraw(copy, pair, f"lockstep was not reached: {error}")
+        return
+    copy.meter.restart(time.monotonic())
+    copy.lockstep_since_s = host.clock.boottime_s()
+    await copy.save(stage=CopyStage.CHECKPOINTING)
+    await host.tell(
+        copy.name, "lockstep-entered", f"copied to {pair.secondary}; the guest stood still for {report.stopped_ms:.0f} ms",
+        epoch=pair.epoch, stopped_ms=report.stopped_ms, mirror_ms=report.mirror_ms, copy_ms=report.copy_ms,
+        total_ms=report.total_ms, copied_bytes=float(report.copied_bytes),
+    )  # fmt: skip
+
+
+async def _withdraw(copy: Copy, pair: Pair, reason: str) -> None:
+    after = await swap_pair(
+        copy.host, copy.name, pair.epoch, lambda p, r, now: go_alone(p, reason=reason, request_id=r, now=now)
+    )
+    await copy.save(stage=CopyStage.RUNNING, epoch=after.epoch, plan=None, listening_epoch=0)
+
+
+async def mark(copy: Copy, pair: Pair) -> None:
+    """Record that the secondary may be promoted from now on."""
+    after = await swap_pair(
+        copy.host, copy.name, pair.epoch, lambda p, r, now: mark_in_sync(p, request_id=r, now=now)
+    )
+    await copy.save(stage=CopyStage.LOCKSTEP)
+    await copy.host.tell(
+        copy.name, "lockstep", f"primary on {after.primary} in lockstep with {after.secondary}", epoch=after.epoch
+    )
+
+
+async def alone(copy: Copy, endophyte: Endophyte | None, pair: Pair, sentence: str) -> None:
+    """Win the epoch, then take the lockstep parts out of the running guest (if it runs)."""
+    host = copy.host
+    began = host.clock.boottime_s()
+    durable = asyncio.create_task(copy.remember_epoch(pair.epoch + 1), name=f"{copy.name} epoch")
+    try:
+        after = await swap_pair(
+            host, copy.name, pair.epoch, lambda p, r, now: go_alone(p, reason=sentence, request_id=r, now=now)
+        )
+    finally:
+        await durable
+    arbitrated_ms = (host.clock.boottime_s() - began) * 1000
+    if copy.is_alive:
+        copy.state = copy.state.with_(epoch=after.epoch, stage=CopyStage.LEAVING)
+        await leave(copy, endophyte, after)
+    elif copy.state.role is not None:
+        await copy.save(epoch=after.epoch, stage=CopyStage.DEAD, plan=None, listening_epoch=0)
+    total_ms = (host.clock.boottime_s() - began) * 1000
+    await host.tell(
+        copy.name, "alone", sentence, epoch=after.epoch, severity=Severity.WARNING,
+        arbitrated_ms=round(arbitrated_ms, 1), total_ms=round(total_ms, 1),
+    )  # fmt: skip
+
+
+async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
+    """Take the lockstep parts out; the record says already that this copy is alone."""
+    plan = copy.state.plan
+    copy.state = copy.state.with_(epoch=pair.epoch)
+    await copy.reconnect()
+    qmp = copy.session()
+    if plan is not None:
+        await primary.leave(qmp, plan.plan())
+    if endophyte is None or endophyte.run is not RunState.PAUSED:
+        await primary.resume(qmp)
+    copy.meter.restart(time.monotonic())
+    copy.lockstep_since_s = None
+    copy.colo_ended = False
+    await copy.save(stage=CopyStage.RUNNING, epoch=pair.epoch, plan=None, listening_epoch=0)
+    await copy.disks.renew(pair.epoch)
+
+
+async def isolate(copy: Copy) -> None:
+    """Pause the guest: neither the store nor the other copy answers, so nobody knows who may speak."""
+    await primary.quiesce(copy.session())
+    await copy.save(stage=CopyStage.ISOLATED)
+    await copy.host.tell(
+        copy.name, "isolated", "paused: neither the store nor the other copy answers",
+        epoch=copy.state.epoch, severity=Severity.WARNING,
+    )  # fmt: skip
+
+
+async def quiesce(copy: Copy) -> None:
+    """Stop the guest for a planned promotion. Nothing is remembered: a promotion that does not come shows as a
+    checkpoint that does not end, and the table goes on from there."""
+    await primary.quiesce(copy.session())
+
+
+async def unquiesce(copy: Copy) -> None:
+    """The planned promotion was called off."""
+    await primary.resume(copy.session())
+
+
+async def pause(copy: Copy) -> None:
+    """The user's pause."""
+    await primary.quiesce(copy.session())
+    await copy.save(stage=CopyStage.PAUSED)
+    await copy.host.tell(copy.name, "paused", "paused", epoch=copy.state.epoch)
+
+
+async def resume(copy: Copy) -> None:
+    """End the user's pause."""
+    await primary.resume(copy.session())
+    await copy.save(stage=CopyStage.RUNNING)
+    await copy.host.tell(copy.name, "resumed", "running again", epoch=copy.state.epoch)
+
+
+async def power_down(copy: Copy, *, force: bool) -> None:
+    """Ask the guest to shut down, repeat the request, end it when its time is up."""
+    host = copy.host
+    if not force:
+        await _ask_guest(copy)
+    was_asked_in_vain = copy.is_alive and not force
+    await copy.end_process()
+    await copy.remove_ports()
+    await copy.save(role=None, stage=CopyStage.ABSENT, plan=None, listening_epoch=0, powered_off=False)
+    how = "after it did not shut down by itself" if was_asked_in_vain else "powered off"
+    await host.tell(copy.name, "stopped", f"stopped, {how}" if was_asked_in_vain else "stopped", epoch=copy.state.epoch)
+
+
+async def _ask_guest(copy: Copy) -> None:
+    process = copy.process
+    if process is None:
+        return
+    waiting = asyncio.create_task(process.wait(), name=f"{copy.name} shutdown")
+    try:
+        for _ in range(int(SHUTDOWN_GRACE_S / SHUTDOWN_REPEAT_S)):
+            try:
+                await primary.resume(copy.session())
+                await copy.session().execute(Command.SYSTEM_POWERDOWN)
+            except QmpError:
+                pass  # it may be gone already; the wait below tells
+            done, _ = await asyncio.wait([waiting], timeout=SHUTDOWN_REPEAT_S)
+            if done:
+                return
+    finally:
+        waiting.cancel()

@@ -1,0 +1,163 @@
+"""What a host does as the secondary of a pair: prepare, take over, tidy up.
+
+`promote` is the product's main moment: commit the new epoch, then speak. While the commit is on its way the
+epoch is written to this host's disk, so that both are known when QEMU is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+from hostagent.drivers.disk.copy import disk_specs
+from hostagent.drivers.net import tap_name
+from hostagent.drivers.qemu import secondary
+from hostagent.drivers.qemu.qmp import QmpError
+from hostagent.supervisor.arbiter import swap_pair
+from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.machine import machine_spec
+from hostagent.supervisor.state import PlanRecord
+from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed
+from vdc.model.errors import RefusedError, UnavailableError, VdcError
+from vdc.model.event import Severity
+from vdc.model.pair import Pair
+from vdc.protection.arbitration import promote_secondary
+from vdc.protection.placement import why_not_a_pair
+
+PRIMARY_DEADLINE_S = 60.0
+
+
+async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
+    """Make an empty copy, start QEMU and let it wait for the primary's memory."""
+    host = copy.host
+    await copy.discard()
+    host.heartbeats.untell(endophyte.uid)
+    await copy.save(
+        uid=endophyte.uid, role=CopyRole.SECONDARY, stage=CopyStage.PREPARING, epoch=pair.epoch,
+        macs=tuple(nic.mac for nic in endophyte.nics),
+    )  # fmt: skip
+    try:
+        entry = host.mirror.images[endophyte.image_digest].value
+        await host.ensure_image(entry)
+        observed = await _primary_listening(copy, pair)
+        facts = observed.machine
+        assert facts is not None
+        reason = why_not_a_pair(host.mirror.hosts[pair.primary].value, host.record)
+        if reason:
+            raise RefusedError(reason, code="lockstep-impossible")
+        record = await copy.disks.create_secondary(endophyte.uid, pair.epoch, facts.disk_sizes_bytes)
+        specs = disk_specs(record, len(facts.disk_sizes_bytes))
+        await copy.start(endophyte, machine_spec(endophyte, entry.image, facts, specs), CopyRole.SECONDARY)
+        plan = PlanRecord(
+            epoch=pair.epoch, slot=pair.slot, disks=len(specs), nics=len(endophyte.nics),
+            primary_address=host.mirror.hosts[pair.primary].value.replication_address,
+            secondary_address=str(host.config.replication.address),
+            has_rewriter=facts.has_rewriter, checkpoint_ms=endophyte.manifest.spec.protection.checkpoint_ms,
+        )  # fmt: skip
+        await secondary.prepare(copy.session(), plan.plan())
+    except BaseException:
+        await copy.end_process()
+        raise
+    await copy.save(stage=CopyStage.READY, plan=plan, machine=facts)
+
+
+async def _primary_listening(copy: Copy, pair: Pair) -> Observed:
+    """Wait until the primary's channels for this epoch are open."""
+    mirror = copy.host.mirror
+    changed = asyncio.Event()
+    unsubscribe = mirror.subscribe(lambda key: changed.set())
+    try:
+        async with asyncio.timeout(PRIMARY_DEADLINE_S):
+            while True:
+                changed.clear()
+                observed = mirror.observed(copy.name, pair.primary)
+                if observed is not None and observed.listening_epoch == pair.epoch and observed.machine:
+                    return observed
+                await changed.wait()
+    except TimeoutError as error:
+        raise UnavailableError(f"the primary on {pair.primary} did not open its channels", code="peer-late") from error
+    finally:
+        unsubscribe()
+
+
+async def lockstep_noted(copy: Copy) -> None:
+    """The pair is in sync: this copy's disks could be booted, were it promoted and then lost."""
+    await copy.save(stage=CopyStage.LOCKSTEP)
+    if copy.state.plan is not None:
+        await copy.disks.in_sync(copy.state.plan.disks)
+
+
+async def promote(copy: Copy, pair: Pair, sentence: str, *, planned: bool = False) -> Pair:
+    """Win the epoch, then speak. Raises FencedError where the primary won, and touches nothing then."""
+    host = copy.host
+    began = host.clock.boottime_s()
+    durable = asyncio.create_task(_remember(copy, pair.epoch + 1), name=f"{copy.name} epoch")
+    try:
+        after = await swap_pair(
+            host, copy.name, pair.epoch, lambda p, r, now: promote_secondary(p, reason=sentence, request_id=r, now=now)
+        )
+    finally:
+        await durable
+    arbitrated_ms = (host.clock.boottime_s() - began) * 1000
+    copy.state = copy.state.with_(role=CopyRole.PRIMARY, stage=CopyStage.PROMOTING, epoch=after.epoch)
+    await take_over(copy, after, planned=planned)
+    total_ms = (host.clock.boottime_s() - began) * 1000
+    await host.tell(
+        copy.name, "promoted", sentence, epoch=after.epoch, severity=Severity.NORMAL if planned else Severity.WARNING,
+        arbitrated_ms=round(arbitrated_ms, 1), total_ms=round(total_ms, 1),
+    )  # fmt: skip
+    return after
+
+
+async def _remember(copy: Copy, epoch: int) -> None:
+    """What must be on disk before the guest here speaks: the epoch, and that its newest writes are in the layers."""
+    await copy.remember_epoch(epoch)
+    if copy.state.plan is not None:
+        await copy.disks.promoted(epoch, copy.state.plan.disks)
+
+
+async def take_over(copy: Copy, pair: Pair, *, planned: bool = False) -> None:
+    """Speak: the record names this host the primary. Idempotent; tidies up before it returns control."""
+    host, plan = copy.host, copy.state.plan
+    if plan is None:
+        raise RefusedError(f"{copy.name}: nothing is known of the lockstep to take over from", code="no-plan")
+    await copy.reconnect()
+    qmp = copy.session()
+    copy.state = copy.state.with_(role=CopyRole.PRIMARY, stage=CopyStage.PROMOTING, epoch=pair.epoch)
+    members = [(tap_name(copy.state.uid, index), mac) for index, mac in enumerate(copy.state.macs)]
+    async with asyncio.TaskGroup() as group:
+        group.create_task(secondary.promote(qmp, plan.plan(), planned=planned), name="qmp")
+        group.create_task(host.overlay.go_live(members), name="bridge")
+    await secondary.announce(qmp)
+    await _tidy(copy, pair, plan)
+
+
+async def _tidy(copy: Copy, pair: Pair, plan: PlanRecord) -> None:
+    """Not urgent any more: remember, and take out what a lone primary does not need."""
+    facts = copy.state.machine
+    assert facts is not None
+    copy.colo_ended = False
+    copy.lockstep_since_s = None
+    copy.meter.restart(time.monotonic())
+    await copy.save(machine=facts.with_(has_rewriter=True))
+    try:
+        await secondary.settle(copy.session(), plan.plan())
+        await copy.disks.settled()
+    except QmpError as error:
+        await copy.host.tell(
+            copy.name, "tidy-failed", f"clean-up after the promotion failed: {error}",
+            epoch=pair.epoch, severity=Severity.WARNING,
+        )  # fmt: skip
+    await copy.save(stage=CopyStage.RUNNING, plan=None, listening_epoch=0)
+
+
+async def failed(copy: Copy, error: VdcError) -> None:
+    """The secondary could not be made: nothing of it may stay, and the primary is told by the observed record."""
+    with suppress(VdcError):
+        await copy.end_process()
+    await copy.save(stage=CopyStage.FAILED)
+    await copy.host.tell(
+        copy.name, "secondary-failed", f"{copy.host.name} could not become the secondary: {error}",
+        epoch=copy.state.epoch, severity=Severity.WARNING,
+    )  # fmt: skip

@@ -1,0 +1,74 @@
+"""What the agent keeps on disk about its copy of one Endophyte, so that a restarted agent goes on where it was.
+
+Invariant (I2): an epoch is on disk before anything is done to QEMU in its name. `highest_epoch` never shrinks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from hostagent.drivers.process.files import write_atomically
+from hostagent.drivers.qemu.plan import LockstepPlan, LockstepPorts
+from vdc.model.base import Record
+from vdc.model.endophyte import CopyRole, CopyStage, MachineFacts
+
+STATE_FILE = "agent.json"
+
+
+class PlanRecord(Record):
+    """What a LockstepPlan is derived from."""
+
+    epoch: int
+    slot: int
+    disks: int
+    nics: int
+    primary_address: str
+    secondary_address: str
+    has_rewriter: bool
+    checkpoint_ms: int
+
+    def plan(self) -> LockstepPlan:
+        """The names, ports and addresses of this lockstep."""
+        return LockstepPlan(
+            epoch=self.epoch,
+            disks=self.disks,
+            nics=self.nics,
+            primary_address=self.primary_address,
+            secondary_address=self.secondary_address,
+            ports=LockstepPorts.for_slot(self.slot, self.epoch),
+            insert_behind_rewriter=self.has_rewriter,
+            checkpoint_ms=self.checkpoint_ms,
+        )
+
+
+class CopyState(Record):
+    """This host's copy as the agent left it."""
+
+    name: str
+    uid: str
+    role: CopyRole | None = None
+    stage: CopyStage = CopyStage.ABSENT
+    epoch: int = 0
+    highest_epoch: int = 0
+    macs: tuple[str, ...] = ()
+    restarts: int = 0
+    listening_epoch: int = 0
+    plan: PlanRecord | None = None  # of the lockstep that this copy is in, enters or leaves
+    machine: MachineFacts | None = None
+    powered_off: bool = False
+
+
+def load_state(folder: Path) -> CopyState | None:
+    """The state; None where there is none or it cannot be read."""
+    try:
+        return CopyState.from_json((folder / STATE_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+async def save_state(folder: Path, state: CopyState) -> None:
+    """Write it durably (fsync) before returning."""
+    await asyncio.to_thread(write_atomically, folder / STATE_FILE, state.to_json())

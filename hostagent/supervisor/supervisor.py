@@ -1,0 +1,312 @@
+"""The loop of one Endophyte on one host: look, decide, act, tell; again whenever something happened.
+
+Decisions come from `vdc.protection.decide` alone. An action that takes time runs as the one job of this
+supervisor; a different decision cancels it first. Nothing here knows QEMU's commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+from hostagent.supervisor import primary, secondary
+from hostagent.supervisor.adoption import take_over_after_restart
+from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.view import observed, snapshot
+from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunState
+from vdc.model.errors import BugError, ConflictError, FencedError, UnavailableError, VdcError
+from vdc.model.event import Severity
+from vdc.model.pair import Pair
+from vdc.protection.decide import Decision, decide
+from vdc.protection.table import Action, State
+from vdc.store import keys
+from vdc.store.protocol import Put, Unchanged
+
+QUICK_TICK_S = 0.5  # while a stalled checkpoint or a panic has to be noticed
+IDLE_TICK_S = 2.0
+FIGURES_EVERY_S = 5.0
+FIRST_RETRY_S = 1.0
+MAX_RETRY_S = 60.0
+_IN_LOCKSTEP = (CopyStage.ENTERING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP, CopyStage.READY)
+_STAGES: Mapping[State, CopyStage] = {
+    State.P_DEAD: CopyStage.DEAD,
+    State.S_DEAD: CopyStage.DEAD,
+    State.S_FAILED: CopyStage.FAILED,
+    State.S_CHECKPOINTING: CopyStage.CHECKPOINTING,
+    State.S_LOCKSTEP: CopyStage.LOCKSTEP,
+}
+
+
+class Supervisor:
+    """One per Endophyte that this host has, or should have, a copy of."""
+
+    def __init__(self, host: HostContext, name: str) -> None:
+        self.host = host
+        self.name = name
+        self._wakeup = asyncio.Event()
+        self.copy = Copy(host, name, self.wake)
+        self._job: asyncio.Task[None] | None = None
+        self._job_action: Action | None = None
+        self._sentence = ""
+        self._error = ""
+        self._failures = 0
+        self._retry_at_s = 0.0
+        self._published: Observed | None = None
+        self._published_at_s = 0.0
+        self._publish = asyncio.Event()
+        self._exclusive = asyncio.Lock()
+
+    def wake(self) -> None:
+        """Something happened; decide again."""
+        self._wakeup.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of this Endophyte is on this host and nothing should be."""
+        pair = self.host.mirror.pair(self.name)
+        has_part = pair is not None and self.host.name in pair.hosts
+        has_work = self._job is not None and not self._job.done()
+        return not has_part and not self.copy.has_files and not self.copy.is_alive and not has_work
+
+    async def run(self) -> None:
+        """Never returns; cancelling it leaves the guest alone (I8)."""
+        publisher = asyncio.create_task(self._publisher(), name=f"{self.name} publisher")
+        try:
+            await take_over_after_restart(self.copy)
+            while True:
+                self._wakeup.clear()
+                await self._pass()
+                tick = QUICK_TICK_S if self.copy.state.stage in _IN_LOCKSTEP else IDLE_TICK_S
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(tick):
+                        await self._wakeup.wait()
+        finally:
+            publisher.cancel()
+            await self._cancel_job()
+            self.copy.close()
+
+    # ---- one pass
+
+    async def _pass(self) -> None:
+        decision = decide(snapshot(self.copy, retry_due=self.host.clock.boottime_s() >= self._retry_at_s))
+        if decision.sentence != self._sentence:
+            self.host.log.info(decision.sentence, endophyte=self.name, rule=f"{decision.row.state}/{decision.row.event}")
+            self._sentence = decision.sentence
+        await self._dispatch(decision)
+        if self.copy.state.role is CopyRole.SECONDARY and self.copy.state.stage is CopyStage.CHECKPOINTING:
+            self._watch_for_panic()
+        self._publish.set()
+
+    async def _dispatch(self, decision: Decision) -> None:
+        action = decision.action
+        is_busy = self._job is not None and not self._job.done()
+        if action is Action.HOLD or (is_busy and _is_same_work(action, self._job_action)):
+            return
+        if action is Action.NOTE:
+            await self._note(decision)
+            return
+        if self.host.clock.boottime_s() < self._retry_at_s and action in _RETRIED_LATER:
+            return
+        await self._cancel_job()
+        self._job_action = action
+        self._job = asyncio.create_task(self._execute(decision), name=f"{self.name} {action}")
+
+    async def _note(self, decision: Decision) -> None:
+        await self._cancel_job()
+        if decision.row.to is State.S_LOCKSTEP:
+            await secondary.lockstep_noted(self.copy)
+        else:
+            await self.copy.save(stage=_STAGES[decision.row.to])
+        if decision.row.to in (State.P_DEAD, State.S_DEAD):
+            await self.copy.end_process()
+            await self.host.tell(
+                self.name, "copy-died", decision.sentence, epoch=self.copy.state.epoch, severity=Severity.WARNING
+            )
+
+    async def _execute(self, decision: Decision) -> None:
+        """Run one action to its end; whatever it fails at becomes a sentence and a later retry."""
+        try:
+            async with self._exclusive:
+                await self._act(decision)
+            self._failures = 0
+            self._error = ""
+            self._retry_at_s = 0.0
+        except FencedError as error:
+            self.host.log.info("somebody else was faster", endophyte=self.name, why=str(error))
+        except VdcError as error:
+            await self._failed(decision.action, error)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # a task's boundary: a defect in one job must not end the supervisor
+            self.host.log.exception("defect", endophyte=self.name, action=decision.action)
+            await self._failed(decision.action, BugError(f"{type(error).__name__}: {error}"))
+        finally:
+            self.wake()
+
+    async def _act(self, decision: Decision) -> None:
+        copy, pair, endophyte = self.copy, self.host.mirror.pair(self.name), self.host.mirror.endophyte(self.name)
+        match decision.action:
+            case Action.DISCARD | Action.SWEEP:
+                await self._discard(decision)
+            case Action.POWER_DOWN:
+                await primary.power_down(copy, force=endophyte is not None and endophyte.force_off)
+            case Action.ISOLATE:
+                await primary.isolate(copy)
+            case Action.PAUSE:
+                await primary.pause(copy)
+            case Action.RESUME:
+                await primary.resume(copy)
+            case Action.RECORD_POWER_OFF:
+                await self._record_power_off()
+            case _ if pair is not None and endophyte is not None:
+                await self._act_on_pair(decision, endophyte, pair)
+
+    async def _act_on_pair(self, decision: Decision, endophyte: Endophyte, pair: Pair) -> None:
+        copy = self.copy
+        jobs: Mapping[Action, Callable[[], Awaitable[object]]] = {
+            Action.START: lambda: primary.start(copy, endophyte, pair),
+            Action.ADOPT_EPOCH: lambda: primary.adopt_epoch(copy, endophyte, pair),
+            Action.ENTER: lambda: primary.enter(copy, pair),
+            Action.MARK: lambda: primary.mark(copy, pair),
+            Action.GO_ALONE: lambda: primary.alone(copy, endophyte, pair, decision.sentence),
+            Action.LEAVE: lambda: primary.leave(copy, endophyte, pair),
+            Action.PREPARE: lambda: secondary.prepare(copy, endophyte, pair),
+            Action.PROMOTE: lambda: secondary.promote(copy, pair, decision.sentence),
+            Action.TAKE_OVER: lambda: secondary.take_over(copy, pair),
+        }
+        await jobs[decision.action]()
+
+    async def _discard(self, decision: Decision) -> None:
+        had_guest = self.copy.is_alive
+        epoch = self.copy.state.epoch
+        await self.copy.discard()
+        if had_guest:
+            await self.host.tell(self.name, "discarded", decision.sentence, epoch=epoch)
+
+    async def _record_power_off(self) -> None:
+        """The guest shut itself down: from now on that is what is wanted."""
+        found = self.host.mirror.endophytes[self.name]
+        key, after = keys.endophyte(self.name), found.value.with_(run=RunState.STOPPED)
+        await self.host.store.commit([Unchanged(key, found.revision)], [Put(key, after.to_json())])
+        await self.copy.remove_ports()
+        await self.copy.save(role=None, stage=CopyStage.ABSENT, powered_off=False)
+        await self.host.tell(self.name, "guest-powered-off", "the guest powered itself off", epoch=self.copy.state.epoch)
+
+    async def _failed(self, action: Action, error: VdcError) -> None:
+        self._failures += 1
+        pause = min(MAX_RETRY_S, FIRST_RETRY_S * 2 ** (self._failures - 1))
+        if isinstance(error, UnavailableError) and action in (Action.PROMOTE, Action.GO_ALONE, Action.MARK):
+            pause = 0.05  # the store did not answer in time: who may speak is still open
+        self._retry_at_s = self.host.clock.boottime_s() + pause
+        self._error = str(error)
+        asyncio.get_running_loop().call_later(pause, self.wake)
+        if action is Action.PREPARE:
+            await secondary.failed(self.copy, error)
+        elif action is Action.START:
+            await self.copy.save(stage=CopyStage.FAILED)
+            await self.host.tell(
+                self.name, "start-failed", f"could not be started on {self.host.name}: {error}",
+                epoch=self.copy.state.epoch, severity=Severity.WARNING,
+            )  # fmt: skip
+        else:
+            self.host.log.warning("an action failed", endophyte=self.name, action=action, why=str(error), retry_s=pause)
+
+    async def _cancel_job(self) -> None:
+        if self._job is not None and not self._job.done():
+            self._job.cancel()
+            await asyncio.gather(self._job, return_exceptions=True)
+        self._job, self._job_action = None, None
+
+    def _watch_for_panic(self) -> None:
+        if self.copy.panic_seen():
+            self._error = "the secondary's guest crashed"
+
+    # ---- what the API asks for
+
+    async def promote_planned(self, reason: str, ask_primary: Callable[[Pair], Awaitable[None]]) -> Pair:
+        """Take over from a healthy primary: it stops its guest first, then the epoch is won, then this one speaks."""
+        pair = self.host.mirror.pair(self.name)
+        if pair is None or pair.secondary != self.host.name:
+            raise ConflictError(f"{self.host.name} is not the secondary of {self.name}", code="not-secondary")
+        if self._job is not None and not self._job.done():
+            raise ConflictError(f"{self.name} is busy: {self._job_action}", code="busy", hint="try again in a moment")
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[Pair] = loop.create_future()
+
+        async def job() -> None:
+            try:
+                async with self._exclusive:
+                    await ask_primary(pair)
+                    result.set_result(await secondary.promote(self.copy, pair, reason, planned=True))
+            except BaseException as error:
+                if not result.done():
+                    result.set_exception(
+                        error if isinstance(error, VdcError) else UnavailableError("the promotion was interrupted")
+                    )
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+            finally:
+                self.wake()
+
+        self._job_action = Action.PROMOTE
+        self._job = asyncio.create_task(job(), name=f"{self.name} planned promotion")
+        return await asyncio.shield(result)
+
+    async def quiesce(self, epoch: int) -> None:
+        """Stop the guest for a planned promotion. Refused where `epoch` is not the present one."""
+        self._require_epoch(epoch)
+        await primary.quiesce(self.copy)
+
+    async def unquiesce(self, epoch: int) -> None:
+        """The promotion did not happen; let the guest run again."""
+        self._require_epoch(epoch)
+        await primary.unquiesce(self.copy)
+
+    def _require_epoch(self, epoch: int) -> None:
+        pair = self.host.mirror.pair(self.name)
+        present = max(self.copy.state.highest_epoch, pair.epoch if pair else 0)
+        if epoch < present:
+            raise FencedError(f"{self.name} is at epoch {present}; a request of epoch {epoch} has no effect any more")
+        if self.copy.state.role is not CopyRole.PRIMARY or self.copy.state.epoch != epoch:
+            raise ConflictError(f"{self.host.name} is not the primary of {self.name} under epoch {epoch}", code="not-primary")
+
+    # ---- what the others see
+
+    async def _publisher(self) -> None:
+        """Write the Observed record when its meaning changed, and its figures now and then."""
+        while True:
+            await self._publish.wait()
+            self._publish.clear()
+            record = observed(self.copy, self._sentence, self._error)
+            if not record.uid:
+                endophyte = self.host.mirror.endophyte(self.name)
+                if endophyte is None:
+                    continue
+                record = record.with_(uid=endophyte.uid)  # nothing is here (any more), and that is worth saying
+            if not self._is_news(record):
+                continue
+            try:
+                await self.host.store.commit([], [Put(keys.observed(self.name, self.host.name), record.to_json())])
+                self._published = record
+                self._published_at_s = self.host.clock.boottime_s()
+            except UnavailableError:
+                await asyncio.sleep(0.2)
+                self._publish.set()
+
+    def _is_news(self, record: Observed) -> bool:
+        before = self._published
+        if before is None or before.with_(checkpoints=record.checkpoints) != record:
+            return True
+        is_due = self.host.clock.boottime_s() - self._published_at_s >= FIGURES_EVERY_S
+        return is_due and before.checkpoints != record.checkpoints
+
+
+def _is_same_work(action: Action, running: Action | None) -> bool:
+    """Whether a running job already does what is decided now: its commit may show before the job is done."""
+    return running is not None and _WORK.get(action, action) == _WORK.get(running, running)
+
+
+_WORK = {Action.TAKE_OVER: Action.PROMOTE, Action.LEAVE: Action.GO_ALONE}
+_RETRIED_LATER = frozenset(Action) - {Action.HOLD, Action.NOTE, Action.DISCARD, Action.SWEEP}

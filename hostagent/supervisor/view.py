@@ -1,0 +1,113 @@
+"""From this host's copy, the mirror and the heartbeats to the Snapshot that decisions are made of, and back
+to the Observed record that the others see."""
+
+from __future__ import annotations
+
+from hostagent.supervisor.copy import Copy
+from vdc.model.endophyte import CheckpointFigures, CopyRole, CopyStage, Endophyte, Observed
+from vdc.model.pair import Pair
+from vdc.protection.snapshot import CopyView, PeerView, Snapshot
+
+_DEFAULT_BUDGET_MS = 2_000
+
+
+def snapshot(copy: Copy, *, retry_due: bool) -> Snapshot:
+    """Everything that is known at this moment."""
+    host = copy.host
+    endophyte, pair = host.mirror.endophyte(copy.name), host.mirror.pair(copy.name)
+    if pair is not None and endophyte is not None and pair.uid != endophyte.uid:
+        pair = None
+    peer = peer_of(pair, host.name)
+    budget = endophyte.manifest.spec.protection.checkpoint_budget_ms if endophyte else _DEFAULT_BUDGET_MS
+    return Snapshot(
+        me=host.name,
+        endophyte=endophyte,
+        pair=pair,
+        copy=copy_view(copy, pair, retry_due=retry_due),
+        peer=_peer_view(copy, pair, peer),
+        peer_observed=_observed_of(copy, endophyte, peer),
+        store_silent_ms=host.store_silent_ms(),
+        limits=host.limits(budget),
+    )
+
+
+def peer_of(pair: Pair | None, me: str) -> str | None:
+    """The host of the other copy."""
+    if pair is None or me not in pair.hosts:
+        return None
+    return pair.secondary if pair.primary == me else pair.primary
+
+
+def copy_view(copy: Copy, pair: Pair | None, *, retry_due: bool) -> CopyView:
+    """This host's copy. A copy of an earlier VM of the same name has no part in this pair."""
+    state, now = copy.state, copy.host.clock.boottime_s()
+    is_other = pair is not None and state.uid not in ("", pair.uid)
+    role = state.role
+    if is_other and pair is not None:
+        # Make it a stray whatever the record says of this host: its role is never the record's.
+        role = CopyRole.SECONDARY if pair.primary == copy.host.name else CopyRole.PRIMARY
+    return CopyView(
+        role=role,
+        stage=state.stage,
+        epoch=0 if is_other else state.epoch,
+        alive=copy.is_alive and not is_other,
+        has_files=copy.has_files,
+        restarts=state.restarts,
+        colo_ended=copy.colo_ended,
+        checkpoints=copy.meter.count,
+        lockstep_for_s=now - copy.lockstep_since_s if copy.lockstep_since_s is not None else 0.0,
+        stalled_ms=copy.stalled_ms(),
+        powered_off=state.powered_off,
+        retry_due=retry_due,
+    )
+
+
+def _peer_view(copy: Copy, pair: Pair | None, peer: str | None) -> PeerView:
+    """Silence counts once the heartbeats have judged it suspicious; until then it is 0."""
+    if peer is None or pair is None:
+        return PeerView()
+    beats = copy.host.heartbeats
+    suspect = beats.suspect_ms(peer)
+
+    def silent(is_suspected: bool, silent_ms: float) -> float:
+        return max(silent_ms, suspect + 1) if is_suspected else 0.0
+
+    return PeerView(
+        management_silent_ms=silent(beats.is_suspected(peer, "management"), beats.silent_ms(peer, "management")),
+        replication_silent_ms=silent(beats.is_suspected(peer, "replication"), beats.silent_ms(peer, "replication")),
+        suspect_ms=suspect,
+        copy_dead=beats.says_dead(peer, pair.uid, pair.epoch),
+    )
+
+
+def _observed_of(copy: Copy, endophyte: Endophyte | None, peer: str | None) -> Observed | None:
+    if peer is None or endophyte is None:
+        return None
+    observed = copy.host.mirror.observed(copy.name, peer)
+    return observed if observed is not None and observed.uid == endophyte.uid else None
+
+
+def observed(copy: Copy, sentence: str, error: str) -> Observed:
+    """What this host tells the others of its copy."""
+    state, meter = copy.state, copy.meter
+    is_copying = state.stage is CopyStage.ENTERING
+    return Observed(
+        name=copy.name,
+        host=copy.host.name,
+        uid=state.uid,
+        epoch=state.epoch,
+        role=state.role,
+        stage=state.stage,
+        pid=copy.pid,
+        qemu=copy.qemu_word if copy.is_alive else "",
+        checkpoints=CheckpointFigures(
+            count=meter.count, pause_ms_p50=meter.p50_ms, pause_ms_p99=meter.p99_ms, last=copy.last_checkpoint
+        ),
+        progress=copy.progress if is_copying else None,
+        sentence=sentence,
+        error=error,
+        restarts=state.restarts,
+        listening_epoch=state.listening_epoch,
+        machine=state.machine,
+        incarnation=copy.host.record.incarnation,
+    )

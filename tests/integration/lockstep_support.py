@@ -1,0 +1,422 @@
+"""A bare pair on one machine: real QEMUs, one throw-away network namespace, no agent.
+
+The namespace holds a bridge, one tap per copy and the clients' sockets; the copies talk over its loopback. Used
+by the lockstep tests, and by the benchmark as the baseline that the agent is compared with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import itertools
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hostagent.drivers.disk.copy import DiskSet, DiskSource, disk_specs, names
+from hostagent.drivers.disk.images import QemuImg
+from hostagent.drivers.qemu import argv, primary, secondary
+from hostagent.drivers.qemu.checkpoints import CheckpointMeter
+from hostagent.drivers.qemu.plan import LockstepPlan, LockstepPorts
+from hostagent.drivers.qemu.qmp import QmpSession
+from hostagent.drivers.qemu.sandbox import sandboxed
+from hostagent.drivers.qemu.spec import IMAGE_DIR, KernelBoot, MachineSpec, NicSpec
+
+MIB = 1024**2
+CACHE = Path(os.environ.get("VDC_CACHE_DIR", "/var/cache/vdc"))
+RUNTIME = CACHE / "runtime" / "current"
+MINI = CACHE / "images" / "mini" / "current"
+GUEST_ADDRESS = "10.99.0.10"
+LOCAL = "127.0.0.1"
+_CLONE_NEWNET = 0x40000000
+
+
+def missing() -> str:
+    """Why no pair can be run here; empty when it can."""
+    if os.geteuid() != 0:
+        return "needs root (network namespaces, taps)"
+    for path in (RUNTIME / "manifest.json", MINI / "image.json", Path("/dev/net/tun")):
+        if not path.exists():
+            return f"needs {path} (make setup)"
+    return "" if shutil.which("bwrap") else "needs bwrap"
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=20)
+
+
+class Namespace:
+    """A network namespace with one bridge per NIC; gone after `remove`, with everything in it."""
+
+    def __init__(self, nics: int) -> None:
+        self.name = f"vdct-{secrets.token_hex(3)}"
+        self.nics = nics
+        run("ip", "netns", "add", self.name)
+        self.ip("link", "set", "lo", "up")
+        # Without it delayed acknowledgements of the migration stream add 30 ms to every checkpoint.
+        for prefix in ("127.0.0.0/8", "127.0.0.1"):
+            route = ("dev", "lo", "proto", "kernel", "scope", "host", "src", LOCAL)
+            self.ip("route", "replace", "table", "local", "local", prefix, *route, "quickack", "1")
+        for j in range(nics):
+            self.ip("link", "add", f"br{j}", "type", "bridge", "forward_delay", "0")
+            self.ip("address", "add", f"10.99.{j}.1/24", "dev", f"br{j}")
+            self.ip("link", "set", f"br{j}", "up")
+
+    def ip(self, *arguments: str) -> None:
+        run("ip", "-n", self.name, *arguments)
+
+    def add_tap(self, name: str) -> None:
+        self.ip("tuntap", "add", name, "mode", "tap", "vnet_hdr")
+        self.ip("link", "set", name, "up")
+
+    def join(self, tap: str, nic: int) -> None:
+        self.ip("link", "set", tap, "master", f"br{nic}")
+
+    def connect(self, address: str, port: int, *, deadline_s: float = 5.0) -> socket.socket:
+        """A TCP connection made inside the namespace; call it in a thread."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        there = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
+        try:
+            if libc.setns(there, _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+            try:
+                sock = socket.create_connection((address, port), timeout=deadline_s)
+            finally:
+                libc.setns(own, _CLONE_NEWNET)
+        finally:
+            os.close(own)
+            os.close(there)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setblocking(False)
+        return sock
+
+    def remove(self) -> None:
+        subprocess.run(["ip", "netns", "delete", self.name], capture_output=True, timeout=20, check=False)
+
+
+@dataclass
+class Copy:
+    """One QEMU of the pair."""
+
+    name: str
+    folder: Path
+    taps: tuple[str, ...]
+    disks: DiskSet
+    process: asyncio.subprocess.Process
+    pid: int
+    qmp: QmpSession
+    was_promoted: bool = False
+    meter: CheckpointMeter = field(default_factory=CheckpointMeter)
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def serial(self) -> str:
+        return (self.folder / "serial.log").read_text(errors="replace")
+
+
+class Pair:
+    """The bench: start copies, protect, lose one, and so on. `close` removes all of it."""
+
+    def __init__(self, *, disks: int = 1, nics: int = 1, memory_bytes: int = 256 * MIB, **spec: Any) -> None:
+        self.disks, self.nics, self.memory_bytes, self.spec_changes = disks, nics, memory_bytes, spec
+        self.uid = "6f1f2a8e-5a5c-4a39-9d5e-0c6f1e0f7a01"
+        self.epoch = 0
+        self.slot = 0
+        self.copies: list[Copy] = []
+        self.folder = Path(tempfile.mkdtemp(prefix="vdct-"))
+        self.namespace = Namespace(nics)
+        self._count = itertools.count(1)
+
+    async def __aenter__(self) -> Pair:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        for copy in self.copies:
+            copy.signal(signal.SIGKILL)
+            await copy.qmp.close()
+            await copy.process.wait()
+        self.namespace.remove()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # -- copies
+
+    async def start_primary(self) -> Copy:
+        return await self._start("primary")
+
+    async def start_secondary(self) -> Copy:
+        return await self._start("secondary")
+
+    async def _start(self, role: str) -> Copy:
+        number = next(self._count)
+        name = f"q{number}"
+        folder = self.folder / name
+        folder.mkdir()
+        disks = DiskSet(QemuImg(RUNTIME, folder, MINI))
+        record = await self._make_disks(disks, role)
+        taps = tuple(f"t{number}n{j}" for j in range(self.nics))
+        for j, tap in enumerate(taps):
+            self.namespace.add_tap(tap)
+            if role == "primary":
+                self.namespace.join(tap, j)
+        spec = self.machine(taps, disk_specs(record, self.disks))
+        command = argv.primary_argv(spec) if role == "primary" else argv.secondary_argv(spec)
+        copy = await self._spawn(name, folder, command, taps, disks)
+        copy.qmp.add_listener(copy.meter.on_event)
+        self.copies.append(copy)
+        return copy
+
+    async def _make_disks(self, disks: DiskSet, role: str) -> Any:
+        if role == "primary":
+            sources = [DiskSource(None, "disk.qcow2")]
+            sources += [DiskSource(64 * MIB) for _ in range(1, self.disks)]
+            return await disks.create_primary(self.uid, 1, sources[: self.disks])
+        first = self.copies[0].disks
+        return await disks.create_secondary(self.uid, self.epoch + 1, await first.virtual_sizes())
+
+    def machine(self, taps: tuple[str, ...], disks: tuple[Any, ...]) -> MachineSpec:
+        image = json.loads((MINI / "image.json").read_text())
+        cmdline = f"{image['cmdline']} vdc.ip={GUEST_ADDRESS}/24 vdc.hostname=bench"
+        boot = KernelBoot(f"{IMAGE_DIR}/{image['kernel']}", f"{IMAGE_DIR}/{image['initrd']}", cmdline)
+        nics = tuple(NicSpec(tap, f"52:54:00:99:00:{j:02x}") for j, tap in enumerate(taps))
+        spec = MachineSpec("bench", self.uid, 1, self.memory_bytes, boot, disks=disks, nics=nics)
+        return replace(spec, **self.spec_changes)
+
+    async def _spawn(
+        self, name: str, folder: Path, command: list[str], taps: tuple[str, ...], disks: DiskSet
+    ) -> Copy:
+        reader, writer = os.pipe()
+        full = sandboxed(command, runtime_root=RUNTIME, vm_dir=folder, image_dir=MINI, status_fd=writer)
+        with (folder / "qemu.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                "ip", "netns", "exec", self.namespace.name, *full,
+                pass_fds=(writer,), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        os.close(writer)
+        try:
+            pid = json.loads(await asyncio.to_thread(_first_line, reader))["child-pid"]
+        finally:
+            os.close(reader)
+        qmp = await self._connect(folder, name, process)
+        return Copy(name, folder, taps, disks, process, pid, qmp)
+
+    async def _connect(self, folder: Path, name: str, process: asyncio.subprocess.Process) -> QmpSession:
+        limit = time.monotonic() + 15
+        while not (folder / "qmp.sock").exists():
+            if process.returncode is not None or time.monotonic() > limit:
+                raise RuntimeError(f"QEMU did not start: {(folder / 'qemu.log').read_text()}")
+            await asyncio.sleep(0.02)
+        return await QmpSession.connect(folder / "qmp.sock", name=name)
+
+    # -- lockstep
+
+    def plan(self, prime: Copy, **changes: Any) -> LockstepPlan:
+        ports = LockstepPorts.for_slot(self.slot, self.epoch)
+        plan = LockstepPlan(
+            self.epoch, self.disks, self.nics, LOCAL, LOCAL, ports, insert_behind_rewriter=prime.was_promoted
+        )
+        return replace(plan, **changes)
+
+    async def protect(
+        self,
+        prime: Copy,
+        second: Copy,
+        *,
+        deadline_s: float = 60,
+        progress: Callable[[float], None] = lambda _: None,
+        **changes: Any,
+    ) -> tuple[LockstepPlan, primary.EntryReport]:
+        self.epoch += 1
+        plan = self.plan(prime, **changes)
+        prime.meter.restart(time.monotonic())
+        await primary.open_channels(prime.qmp, plan)
+        await secondary.prepare(second.qmp, plan)
+        report = await primary.enter(prime.qmp, plan, progress=progress, deadline_s=deadline_s)
+        return plan, report
+
+    async def in_sync(self, prime: Copy, second: Copy, *, checkpoints: int = 3) -> None:
+        await wait_for(lambda: prime.meter.count >= checkpoints, "checkpoints", 15)
+        await second.disks.in_sync(self.disks)
+
+    async def kill(self, copy: Copy) -> None:
+        copy.signal(signal.SIGKILL)
+        await copy.qmp.close()
+        await copy.process.wait()
+        self.copies.remove(copy)
+        for tap in copy.taps:
+            self.namespace.ip("link", "delete", tap)
+
+    async def take_over(self, second: Copy, plan: LockstepPlan, *, planned: bool = False) -> dict[str, float]:
+        """Promote; the taps join the bridges at the same time, as the agent does it."""
+        self.epoch += 1
+        await second.disks.promoted(self.epoch, self.disks)
+        joining = asyncio.to_thread(lambda: [self.namespace.join(tap, j) for j, tap in enumerate(second.taps)])
+        figures, _ = await asyncio.gather(secondary.promote(second.qmp, plan, planned=planned), joining)
+        await secondary.announce(second.qmp)
+        second.was_promoted = True
+        return figures
+
+    async def settle(self, second: Copy, plan: LockstepPlan) -> None:
+        await secondary.settle(second.qmp, plan)
+        await second.disks.settled()
+        assert not (second.folder / names(0).active).exists()
+
+    async def guest_is_up(self, *, deadline_s: float = 60) -> None:
+        """Wait until the guest answers at port 7."""
+        limit = time.monotonic() + deadline_s
+        while True:
+            try:
+                await asyncio.to_thread(lambda: self.namespace.connect(GUEST_ADDRESS, 7, deadline_s=1).close())
+                return
+            except OSError:
+                if time.monotonic() > limit:
+                    raise
+                await asyncio.sleep(0.2)
+
+    async def open(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        sock = await asyncio.to_thread(self.namespace.connect, GUEST_ADDRESS, port)
+        return await asyncio.open_connection(sock=sock)
+
+
+class Talker:
+    """One TCP session to port 7000 for as long as it runs: the guest numbers its answers."""
+
+    def __init__(self, pair: Pair, interval_s: float = 0.02) -> None:
+        self._pair, self._interval_s = pair, interval_s
+        self.answers = 0
+        self.latencies_ms: list[float] = []
+        self.last_at = time.monotonic()
+        self.failure = ""
+
+    async def run(self) -> None:
+        reader, writer = await self._pair.open(7000)
+        try:
+            for number in itertools.count(1):
+                sent = time.monotonic()
+                writer.write(f"line {number}\n".encode())
+                reply = (await reader.readline()).decode().split()
+                if not reply or int(reply[0]) != number or reply[-1] != str(number):
+                    self.failure = f"answer {number} was {reply}"
+                    return
+                self.last_at = time.monotonic()
+                self.latencies_ms.append((self.last_at - sent) * 1000)
+                self.answers = number
+                await asyncio.sleep(self._interval_s)
+        except OSError as error:
+            self.failure = f"the session broke: {error}"
+        finally:
+            writer.close()
+
+
+class Echo:
+    """One TCP session to port 7; both copies of the guest answer alike, so nothing forces a checkpoint."""
+
+    def __init__(self, pair: Pair, interval_s: float = 0.005) -> None:
+        self._pair, self._interval_s = pair, interval_s
+        self.answers = 0
+        self.failure = ""
+
+    async def run(self) -> None:
+        reader, writer = await self._pair.open(7)
+        try:
+            for number in itertools.count(1):
+                writer.write(f"{number}\n".encode())
+                if (reply := await reader.readline()) != f"{number}\n".encode():
+                    self.failure = f"{number} came back as {reply!r}"
+                    return
+                self.answers = number
+                await asyncio.sleep(self._interval_s)
+        except OSError as error:
+            self.failure = f"the session broke: {error}"
+        finally:
+            writer.close()
+
+
+class Store:
+    """Durable writes over one TCP session to port 7001; `audit` looks for everything that was acknowledged."""
+
+    def __init__(self, pair: Pair, interval_s: float = 0.02) -> None:
+        self._pair, self._interval_s = pair, interval_s
+        self.acknowledged: dict[int, str] = {}
+        self.failure = ""
+
+    async def run(self) -> None:
+        reader, writer = await self._pair.open(7001)
+        try:
+            for number in itertools.count(1):
+                text = secrets.token_hex(64)
+                writer.write(f"PUT {number} {text}\n".encode())
+                reply = (await reader.readline()).decode().strip()
+                if reply != f"OK {number}":
+                    self.failure = f"PUT {number} was answered {reply!r}"
+                    return
+                self.acknowledged[number] = text
+                await asyncio.sleep(self._interval_s)
+        except OSError as error:
+            self.failure = f"the session broke: {error}"
+        finally:
+            writer.close()
+
+    async def audit(self) -> list[int]:
+        """Numbers that were acknowledged and are not there as they were written."""
+        reader, writer = await self._pair.open(7001)
+        lost = []
+        for number, text in list(self.acknowledged.items()):
+            writer.write(f"GET {number}\n".encode())
+            if (await reader.readline()).decode().strip() != f"VALUE {number} {text}":
+                lost.append(number)
+        writer.close()
+        return lost
+
+
+@contextlib.asynccontextmanager
+async def running(*clients: Talker | Echo | Store) -> AsyncIterator[None]:
+    """The clients run for the time of the block."""
+    tasks = [asyncio.create_task(client.run()) for client in clients]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def load(pair: Pair) -> AsyncIterator[tuple[Talker, Store]]:
+    """A talker and a store for the time of the block."""
+    talker, store = Talker(pair), Store(pair)
+    async with running(talker, store):
+        yield talker, store
+
+
+def _first_line(descriptor: int) -> bytes:
+    """bwrap writes its status in pieces."""
+    line = b""
+    while not line.endswith(b"}\n") and (more := os.read(descriptor, 4096)):
+        line += more
+    return line
+
+
+async def wait_for(condition: Callable[[], bool], what: str, deadline_s: float) -> None:
+    """Poll a condition of the world outside."""
+    limit = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > limit:
+            raise TimeoutError(f"{what} not within {deadline_s} s")
+        await asyncio.sleep(0.02)

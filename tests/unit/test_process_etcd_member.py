@@ -1,0 +1,107 @@
+"""The embedded etcd member: its command line (golden), its log, and its timing rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hostagent.config import EmbeddedEtcd
+from hostagent.drivers.etcd.argv import client_urls, member_argv, sandboxed
+from hostagent.drivers.etcd.member import EmbeddedMember, last_complaint
+from hostagent.drivers.etcd.timing import timing_warnings
+from vdc.model.errors import RefusedError
+
+CONFIG = EmbeddedEtcd.model_validate({"members": {"b": "10.0.0.2", "a": "10.0.0.1", "c": "10.0.0.3"}})
+
+GOLDEN = """\
+etcd
+--name b
+--data-dir /state/etcd
+--listen-client-urls http://10.0.0.2:7379
+--advertise-client-urls http://10.0.0.2:7379
+--listen-peer-urls http://10.0.0.2:7380
+--initial-advertise-peer-urls http://10.0.0.2:7380
+--initial-cluster a=http://10.0.0.1:7380,b=http://10.0.0.2:7380,c=http://10.0.0.3:7380
+--initial-cluster-token vdc
+--initial-cluster-state new
+--heartbeat-interval 20
+--election-timeout 150
+--auto-compaction-mode periodic
+--auto-compaction-retention 1h
+--quota-backend-bytes 2147483648
+--snapshot-count 10000
+--log-level info"""
+
+GOLDEN_SANDBOX = """\
+bwrap
+--ro-bind /root-of-runtime /
+--dev /dev
+--proc /proc
+--tmpfs /tmp
+--bind /state/etcd /state/etcd
+--unshare-ipc
+--unshare-uts
+--
+etcd"""
+
+
+def rendered(argv: tuple[str, ...]) -> str:
+    """One option a line."""
+    return " ".join(argv).replace(" --", "\n--")
+
+
+def test_command_line() -> None:
+    assert rendered(member_argv("b", CONFIG, Path("/state/etcd"))) == GOLDEN
+
+
+def test_command_line_of_a_member_that_rejoins() -> None:
+    argv = member_argv("b", CONFIG, Path("/state/etcd"), is_rejoining=True)
+    assert rendered(argv) == GOLDEN.replace("-state new", "-state existing")
+
+
+def test_sandbox() -> None:
+    argv = sandboxed(("etcd",), Path("/root-of-runtime"), Path("/state/etcd"))
+    assert rendered(argv) == GOLDEN_SANDBOX.replace("--\netcd", "-- etcd")
+
+
+def test_the_own_member_is_asked_first() -> None:
+    assert client_urls("b", CONFIG) == tuple(f"http://10.0.0.{number}:7379" for number in (2, 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("log", "complaint"),
+    [
+        ("", ""),
+        ('{"level":"info","msg":"fine"}\n', ""),
+        (
+            '{"level":"fatal","msg":"discovery failed","error":"listen tcp: address in use"}\nnoise\n',
+            "discovery failed: listen tcp: address in use",
+        ),
+        ('{"level":"panic","msg":"corrupt"}\n{"level":"info","msg":"x"}\n', "corrupt"),
+    ],
+)
+def test_the_last_complaint_is_found(log: str, complaint: str) -> None:
+    assert last_complaint(log) == complaint
+
+
+def test_members_that_are_too_far_away_are_named() -> None:
+    assert timing_warnings(CONFIG, {"a": 1.0, "c": None}) == ()
+    assert timing_warnings(CONFIG, {"a": 16.2, "c": 15.0}) == (
+        "etcd's heartbeat of 20 ms and election timeout of 150 ms are too short for the 16.2 ms round trip "
+        "to a: use at least 17 and 162 ms",
+    )
+    assert len(timing_warnings(CONFIG, {"a": 21.0, "c": 30.0})) == 2
+
+
+def test_a_member_that_lost_its_data_is_refused(tmp_path: Path) -> None:
+    member = EmbeddedMember("b", CONFIG, state_dir=tmp_path, runtime=None)
+    member.check_data()
+    member.mark_path.write_text('{"joined": true}')
+    with pytest.raises(RefusedError, match="must not vote again"):
+        member.check_data()
+    member.mark_path.write_text("torn")
+    with pytest.raises(RefusedError):
+        member.check_data()
+    (member.data_dir / "member").mkdir(parents=True)
+    member.check_data()

@@ -1,0 +1,265 @@
+"""The typed client: one method per route of `vdc.api.routes`.
+
+Everything raises `vdc.model.errors`: what the agent answered, or `UnavailableError` (`agent-unreachable`,
+`outcome-unknown`). The command line uses it with all endpoints of a context, agents use it with the one
+endpoint of a peer and a session of their own.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aiohttp
+from pydantic import ValidationError
+
+from vdc.api import models as wire
+from vdc.api.endpoints import Endpoint
+from vdc.api.transport import BodyFactory, Call, Deadlines, Transport, make_call, parse_json
+from vdc.model.base import Record
+from vdc.model.endophyte import RunState
+from vdc.model.errors import BugError
+from vdc.model.event import Event
+from vdc.model.image import Image
+from vdc.model.manifest import EndophyteManifest
+
+R = TypeVar("R", bound=Record)
+
+BLOB_CHUNK_BYTES = 1024**2
+_SEEN_EVENTS = 4096  # that a stream of events remembers, so that a reconnect repeats none
+
+
+class ApiClient:
+    """Talks to the first agent that answers; an async context manager."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[str | Endpoint],
+        *,
+        session: aiohttp.ClientSession | None = None,
+        deadlines: Deadlines | None = None,
+    ) -> None:
+        self.transport = Transport(endpoints, session=session, deadlines=deadlines)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close what this client opened itself."""
+        await self.transport.close()
+
+    async def pinned(self) -> ApiClient:
+        """A client of the one agent that answers now: for uploads, whose parts must arrive at one host."""
+        endpoint = await self.transport.choose()
+        return ApiClient([endpoint], deadlines=self.transport.deadlines)
+
+    # Agent and cluster
+
+    async def health(self) -> wire.Acknowledged:
+        """Whether an agent is alive."""
+        return await self._get(wire.Acknowledged, "health")
+
+    async def cluster(self) -> wire.ClusterStatus:
+        """Health of the cluster as one agent sees it."""
+        return await self._get(wire.ClusterStatus, "cluster")
+
+    async def doctor(self) -> wire.DoctorReport:
+        """What the answering host can and cannot do."""
+        return await self._call(wire.DoctorReport, make_call("doctor", first_byte_s=30.0))
+
+    async def metrics(self) -> str:
+        """Figures in Prometheus' text form."""
+        return (await self.transport.request(make_call("metrics"))).decode()
+
+    async def openapi(self) -> dict[str, Any]:
+        """The contract as OpenAPI."""
+        document: dict[str, Any] = parse_json(await self.transport.request(make_call("openapi")))
+        return document
+
+    async def list_nodes(self) -> wire.NodeList:
+        """All hosts."""
+        return await self._get(wire.NodeList, "list_nodes")
+
+    async def list_networks(self) -> wire.NetworkList:
+        """All overlays."""
+        return await self._get(wire.NetworkList, "list_networks")
+
+    # Endophytes
+
+    async def list_endophytes(self) -> wire.EndophyteList:
+        """All Endophytes."""
+        return await self._get(wire.EndophyteList, "list_endophytes")
+
+    async def get_endophyte(self, name: str) -> wire.EndophyteView:
+        """One Endophyte; `NotFoundError`."""
+        return await self._get(wire.EndophyteView, "get_endophyte", name=name)
+
+    async def describe_endophyte(self, name: str) -> wire.EndophyteDescription:
+        """Everything known of one Endophyte; `NotFoundError`."""
+        return await self._get(wire.EndophyteDescription, "describe_endophyte", name=name)
+
+    async def create_endophyte(self, manifest: EndophyteManifest) -> wire.EndophyteView:
+        """Create; `ConflictError` where the name is taken, `outcome-unknown` where the answer got lost."""
+        return await self._call(
+            wire.EndophyteView, make_call("create_endophyte", json_body=manifest.to_json())
+        )
+
+    async def apply_endophyte(
+        self, manifest: EndophyteManifest, *, dry_run: bool = False
+    ) -> wire.ApplyResult:
+        """Create, or change to this manifest."""
+        call = make_call(
+            "apply_endophyte",
+            {"name": manifest.metadata.name},
+            {"dry_run": dry_run or None},
+            json_body=manifest.to_json(),
+            first_byte_s=30.0,
+        )
+        return await self._call(wire.ApplyResult, call)
+
+    async def delete_endophyte(self, name: str) -> wire.Acknowledged:
+        """Stop and remove, disks included; `NotFoundError`."""
+        call = make_call("delete_endophyte", {"name": name}, first_byte_s=30.0)
+        return await self._call(wire.Acknowledged, call)
+
+    async def run_endophyte(self, name: str, state: RunState, *, force: bool = False) -> wire.EndophyteView:
+        """Start, stop or pause."""
+        return await self._post(
+            wire.EndophyteView, "run_endophyte", name, wire.RunRequest(state=state, force=force)
+        )
+
+    async def restart_endophyte(self, name: str, *, force: bool = False) -> wire.EndophyteView:
+        """Power-cycle."""
+        return await self._post(
+            wire.EndophyteView, "restart_endophyte", name, wire.RestartRequest(force=force)
+        )
+
+    async def protect_endophyte(self, name: str, *, enabled: bool) -> wire.EndophyteView:
+        """Lockstep on or off."""
+        return await self._post(
+            wire.EndophyteView, "protect_endophyte", name, wire.ProtectionRequest(enabled=enabled)
+        )
+
+    async def promote_endophyte(
+        self, name: str, *, to: str | None = None, force: bool = False
+    ) -> wire.PromoteResult:
+        """Make the secondary the primary; `RefusedError` with the reason where that is not safe."""
+        return await self._post(
+            wire.PromoteResult, "promote_endophyte", name, wire.PromoteRequest(to=to, force=force)
+        )
+
+    async def endophyte_log(
+        self, name: str, *, lines: int | None = None, offset: int | None = None
+    ) -> wire.LogText:
+        """The last `lines` of the serial console, or all of it from the byte `offset` on."""
+        call = make_call("endophyte_log", {"name": name}, {"lines": lines, "offset": offset})
+        return await self._call(wire.LogText, call)
+
+    def endophyte_console(self, name: str) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
+        """The serial console as a websocket: binary messages, both ways."""
+        return self.transport.websocket(make_call("endophyte_console", {"name": name}))
+
+    # Streams: they go on with another agent when theirs is lost, and end with an error when none is left
+
+    async def watch_endophytes(self, name: str | None = None) -> AsyncGenerator[wire.EndophyteView, None]:
+        """Each Endophyte now and after every change; after a reconnect the present ones come again."""
+        async for line in self.transport.follow(make_call("watch_endophytes", query={"name": name})):
+            yield _parse(wire.EndophyteView, line)
+
+    async def watch_events(self, name: str | None = None) -> AsyncGenerator[Event, None]:
+        """Recent events, then each as it happens, none twice."""
+        seen: OrderedDict[str, None] = OrderedDict()
+        async for line in self.transport.follow(make_call("watch_events", query={"name": name})):
+            event = _parse(Event, line)
+            if event.id in seen:
+                continue
+            seen[event.id] = None
+            if len(seen) > _SEEN_EVENTS:
+                seen.popitem(last=False)
+            yield event
+
+    async def list_events(self, name: str | None = None, *, limit: int | None = None) -> wire.EventList:
+        """Events, oldest first."""
+        return await self._call(
+            wire.EventList, make_call("list_events", query={"name": name, "limit": limit})
+        )
+
+    # Images
+
+    async def list_images(self) -> wire.ImageList:
+        """All images."""
+        return await self._get(wire.ImageList, "list_images")
+
+    async def register_image(self, name: str, image: Image) -> wire.Acknowledged:
+        """Name an image whose blobs are on the answering host."""
+        body = wire.ImageRegistration(name=name, image=image).to_json()
+        return await self._call(wire.Acknowledged, make_call("register_image", json_body=body))
+
+    async def remove_image(self, name: str) -> wire.Acknowledged:
+        """Remove a name; the content goes with the last one."""
+        call = make_call("remove_image", query={"name": name}, first_byte_s=30.0)
+        return await self._call(wire.Acknowledged, call)
+
+    async def has_blob(self, digest: str) -> bool:
+        """Whether the answering host holds the blob."""
+        status = await self.transport.status(make_call("has_blob", {"digest": digest}))
+        if status in (200, 204, 404):
+            return status != 404
+        raise BugError(f"the agent answered HEAD of a blob with {status}", code="bad-answer")
+
+    async def read_blob(self, digest: str) -> AsyncGenerator[bytes, None]:
+        """The content of a blob in chunks; the caller checks its digest (BlobStore.write does)."""
+        call = make_call("read_blob", {"digest": digest}, first_byte_s=30.0)
+        async with self.transport.open(call) as response:
+            async for chunk in response.content.iter_chunked(BLOB_CHUNK_BYTES):
+                yield chunk
+
+    async def write_blob(self, digest: str, chunks: BodyFactory, size_bytes: int) -> wire.BlobReceipt:
+        """Upload a blob. `chunks` begins the content anew each time it is called."""
+        call = make_call(
+            "write_blob", {"digest": digest}, body=chunks, size_bytes=size_bytes, first_byte_s=120.0
+        )
+        return await self._call(wire.BlobReceipt, call)
+
+    # From agent to agent
+
+    async def peer_quiesce(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
+        """Stop the guest for a planned promotion; `FencedError` where the peer knows a newer epoch."""
+        return await self._post(wire.Acknowledged, "peer_quiesce", name, request)
+
+    async def peer_resume(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
+        """Undo a quiesce."""
+        return await self._post(wire.Acknowledged, "peer_resume", name, request)
+
+    async def _get(self, model: type[R], route: str, **path: str) -> R:
+        return await self._call(model, make_call(route, path))
+
+    async def _post(self, model: type[R], route: str, name: str, body: Record) -> R:
+        return await self._call(model, make_call(route, {"name": name}, json_body=body.to_json()))
+
+    async def _call(self, model: type[R], call: Call) -> R:
+        return _parse(model, await self.transport.request(call))
+
+
+def _parse(model: type[R], body: bytes) -> R:
+    try:
+        return model.from_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BugError(
+            f"the agent's answer is no {model.__name__}: {where}: {first['msg']}",
+            hint="are the agent and this program of the same version? vdc version shows both",
+            code="bad-answer",
+        ) from error
+
+
+__all__ = ["ApiClient", "Deadlines"]

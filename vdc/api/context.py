@@ -1,0 +1,197 @@
+"""Contexts: which cluster the command line talks to. One YAML file per user, kubectl's way.
+
+    contexts: {lab: {endpoints: ["unix:///run/..."], previous: work}}
+    current-context: lab
+
+The file is private (0600) and replaced in one rename under a lock, so that two programs that write at the
+same time lose nothing. A context remembers which one was current before it, and gives it back on removal.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from vdc.api.endpoints import parse_endpoint
+from vdc.model.base import Record
+from vdc.model.errors import InvalidError, NotFoundError
+
+ENV_FILE = "VDC_CONFIG"
+ENV_CONTEXT = "VDC_CONTEXT"
+_MAX_BYTES = 1024**2
+
+
+class Context(Record):
+    """One cluster: where its agents answer, and which context was current before this one was made so."""
+
+    endpoints: tuple[str, ...]
+    previous: str | None = None
+
+
+class Contexts(Record):
+    """The whole file."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    contexts: dict[str, Context] = Field(default_factory=dict)
+    current: str | None = Field(default=None, alias="current-context")
+
+
+def config_path() -> Path:
+    """`$VDC_CONFIG`, else `~/.config/vdc/config.yaml` (`XDG_CONFIG_HOME` honoured)."""
+    if given := os.environ.get(ENV_FILE):
+        return Path(given)
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "vdc" / "config.yaml"
+
+
+def load_contexts(path: Path | None = None) -> Contexts:
+    """Read the file (an absent one is empty); `InvalidError` (`context-invalid`) where it makes no sense."""
+    import yaml
+
+    path = path or config_path()
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise _unreadable(path, "it is larger than 1 MiB")
+        return Contexts.model_validate(yaml.safe_load(text) or {})
+    except FileNotFoundError:
+        return Contexts()
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except yaml.YAMLError as error:
+        raise _unreadable(path, " ".join(str(error).split())[:160]) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def save_contexts(contexts: Contexts, path: Path | None = None) -> None:
+    """Replace the file in one rename; mode 0600, its folder 0700 where it has to be made."""
+    import yaml
+
+    path = path or config_path()
+    text = yaml.safe_dump(contexts.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
+    with _reported(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 by contract
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def put_context(name: str, endpoints: Sequence[str], path: Path | None = None) -> Contexts:
+    """Write a context and make it the current one; writing it again keeps what it remembers."""
+    for endpoint in endpoints:
+        parse_endpoint(endpoint)
+
+    def change(file: Contexts) -> Contexts:
+        old = file.contexts.get(name)
+        previous = file.current if file.current != name else (old.previous if old else None)
+        context = Context(endpoints=tuple(endpoints), previous=previous)
+        return Contexts(contexts={**file.contexts, name: context}, current=name)
+
+    return _update(change, path)
+
+
+def use_context(name: str, path: Path | None = None) -> Contexts:
+    """Make a context the current one; `NotFoundError` (`context-not-found`)."""
+
+    def change(file: Contexts) -> Contexts:
+        find_context(file, name)
+        return Contexts(contexts=file.contexts, current=name)
+
+    return _update(change, path)
+
+
+def remove_context(name: str, path: Path | None = None) -> Contexts:
+    """Forget a context (no error where there is none); the one that was current before it comes back."""
+
+    def change(file: Contexts) -> Contexts:
+        gone = file.contexts.get(name)
+        heir = gone.previous if gone else None
+        left = {
+            key: Context(
+                endpoints=value.endpoints, previous=heir if value.previous == name else value.previous
+            )
+            for key, value in file.contexts.items()
+            if key != name
+        }
+        current = heir if file.current == name else file.current
+        return Contexts(contexts=left, current=current if current in left else None)
+
+    return _update(change, path)
+
+
+def find_context(file: Contexts, name: str) -> Context:
+    """A context by its name; `NotFoundError` (`context-not-found`)."""
+    if name in file.contexts:
+        return file.contexts[name]
+    known = ", ".join(sorted(file.contexts)) or "none"
+    raise NotFoundError(
+        f"there is no context {name!r} (known: {known})",
+        hint="choose another one with --context or VDC_CONTEXT, or run: vdc lab up",
+        code="context-not-found",
+    )
+
+
+def resolve_context(name: str | None = None, path: Path | None = None) -> tuple[str, Context]:
+    """The context to use: `name`, else `$VDC_CONTEXT`, else the file's current one; `NotFoundError`."""
+    file = load_contexts(path)
+    chosen = name or os.environ.get(ENV_CONTEXT) or file.current
+    if not chosen:
+        raise NotFoundError(
+            "no cluster is chosen",
+            hint="run vdc lab up for one on this machine, or name one with --context",
+            code="context-missing",
+        )
+    return chosen, find_context(file, chosen)
+
+
+def _update(change: Callable[[Contexts], Contexts], path: Path | None) -> Contexts:
+    path = path or config_path()
+    with _reported(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(
+            path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        contexts = change(load_contexts(path))
+        save_contexts(contexts, path)
+        return contexts
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InvalidError(
+            f"{path} cannot be written: {error.strerror}",
+            hint=f"choose another with {ENV_FILE}",
+            code="context-invalid",
+        ) from error
+
+
+def _unreadable(path: Path, reason: str) -> InvalidError:
+    return InvalidError(
+        f"{path} cannot be used: {reason}",
+        hint=f"correct or remove it, or set {ENV_FILE}",
+        code="context-invalid",
+    )

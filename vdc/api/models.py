@@ -1,0 +1,187 @@
+"""What travels over the API beside the records of vdc.model."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from vdc.model.base import Record
+from vdc.model.endophyte import EndophyteStatus, Observed, RunState
+from vdc.model.event import Event
+from vdc.model.host import NodeStatus
+from vdc.model.image import Image, ImageEntry
+from vdc.model.network import Network
+from vdc.model.pair import Pair
+
+
+class ViewMetadata(Record):
+    """Identity of an object as it is shown."""
+
+    name: str
+    uid: str
+    generation: int = 1
+    createdAt: str = ""  # noqa: N815 - the wire form follows Kubernetes
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class EndophyteView(Record):
+    """`vdc get endophyte NAME -o json`: one object, desired and observed (product.md)."""
+
+    apiVersion: str = "mycelium.network/v1"  # noqa: N815
+    kind: Literal["Endophyte"] = "Endophyte"
+    metadata: ViewMetadata
+    spec: dict[str, Any]
+    status: EndophyteStatus
+
+
+class EndophyteList(Record):
+    """`vdc get endophytes -o json`."""
+
+    items: tuple[EndophyteView, ...]
+
+
+class EndophyteDescription(Record):
+    """Everything that `vdc describe endophyte` shows."""
+
+    view: EndophyteView
+    pair: Pair | None
+    copies: tuple[Observed, ...]
+    events: tuple[Event, ...]
+    limits: tuple[str, ...] = ()  # what lockstep does not cover for this one, in sentences
+
+
+class ApplyResult(Record):
+    """What `vdc apply` did with one manifest."""
+
+    action: Literal["created", "configured", "unchanged"]
+    dry_run: bool = False
+    endophyte: EndophyteView | None = None
+
+
+class RunRequest(Record):
+    """Start, stop or pause. `force`: power off at once instead of asking the guest first."""
+
+    state: RunState
+    force: bool = False
+
+
+class RestartRequest(Record):
+    """Power-cycle the guest (`force`) or ask it to shut down first."""
+
+    force: bool = False
+
+
+class ProtectionRequest(Record):
+    """Switch lockstep on or off."""
+
+    enabled: bool
+
+
+class PromoteRequest(Record):
+    """Make the secondary the primary. `to`: the host that shall become it; `force`: without the primary's consent."""
+
+    to: str | None = None
+    force: bool = False
+
+
+class PromoteResult(Record):
+    """What a promotion did; times in milliseconds as the new primary's agent measured them."""
+
+    name: str
+    epoch: int
+    primary: str
+    previous: str
+    total_ms: float
+    sentence: str
+
+
+class PeerRequest(Record):
+    """From agent to agent about one VM; refused (FencedError) where the receiver knows a newer epoch."""
+
+    epoch: int
+    from_host: str
+
+
+class Acknowledged(Record):
+    """Done, nothing more to say."""
+
+    sentence: str = "done"
+
+
+class NodeList(Record):
+    """`vdc get nodes -o json`."""
+
+    items: tuple[NodeStatus, ...]
+
+
+class NetworkList(Record):
+    """`vdc get networks -o json`."""
+
+    items: tuple[Network, ...]
+
+
+class EventList(Record):
+    """`vdc get events -o json`, oldest first."""
+
+    items: tuple[Event, ...]
+
+
+class ImageList(Record):
+    """`vdc image ls -o json`."""
+
+    items: tuple[ImageEntry, ...]
+
+
+class ImageRegistration(Record):
+    """Names an image whose blobs have been uploaded to the receiving host."""
+
+    name: str = Field(min_length=1, max_length=512)
+    image: Image
+
+
+class BlobReceipt(Record):
+    """A blob arrived whole, with this content."""
+
+    digest: str
+    size_bytes: int
+
+
+class LogText(Record):
+    """The tail of a guest's serial console."""
+
+    name: str
+    host: str
+    text: str
+    end_offset: int = 0  # in bytes, of the end of `text` in that host's log; a follower asks for what comes after
+
+
+class Check(Record):
+    """One finding of the doctor."""
+
+    name: str
+    level: Literal["ok", "warning", "error"]
+    sentence: str
+    hint: str = ""
+
+
+class DoctorReport(Record):
+    """What one host says of itself."""
+
+    host: str
+    checks: tuple[Check, ...]
+
+
+class ClusterStatus(Record):
+    """Health of the whole."""
+
+    version: str
+    host: str
+    leader: str | None
+    store: str  # "ok" or a sentence
+    members: tuple[dict[str, Any], ...] = ()
+
+
+class Empty(Record):
+    """No body."""

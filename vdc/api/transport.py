@@ -1,0 +1,367 @@
+"""Requests to whichever agent answers: choice of the endpoint, retries, deadlines, errors, streams.
+
+An endpoint is chosen by a race: every agent is asked for its health, each a little later than the one
+before it, and the first that is well is remembered; one that answers 503 (alive, but without its store) is
+taken only when no other answers. A request that may be repeated (everything but POST) goes to another agent
+when its own does not answer in time or is itself unavailable. A POST is repeated only where it certainly
+never left this machine; where its outcome is unknown the error says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+from pydantic import ValidationError
+
+from vdc.api.endpoints import Endpoint, parse_endpoint
+from vdc.api.routes import BY_NAME, Body, Route
+from vdc.model.errors import BugError, InvalidError, Problem, UnavailableError, VdcError, error_from_problem
+
+_CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_LOST_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
+_MAX_ERROR_BYTES = 64 * 1024
+_MAX_MESSAGE_BYTES = 1024**2
+_STATUS_UNAVAILABLE = 503
+
+BodyFactory = Callable[[], AsyncIterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long the transport waits, in seconds. `stagger_s` is the head start in the race for an endpoint."""
+
+    connect_s: float = 1.0
+    health_s: float = 2.0
+    stagger_s: float = 0.15
+    read_s: float = 5.0  # first byte of an answer that another agent could give as well
+    last_s: float = 30.0  # first byte, where no other agent is left to ask, and of every POST
+    idle_s: float = 5.0  # a stream without a line for so long: is its agent still there?
+    reconnect_s: float = 0.2  # between the end of a stream and the next attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request before an endpoint is chosen."""
+
+    route: Route
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    json_body: str | None = None
+    body: BodyFactory | None = None
+    size_bytes: int | None = None
+    first_byte_s: float | None = None
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether sending it twice does the same as sending it once."""
+        return self.route.method != "POST"
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether the body is a stream of bytes, which may take any time."""
+        return self.body is not None
+
+
+def make_call(
+    route_name: str,
+    path_values: Mapping[str, str] | None = None,
+    query: Mapping[str, str | int | bool | None] | None = None,
+    **more: Any,
+) -> Call:
+    """Fill a route's path and query; values are escaped, a query value of None is left out."""
+    route = BY_NAME[route_name]
+    path = route.path
+    for key, value in (path_values or {}).items():
+        if value in ("", ".", ".."):
+            raise InvalidError(f"{value!r} is not a name", code="name-invalid")
+        path = path.replace("{" + key + "}", quote(value, safe=":"))
+    texts = {key: _query_text(value) for key, value in (query or {}).items() if value is not None}
+    return Call(route, path, texts, **more)
+
+
+def _query_text(value: str | int | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class Transport:
+    """Sends calls to one of several agents; used as an async context manager, or closed by `close`."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[str | Endpoint],
+        *,
+        session: aiohttp.ClientSession | None = None,
+        deadlines: Deadlines | None = None,
+    ) -> None:
+        self.endpoints = tuple(e if isinstance(e, Endpoint) else parse_endpoint(e) for e in endpoints)
+        self.deadlines = deadlines or Deadlines()
+        self._given_session = session
+        self._sessions: dict[tuple[str, bool], aiohttp.ClientSession] = {}
+        self._good: Endpoint | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the sessions that this object opened; a session that was passed in stays open."""
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
+
+    async def choose(self, excluded: frozenset[Endpoint] = frozenset()) -> Endpoint:
+        """The remembered endpoint, or the winner of a race; `UnavailableError` where nobody answers."""
+        if self._good is not None and self._good not in excluded:
+            return self._good
+        left = [endpoint for endpoint in self.endpoints if endpoint not in excluded]
+        if not left:
+            raise self._unreachable()
+        self._good = left[0] if len(self.endpoints) == 1 else await self._race(left)
+        return self._good
+
+    async def _race(self, candidates: Sequence[Endpoint]) -> Endpoint:
+        async def answer(place: int, endpoint: Endpoint) -> tuple[Endpoint, int]:
+            await asyncio.sleep(place * self.deadlines.stagger_s)
+            async with asyncio.timeout(self.deadlines.health_s):
+                async with self._session(endpoint).get(_health_url(endpoint)) as response:
+                    return endpoint, response.status
+
+        tasks = [
+            asyncio.create_task(answer(place, endpoint), name=f"health-{endpoint}")
+            for place, endpoint in enumerate(candidates)
+        ]
+        unwell: Endpoint | None = None
+        try:
+            for next_done in asyncio.as_completed(tasks):
+                try:
+                    endpoint, status = await next_done
+                except (*_LOST_ERRORS, OSError):
+                    continue
+                if status < 500:
+                    return endpoint
+                unwell = unwell or endpoint
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if unwell is None:
+            raise self._unreachable()
+        return unwell
+
+    async def request(self, call: Call) -> bytes:
+        """The body of a successful answer; `vdc.model.errors` otherwise."""
+        async with self.open(call) as response:
+            try:
+                return await response.read()
+            except _LOST_ERRORS as error:
+                raise self._lost(call, error) from error
+
+    async def status(self, call: Call) -> int:
+        """The status of an answer to a HEAD request, whatever it is."""
+        response = await self._send(call, check=False)
+        response.release()
+        return response.status
+
+    @asynccontextmanager
+    async def open(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A successful answer whose body has not been read."""
+        response = await self._send(call)
+        try:
+            yield response
+        finally:
+            response.close()
+
+    async def _send(self, call: Call, *, check: bool = True) -> aiohttp.ClientResponse:
+        failed: set[Endpoint] = set()
+        last_error: VdcError | None = None
+        while len(failed) < len(self.endpoints):
+            try:
+                endpoint = await self.choose(frozenset(failed))
+            except UnavailableError as error:
+                raise last_error or error from None
+            is_last = len(failed) + 1 == len(self.endpoints)
+            try:
+                response = await self._send_to(endpoint, call, is_last=is_last)
+            except _CONNECT_ERRORS:
+                last_error = None
+            except (*_LOST_ERRORS, OSError) as error:
+                last_error = self._lost(call, error)
+                if not call.may_repeat:
+                    self._good = None
+                    raise last_error from error
+            else:
+                if response.status < 400 or not check:
+                    return response
+                last_error = await read_error(response)
+                if not (response.status == _STATUS_UNAVAILABLE and call.may_repeat) or is_last:
+                    raise last_error
+            failed.add(endpoint)
+            self._good = None
+        raise last_error or self._unreachable()
+
+    async def _send_to(self, endpoint: Endpoint, call: Call, *, is_last: bool) -> aiohttp.ClientResponse:
+        patient = is_last or not call.may_repeat or call.is_blob
+        first_byte_s = call.first_byte_s or (self.deadlines.last_s if patient else self.deadlines.read_s)
+        headers: dict[str, str] = {}
+        data: Any = None
+        if call.json_body is not None:
+            headers["Content-Type"] = "application/json"
+            data = call.json_body.encode()
+        elif call.body is not None:
+            headers["Content-Type"] = "application/octet-stream"
+            data = call.body()
+            if call.size_bytes is not None:
+                headers["Content-Length"] = str(call.size_bytes)
+        # On a kept connection that the agent closed meanwhile nobody can tell whether a POST arrived.
+        request = self._session(endpoint, fresh=not call.may_repeat).request(
+            call.route.method,
+            endpoint.base_url + call.path,
+            params=call.query,
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(
+                sock_connect=self.deadlines.connect_s,
+                sock_read=None if call.route.body is Body.LINES else first_byte_s,
+            ),
+        )
+        if call.is_blob:  # sending takes as long as it takes; silence after it is bounded by sock_read
+            return await request
+        async with asyncio.timeout(self.deadlines.connect_s + first_byte_s):
+            return await request
+
+    async def follow(self, call: Call) -> AsyncIterator[bytes]:
+        """The lines of a stream, for ever: when it ends it is opened again, with another agent if need be."""
+        while True:
+            async for line in self.lines(call):
+                yield line
+            await asyncio.sleep(self.deadlines.reconnect_s)
+
+    async def lines(self, call: Call) -> AsyncIterator[bytes]:
+        """The lines of one stream until it ends or its agent turns out to be dead; empty ones are skipped."""
+        async with self.open(call) as response:
+            endpoint = await self.choose()
+            while line := await self._next_line(response, endpoint):
+                if line.strip():
+                    yield line
+
+    async def _next_line(self, response: aiohttp.ClientResponse, endpoint: Endpoint) -> bytes:
+        reader = asyncio.create_task(response.content.readline(), name="stream-line")
+        try:
+            while True:
+                done, _ = await asyncio.wait({reader}, timeout=self.deadlines.idle_s)
+                if done:
+                    return reader.result()
+                if not await self._is_alive(endpoint):
+                    return b""
+        except (*_LOST_ERRORS, OSError):
+            self.forget(endpoint)
+            return b""
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _is_alive(self, endpoint: Endpoint) -> bool:
+        try:
+            async with asyncio.timeout(self.deadlines.health_s):
+                async with self._session(endpoint).get(_health_url(endpoint)):
+                    return True
+        except (*_LOST_ERRORS, OSError):
+            self.forget(endpoint)
+            return False
+
+    def forget(self, endpoint: Endpoint | None = None) -> None:
+        """Choose anew for the next call (if `endpoint` is given: only where that was the chosen one)."""
+        if endpoint is None or self._good == endpoint:
+            self._good = None
+
+    @asynccontextmanager
+    async def websocket(self, call: Call) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A websocket; pinged, so that a dead agent ends it. Errors of the opening are those of `request`."""
+        endpoint = await self.choose()
+        try:
+            socket = await self._session(endpoint).ws_connect(
+                endpoint.base_url + call.path,
+                params=call.query,
+                heartbeat=self.deadlines.idle_s,
+                max_msg_size=_MAX_MESSAGE_BYTES,
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            await self.request(call)  # a failed handshake has no body: the plain request says what is wrong
+            raise UnavailableError(f"{endpoint} did not open the stream", code="stream-refused") from error
+        except (*_LOST_ERRORS, OSError) as error:
+            self.forget(endpoint)
+            raise self._unreachable() from error
+        async with socket:
+            yield socket
+
+    def _session(self, endpoint: Endpoint, *, fresh: bool = False) -> aiohttp.ClientSession:
+        if self._given_session is not None and not endpoint.unix_path:
+            return self._given_session
+        key = (endpoint.unix_path, fresh)
+        if key not in self._sessions:
+            path = endpoint.unix_path
+            connector: aiohttp.BaseConnector = (
+                aiohttp.UnixConnector(path=path, force_close=fresh)
+                if path
+                else aiohttp.TCPConnector(force_close=fresh)
+            )
+            self._sessions[key] = aiohttp.ClientSession(connector=connector)
+        return self._sessions[key]
+
+    def _unreachable(self) -> UnavailableError:
+        where = ", ".join(str(endpoint) for endpoint in self.endpoints) or "no endpoint is configured"
+        return UnavailableError(
+            f"no agent answers ({where})",
+            hint="start one (vdc lab up), or choose another cluster with --context",
+            code="agent-unreachable",
+        )
+
+    def _lost(self, call: Call, error: Exception) -> UnavailableError:
+        if call.may_repeat:
+            return self._unreachable()
+        return UnavailableError(
+            f"the agent did not answer ({type(error).__name__}); whether it did what was asked is unknown",
+            hint="look with vdc get before asking again",
+            code="outcome-unknown",
+        )
+
+
+def _health_url(endpoint: Endpoint) -> str:
+    return endpoint.base_url + BY_NAME["health"].path
+
+
+async def read_error(response: aiohttp.ClientResponse) -> VdcError:
+    """The error of an unsuccessful answer, from its `Problem` body where it has one."""
+    try:
+        body = await response.content.read(_MAX_ERROR_BYTES)
+        return error_from_problem(response.status, Problem.from_json(body))
+    except (ValidationError, *_LOST_ERRORS):
+        method, path = response.method, response.url.path
+        return BugError(
+            f"the agent answered {method} {path} with {response.status} {response.reason}",
+            hint="are the agent and this program of the same version? vdc version shows both",
+            code="bad-answer",
+        )
+    finally:
+        response.close()
+
+
+def parse_json(body: bytes) -> Any:
+    """The value of a JSON body; `BugError` where it is none."""
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise BugError("the agent's answer is not JSON", code="bad-answer") from error

@@ -1,0 +1,178 @@
+"""The long form of one object: sections of aligned lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from vdc.api.client import ApiClient
+from vdc.api.models import EndophyteDescription, EndophyteView
+from vdc.cli.kinds import EVENT, IMAGE, NODE, Kind
+from vdc.cli.render import print_values, values_of
+from vdc.cli.text import Column, Table, clean
+from vdc.model.endophyte import Observed
+from vdc.model.host import NodeStatus
+from vdc.model.image import ImageEntry
+from vdc.model.units import format_size
+
+Line = tuple[str, Any]
+_SHOWN_EVENTS = 20
+
+
+async def describe_endophyte(api: ApiClient, name: str, output: str | None) -> None:
+    """Print what is known of one Endophyte."""
+    description = await api.describe_endophyte(name)
+    if output:
+        print_values(values_of(description), output)
+        return
+    print("\n".join(endophyte_text(description)))
+
+
+async def describe_record(api: ApiClient, kind: Kind, name: str, output: str | None) -> None:
+    """Print one record of another kind."""
+    record = await kind.get(api, name)
+    if output:
+        print_values(values_of(record), output)
+    elif kind is NODE:
+        print("\n".join(_aligned(_node_lines(record))))
+    elif kind is IMAGE:
+        print("\n".join(_aligned(_image_lines(record))))
+    else:
+        print_values(values_of(record), "yaml")
+
+
+def endophyte_text(description: EndophyteDescription) -> Iterator[str]:
+    """The lines of `vdc describe endophyte`."""
+    view = description.view
+    yield from _aligned(_endophyte_lines(view))
+    yield ""
+    if description.copies:
+        yield "Copies:"
+        yield from _indented(Table(_copy_columns()).render(description.copies, sys.stdout))
+    else:
+        yield "Copies: none"
+    if description.pair is not None:
+        yield ""
+        yield "Pair:"
+        pair = description.pair
+        lines = [("Sync", pair.sync.value), ("Reason", pair.reason), ("Changed", pair.changed_at)]
+        yield from _indented("\n".join(_aligned(lines)))
+    if description.limits:
+        yield ""
+        yield "Limits:"
+        yield from (f"  - {clean(limit)}" for limit in description.limits)
+    yield ""
+    if description.events:
+        yield "Events:"
+        recent = description.events[-_SHOWN_EVENTS:]
+        yield from _indented(Table(EVENT.columns()).render(recent, sys.stdout))
+    else:
+        yield "Events: none"
+
+
+def _endophyte_lines(view: EndophyteView) -> list[Line]:
+    status, spec = view.status, view.spec
+    computer, resources = spec.get("virtualComputer", {}), spec.get("resources", {})
+    memory = resources.get("memory")
+    figures = status.checkpoints
+    lines: list[Line] = [
+        ("Name", view.metadata.name),
+        ("UID", view.metadata.uid),
+        ("Created", view.metadata.createdAt),
+        ("Phase", status.phase.value),
+        ("Protection", status.protection.value),
+        ("Sentence", status.sentence),
+        ("Epoch", status.epoch),
+        (
+            "Primary",
+            status.primary and f"{status.primary.host} (pid {status.primary.pid}, {status.primary.qemu})",
+        ),
+        (
+            "Secondary",
+            status.secondary
+            and f"{status.secondary.host} (pid {status.secondary.pid}, {status.secondary.qemu})",
+        ),
+        ("Spares", ", ".join(status.spares)),
+        ("Addresses", ", ".join(status.addresses)),
+        ("MAC", status.mac),
+        ("Image", spec.get("image")),
+        ("Type", computer.get("type")),
+        ("Memory sync", f"{computer.get('memorySync')}, {computer.get('dedicatedNodes')} hosts"),
+        ("CPUs", resources.get("cpus")),
+        ("Memory", format_size(memory) if isinstance(memory, int) else memory),
+        ("Firmware", spec.get("firmware")),
+        ("TPM", "yes" if spec.get("tpm") else "no"),
+    ]
+    if figures.count:
+        pauses = f"pause p50 {figures.pause_ms_p50:.1f} ms, p99 {figures.pause_ms_p99:.1f} ms"
+        lines.append(("Checkpoints", f"{figures.count}, {pauses}, last {figures.last}"))
+    lines += [(f"Annotation {key}", value) for key, value in sorted(view.metadata.annotations.items())]
+    return lines
+
+
+def _copy_columns() -> list[Column[Observed]]:
+    return [
+        Column("HOST", lambda c: c.host),
+        Column("ROLE", lambda c: c.role and c.role.value),
+        Column("STAGE", lambda c: c.stage.value),
+        Column("EPOCH", lambda c: c.epoch),
+        Column("PID", lambda c: c.pid),
+        Column("QEMU", lambda c: c.qemu),
+        Column("SENTENCE", lambda c: c.error or c.sentence),
+    ]
+
+
+def _node_lines(node: NodeStatus) -> list[Line]:
+    host = node.host
+    lines: list[Line] = [
+        ("Name", host.name),
+        ("Alive", "yes" if node.alive else "no"),
+        ("Schedulable", "yes" if host.schedulable else "no"),
+        ("Leader", "yes" if node.is_leader else "no"),
+        ("Store", node.etcd),
+        ("Endophytes", ", ".join(node.endophytes)),
+        ("CPUs", host.cpus),
+        ("Memory", f"{format_size(host.memory_bytes)}, reserved {format_size(node.memory_reserved_bytes)}"),
+        ("CPU model", host.cpu_model),
+        ("Accelerator", f"{host.accelerator.name} {host.accelerator.reason}"),
+        ("QEMU", host.qemu.version),
+        ("Lockstep", "yes" if host.qemu.lockstep else f"no: {host.qemu.reason}"),
+        ("Management", host.management_address),
+        ("Replication", host.replication_address),
+        ("Overlay", host.overlay_address),
+        ("API", host.api_url),
+        ("Agent", f"{host.agent_version}, since {host.started_at}"),
+        ("Inventory", host.inventory_source),
+        ("Labels", ", ".join(f"{key}={value}" for key, value in sorted(host.labels.items()))),
+    ]
+    return lines + [("Warning", warning) for warning in host.warnings]
+
+
+def _image_lines(entry: ImageEntry) -> list[Line]:
+    image = entry.image
+    lines: list[Line] = [
+        ("Names", ", ".join(entry.names)),
+        ("Digest", entry.digest),
+        ("Created", entry.created_at),
+        ("Hosts", ", ".join(entry.hosts)),
+        ("Kind", image.kind.value),
+        ("Arch", image.arch),
+        ("Minimum memory", format_size(image.min_memory_bytes)),
+        ("Command line", image.cmdline),
+    ]
+    if image.disk:
+        lines.append(("Disk", f"{image.disk_format}, {format_size(image.disk_virtual_bytes)} for the guest"))
+    parts = (("Disk blob", image.disk), ("Kernel blob", image.kernel), ("Initrd blob", image.initrd))
+    return lines + [(name, f"{blob.digest} ({format_size(blob.size_bytes)})") for name, blob in parts if blob]
+
+
+def _aligned(lines: list[Line]) -> Iterator[str]:
+    width = max(len(title) for title, _ in lines) + 3
+    for title, value in lines:
+        text = clean(str(value)) if value not in (None, "") else "-"
+        yield f"{title + ':':{width}}{text}"
+
+
+def _indented(text: str) -> Iterator[str]:
+    return (f"  {line}" for line in text.splitlines())

@@ -1,0 +1,137 @@
+"""The columns of each kind of record."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from vdc.api.models import Check, EndophyteView
+from vdc.cli.templates import Template
+from vdc.cli.text import Column, age
+from vdc.model.event import Event
+from vdc.model.host import NodeStatus
+from vdc.model.image import ImageEntry
+from vdc.model.network import Network
+from vdc.model.units import format_size
+
+
+def _age(since: str) -> str:
+    return age(since, datetime.now(UTC))
+
+
+def endophyte_columns() -> list[Column[EndophyteView]]:
+    """NAME PHASE PROTECTION PRIMARY SECONDARY EPOCH ADDRESS AGE, and more with `wide`."""
+    return [
+        Column("NAME", lambda v: v.metadata.name),
+        Column("PHASE", lambda v: v.status.phase.value),
+        Column("PROTECTION", lambda v: v.status.protection.value),
+        Column("PRIMARY", lambda v: v.status.primary and v.status.primary.host),
+        Column("SECONDARY", lambda v: v.status.secondary and v.status.secondary.host),
+        Column("EPOCH", lambda v: v.status.epoch),
+        Column("ADDRESS", lambda v: v.status.addresses),
+        Column("AGE", lambda v: _age(v.metadata.createdAt)),
+        Column("SPARES", lambda v: v.status.spares, wide=True),
+        Column("IMAGE", lambda v: v.spec.get("image"), wide=True),
+        Column("CHECKPOINTS", lambda v: v.status.checkpoints.count, wide=True),
+        Column("SENTENCE", lambda v: v.status.sentence, wide=True),
+    ]
+
+
+def node_columns() -> list[Column[NodeStatus]]:
+    """NAME STATUS ROLE STORE ENDOPHYTES CPUS MEMORY QEMU AGE, and more with `wide`."""
+    return [
+        Column("NAME", lambda n: n.host.name),
+        Column("STATUS", _node_state),
+        Column("ROLE", lambda n: "leader" if n.is_leader else None),
+        Column("STORE", lambda n: n.etcd),
+        Column("ENDOPHYTES", lambda n: n.endophytes),
+        Column("CPUS", lambda n: n.host.cpus),
+        Column(
+            "MEMORY", lambda n: f"{format_size(n.memory_reserved_bytes)}/{format_size(n.host.memory_bytes)}"
+        ),
+        Column("QEMU", lambda n: n.host.qemu.version),
+        Column("AGE", lambda n: _age(n.host.started_at)),
+        Column("LOCKSTEP", lambda n: "yes" if n.host.qemu.lockstep else "no", wide=True),
+        Column("ACCELERATOR", lambda n: n.host.accelerator.name, wide=True),
+        Column("MANAGEMENT", lambda n: n.host.management_address, wide=True),
+        Column("REPLICATION", lambda n: n.host.replication_address, wide=True),
+        Column("OVERLAY", lambda n: n.host.overlay_address, wide=True),
+        Column("AGENT", lambda n: n.host.agent_version, wide=True),
+    ]
+
+
+def _node_state(node: NodeStatus) -> str:
+    if not node.alive:
+        return "NotReady"
+    return "Ready" if node.host.schedulable else "Ready,unschedulable"
+
+
+def image_columns() -> list[Column[ImageEntry]]:
+    """NAME DIGEST KIND ARCH SIZE HOSTS AGE, and more with `wide`."""
+    return [
+        Column("NAME", lambda i: i.names),
+        Column("DIGEST", lambda i: i.digest.removeprefix("sha256:")[:12]),
+        Column("KIND", lambda i: i.image.kind.value),
+        Column("SIZE", lambda i: format_size(sum(blob.size_bytes for blob in i.image.blobs))),
+        Column("HOSTS", lambda i: i.hosts),
+        Column("AGE", lambda i: _age(i.created_at)),
+        Column("ARCH", lambda i: i.image.arch, wide=True),
+        Column("DISK", lambda i: format_size(i.image.disk_virtual_bytes), wide=True),
+        Column("FORMAT", lambda i: i.image.disk_format, wide=True),
+    ]
+
+
+def network_columns() -> list[Column[Network]]:
+    """NAME CIDR VNI GUESTS DOMAIN, and more with `wide`."""
+    return [
+        Column("NAME", lambda n: n.name),
+        Column("CIDR", lambda n: n.cidr),
+        Column("VNI", lambda n: n.vni),
+        Column("GUESTS", lambda n: f"{n.guest_first}-{n.guest_last}"),
+        Column("DOMAIN", lambda n: n.domain),
+        Column("MTU", lambda n: n.mtu, wide=True),
+        Column("EXTERNAL", lambda n: n.external_vteps, wide=True),
+    ]
+
+
+def event_columns() -> list[Column[Event]]:
+    """TIME SEVERITY OBJECT HOST EPOCH CODE SENTENCE, and more with `wide`."""
+    return [
+        Column("TIME", lambda e: _clock(e.at)),
+        Column("SEVERITY", lambda e: e.severity.value),
+        Column("OBJECT", lambda e: f"{e.kind}/{e.name}"),
+        Column("HOST", lambda e: e.host),
+        Column("EPOCH", lambda e: e.epoch or None),
+        Column("CODE", lambda e: e.code),
+        Column("SENTENCE", lambda e: e.sentence),
+        Column("FIGURES", lambda e: [f"{key}={value:g}" for key, value in e.figures.items()], wide=True),
+    ]
+
+
+def _clock(at: str) -> str:
+    """The time of day with milliseconds, UTC; the whole text where it is no RFC 3339 time."""
+    try:
+        return datetime.fromisoformat(at).astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
+    except ValueError:
+        return at
+
+
+def template_columns() -> list[Column[Template]]:
+    """NAME IMAGE CPUS MEMORY DESCRIPTION."""
+    return [
+        Column("NAME", lambda t: t.name),
+        Column("IMAGE", lambda t: t.manifest.spec.image),
+        Column("CPUS", lambda t: t.manifest.spec.resources.cpus),
+        Column("MEMORY", lambda t: format_size(t.manifest.spec.resources.memory)),
+        Column("FIRMWARE", lambda t: t.manifest.spec.firmware.value, wide=True),
+        Column("DESCRIPTION", lambda t: t.description),
+    ]
+
+
+def check_columns() -> list[Column[tuple[str, Check]]]:
+    """HOST CHECK LEVEL SENTENCE of the doctor."""
+    return [
+        Column("HOST", lambda row: row[0]),
+        Column("CHECK", lambda row: row[1].name),
+        Column("LEVEL", lambda row: row[1].level),
+        Column("SENTENCE", lambda row: row[1].sentence),
+    ]

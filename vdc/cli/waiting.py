@@ -1,0 +1,133 @@
+"""Waiting until an Endophyte is what was asked for; on time-out the error says what is missing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+
+from vdc.api.client import ApiClient
+from vdc.api.models import EndophyteView
+from vdc.cli.progress import StatusLine
+from vdc.model.endophyte import Phase, Protection
+from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
+from vdc.model.manifest import EndophyteSpec
+
+_RETRY_S = 0.5
+_POLL_S = 0.3
+_RECHECK_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is waited for: words for a sentence, and how to recognise it."""
+
+    words: str
+    is_reached: Callable[[EndophyteView], bool]
+    is_failure: Callable[[EndophyteView], bool] = lambda view: view.status.phase is Phase.FAILED
+
+
+RUNNING = Goal("running", lambda view: view.status.phase is Phase.RUNNING)
+PAUSED = Goal("paused", lambda view: view.status.phase is Phase.PAUSED)
+STOPPED = Goal("stopped", lambda view: view.status.phase is Phase.STOPPED, lambda _: False)
+LOCKSTEP = Goal(
+    "running in lockstep",
+    lambda view: view.status.phase is Phase.RUNNING and view.status.protection is Protection.LOCKSTEP,
+)
+UNPROTECTED = Goal("unprotected", lambda view: view.status.protection is Protection.NONE)
+
+
+def goal_of(spec: EndophyteSpec) -> Goal:
+    """What `create --wait` and `apply --wait` wait for: running, and in lockstep where that is asked for."""
+    protected = spec.wants_protection and spec.virtual_computer.dedicated_nodes > 1
+    return LOCKSTEP if protected else RUNNING
+
+
+async def wait_for(
+    api: ApiClient, name: str, goal: Goal, timeout_s: float, line: StatusLine | None = None
+) -> EndophyteView:
+    """Follow the Endophyte until the goal is reached.
+
+    An agent that is lost meanwhile is no reason to stop waiting. Raises `UnavailableError` (`wait-timeout`),
+    `RefusedError` (`endophyte-failed`), `NotFoundError`.
+    """
+    follower = _Follower(api, name, goal, line)
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not (follower.last and goal.is_reached(follower.last)):
+                try:
+                    await follower.follow()
+                except UnavailableError:
+                    await asyncio.sleep(_RETRY_S)
+    except TimeoutError:
+        raise _too_late(name, goal, timeout_s, follower.last) from None
+    return follower.last
+
+
+class _Follower:
+    """What is known of one Endophyte while it is waited for."""
+
+    def __init__(self, api: ApiClient, name: str, goal: Goal, line: StatusLine | None) -> None:
+        self._api, self._name, self._goal, self._line = api, name, goal, line
+        self.last: EndophyteView | None = None
+
+    async def follow(self) -> None:
+        """Ask, then read the stream until the goal, or for a while: no stream tells of a deletion."""
+        if self._is_reached(await self._api.get_endophyte(self._name)):
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RECHECK_S), aclosing(self._api.watch_endophytes(self._name)) as views:
+                async for view in views:
+                    if self._is_reached(view):
+                        return
+
+    def _is_reached(self, view: EndophyteView) -> bool:
+        self.last = view
+        if self._line:
+            self._line.show(f"{self._name}: {_state(view)}")
+        if self._goal.is_failure(view):
+            raise _failed(view)
+        return self._goal.is_reached(view)
+
+
+async def wait_gone(api: ApiClient, name: str, uid: str, timeout_s: float) -> None:
+    """Wait until this Endophyte (not another one of its name) does not exist any more."""
+    view: EndophyteView | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    view = await api.get_endophyte(name)
+                except NotFoundError:
+                    return
+                except UnavailableError:
+                    view = None
+                if view is not None and view.metadata.uid != uid:
+                    return
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        gone = Goal("gone", lambda _: False)
+        raise _too_late(name, gone, timeout_s, view) from None
+
+
+def _state(view: EndophyteView) -> str:
+    return view.status.sentence or f"{view.status.phase.value}, protection {view.status.protection.value}"
+
+
+def _failed(view: EndophyteView) -> RefusedError:
+    name = view.metadata.name
+    return RefusedError(
+        f"endophyte {name} failed: {_state(view)}",
+        hint=f"vdc describe endophyte {name}",
+        code="endophyte-failed",
+    )
+
+
+def _too_late(name: str, goal: Goal, timeout_s: float, last: EndophyteView | None) -> UnavailableError:
+    missing = _state(last) if last else "no agent answers"
+    return UnavailableError(
+        f"endophyte {name} is not {goal.words} after {timeout_s:g} s: {missing}",
+        hint=f"it goes on by itself; look with: vdc describe endophyte {name}",
+        code="wait-timeout",
+    )

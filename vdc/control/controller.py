@@ -1,0 +1,236 @@
+"""The leader's reconcile loop: places Endophytes, gives them secondaries and spares, removes what was deleted.
+
+Level-triggered: each pass looks at everything in the mirror and does what is missing; nothing is remembered
+between passes but the back-off of hosts that just failed as a secondary. Each change is a transaction with
+compares on what the pass looked at, so a pass on stale data changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from vdc.control.clock import Clock
+from vdc.control.events import EventLog, trim_events
+from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
+from vdc.model.errors import RefusedError, UnavailableError
+from vdc.model.event import Severity
+from vdc.model.host import Host
+from vdc.model.pair import Pair
+from vdc.protection.arbitration import add_secondary, new_pair, with_spares
+from vdc.protection.invariants import check_transition
+from vdc.protection.placement import Occupancy, choose_primary, choose_secondary, choose_spares
+from vdc.store import keys
+from vdc.store.mirror import Mirror, Versioned
+from vdc.store.protocol import Delete, Put, StateStore, Unchanged
+
+PASS_EVERY_S = 1.0
+TRIM_EVERY_PASSES = 300
+MAX_BACKOFF_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """A host that failed as the secondary of one Endophyte: left alone until `until_s`."""
+
+    until_s: float
+    duration_s: float
+
+
+class Controller:
+    """One leader's term."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        mirror: Mirror,
+        events: EventLog,
+        clock: Clock,
+        *,
+        backoff_s: float,
+        report: Callable[[str], None],
+        keep_arbiter_away: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._events = events
+        self._clock = clock
+        self._backoff_s = backoff_s
+        self._report = report
+        self._keep_arbiter_away = keep_arbiter_away
+        self._backoffs: dict[tuple[str, str], Backoff] = {}
+        self._last_pairs: dict[str, Pair] = {}
+        self._said: dict[str, str] = {}
+
+    async def run(self) -> None:
+        """Pass after each change and once a second; ends only by cancellation or loss of the store."""
+        wake = asyncio.Event()
+        unsubscribe = self._mirror.subscribe(lambda key: wake.set() if _matters(key) else None)
+        try:
+            passes = 0
+            while True:
+                wake.clear()
+                await self.reconcile()
+                passes += 1
+                if passes % TRIM_EVERY_PASSES == 0:
+                    await trim_events(self._store)
+                try:
+                    await asyncio.wait_for(wake.wait(), PASS_EVERY_S)
+                except TimeoutError:
+                    if self._keep_arbiter_away is not None:
+                        await self._keep_arbiter_away()
+        finally:
+            unsubscribe()
+
+    async def reconcile(self) -> None:
+        """One pass over everything. A fault with one Endophyte does not keep the others from their turn."""
+        for name in sorted(set(self._mirror.endophytes) | set(self._mirror.pairs)):
+            try:
+                await self._reconcile_one(name)
+            except UnavailableError:
+                raise
+            except RefusedError as refusal:
+                await self._say_once(name, refusal.code, str(refusal))
+
+    async def _reconcile_one(self, name: str) -> None:
+        found, pair = self._mirror.endophytes.get(name), self._mirror.pairs.get(name)
+        if pair is not None:
+            self._note_failures(pair.value)
+        if found is None:
+            return
+        endophyte = found.value
+        if endophyte.deleting:
+            await self._finish_deletion(found, pair)
+        elif pair is None:
+            await self._place(found)
+        elif endophyte.wants_protection and pair.value.secondary is None:
+            await self._protect(endophyte, pair)
+        elif endophyte.wants_protection:
+            await self._keep_spares(endophyte, pair)
+
+    # ---- the four things that it does
+
+    async def _place(self, found: Versioned[Endophyte]) -> None:
+        endophyte = found.value
+        primary = choose_primary(endophyte, self._alive_hosts(), self._occupancy(endophyte.name))
+        used = {pair.value.slot for pair in self._mirror.pairs.values()}
+        slot = next(number for number in range(2700) if number not in used)
+        first = new_pair(endophyte.name, endophyte.uid, primary, (), slot, request_id=_request(), now=self._clock.wall())
+        spares = choose_spares(endophyte, first, self._alive_hosts(), self._occupancy(endophyte.name))
+        pair = with_spares(first, spares, request_id=first.request_id, now=first.changed_at)
+        check_transition(None, pair)
+        result = await self._store.commit(
+            [
+                Unchanged(keys.endophyte(endophyte.name), found.revision),
+                Unchanged(keys.pair(endophyte.name), 0),
+                Unchanged(keys.slot(slot), 0),
+            ],
+            [Put(keys.pair(endophyte.name), pair.to_json()), Put(keys.slot(slot), endophyte.uid)],
+        )
+        if result.succeeded:
+            self._said.pop(endophyte.name, None)
+            await self._log(endophyte.name, "placed", f"placed on {primary}", pair.epoch)
+
+    async def _protect(self, endophyte: Endophyte, pair: Versioned[Pair]) -> None:
+        primary = self._mirror.observed(endophyte.name, pair.value.primary)
+        runs = (
+            primary is not None
+            and primary.uid == endophyte.uid
+            and primary.role is CopyRole.PRIMARY
+            and primary.stage is CopyStage.RUNNING
+            and primary.epoch == pair.value.epoch
+        )
+        if not runs:
+            return
+        secondary = choose_secondary(
+            endophyte, pair.value, self._alive_hosts(), self._occupancy(endophyte.name),
+            avoid=self._backing_off(endophyte.name),
+        )  # fmt: skip
+        after = add_secondary(pair.value, secondary, request_id=_request(), now=self._clock.wall())
+        if await self._swap(pair, after):
+            self._said.pop(endophyte.name, None)
+            await self._log(endophyte.name, "protecting", f"protecting on {secondary}", after.epoch)
+
+    async def _keep_spares(self, endophyte: Endophyte, pair: Versioned[Pair]) -> None:
+        spares = choose_spares(endophyte, pair.value, self._alive_hosts(), self._occupancy(endophyte.name))
+        if set(spares) != set(pair.value.spares):
+            await self._swap(pair, with_spares(pair.value, spares, request_id=_request(), now=self._clock.wall()))
+
+    async def _finish_deletion(self, found: Versioned[Endophyte], pair: Versioned[Pair] | None) -> None:
+        endophyte = found.value
+        name = endophyte.name
+        copies = [copy for copy in self._mirror.copies(name) if copy.uid == endophyte.uid]
+        if pair is not None:
+            primary = self._mirror.observed(name, pair.value.primary)
+            if primary is None or primary.stage is not CopyStage.ABSENT or primary.error:
+                return
+        if any(copy.stage is not CopyStage.ABSENT and copy.host in self._mirror.alive for copy in copies):
+            return
+        removed = [
+            Delete(keys.endophyte(name)),
+            Delete(keys.pair(name)),
+            Delete(keys.observed(name, ""), is_prefix=True),
+            *(Delete(keys.address(nic.network, nic.address)) for nic in endophyte.nics),
+            *(Delete(keys.mac(nic.mac)) for nic in endophyte.nics),
+        ]
+        compares = [Unchanged(keys.endophyte(name), found.revision)]
+        if pair is not None:
+            removed.append(Delete(keys.slot(pair.value.slot)))
+        compares.append(Unchanged(keys.pair(name), pair.revision if pair else 0))
+        if (await self._store.commit(compares, removed)).succeeded:
+            await self._log(name, "deleted", "deleted with its disks", 0)
+
+    # ---- helpers
+
+    def _note_failures(self, pair: Pair) -> None:
+        """Start a back-off where the primary went on without a secondary that was still wanted."""
+        before = self._last_pairs.get(pair.name)
+        self._last_pairs[pair.name] = pair
+        if before is None or before.epoch == pair.epoch or before.secondary is None:
+            return
+        endophyte = self._mirror.endophyte(pair.name)
+        kept_primary = pair.primary == before.primary and pair.secondary is None
+        if kept_primary and endophyte is not None and endophyte.wants_protection:
+            last = self._backoffs.get((pair.name, before.secondary))
+            duration = min(MAX_BACKOFF_S, last.duration_s * 2) if last else self._backoff_s
+            until = self._clock.boottime_s() + duration
+            self._backoffs[pair.name, before.secondary] = Backoff(until, duration)
+
+    def _backing_off(self, name: str) -> frozenset[str]:
+        now = self._clock.boottime_s()
+        return frozenset(
+            host for (owner, host), backoff in self._backoffs.items() if owner == name and backoff.until_s > now
+        )
+
+    def _alive_hosts(self) -> list[Host]:
+        return [found.value for name, found in self._mirror.hosts.items() if name in self._mirror.alive]
+
+    def _occupancy(self, without: str) -> Occupancy:
+        endophytes = {name: found.value for name, found in self._mirror.endophytes.items()}
+        return Occupancy.of((found.value for found in self._mirror.pairs.values()), endophytes, without=without)
+
+    async def _swap(self, before: Versioned[Pair], after: Pair) -> bool:
+        check_transition(before.value, after)
+        key = keys.pair(after.name)
+        return (await self._store.commit([Unchanged(key, before.revision)], [Put(key, after.to_json())])).succeeded
+
+    async def _say_once(self, name: str, code: str, sentence: str) -> None:
+        if self._said.get(name) != sentence:
+            self._said[name] = sentence
+            await self._log(name, code, sentence, 0, Severity.WARNING)
+
+    async def _log(
+        self, name: str, code: str, sentence: str, epoch: int, severity: Severity = Severity.NORMAL
+    ) -> None:
+        self._report(f"{name}: {sentence}")
+        await self._events.append(self._events.make(name, code, sentence, epoch=epoch, severity=severity))
+
+
+def _matters(key: str) -> bool:
+    return not key.startswith((keys.EVENTS, keys.LEADER))
+
+
+def _request() -> str:
+    return uuid.uuid4().hex

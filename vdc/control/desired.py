@@ -1,0 +1,246 @@
+"""Changing what users want: create, apply, run, protect, delete. Every change is one transaction or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from pydantic import ValidationError
+
+from vdc.control.allot import allot_nics
+from vdc.control.clock import Clock
+from vdc.model.endophyte import Endophyte, RunState
+from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
+from vdc.model.ids import new_uid
+from vdc.model.image import ImageEntry
+from vdc.model.manifest import ComputerType, EndophyteManifest
+from vdc.model.units import format_size
+from vdc.protection.placement import Occupancy, choose_primary
+from vdc.store import keys
+from vdc.store.mirror import Mirror
+from vdc.store.protocol import Put, StateStore, Unchanged
+
+ATTEMPTS = 8
+_CHANGEABLE_ANY_TIME = {"virtual_computer", "protection", "placement"}
+
+Action = Literal["created", "configured", "unchanged"]
+
+
+class DesiredState:
+    """The users' side of the store. `canonical` turns an image reference into its full form."""
+
+    def __init__(self, store: StateStore, mirror: Mirror, clock: Clock, canonical: Callable[[str], str]) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._clock = clock
+        self._canonical = canonical
+
+    async def create(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> Endophyte:
+        """Store a new Endophyte. Raises ConflictError (`name-taken`), or why it could never run; then nothing is kept."""
+        name = manifest.metadata.name
+        for _ in range(ATTEMPTS):
+            present = await self._read(name)
+            if present is not None:
+                raise _name_taken(present[0])
+            endophyte, compares, puts = await self._admit(manifest)
+            if dry_run:
+                return endophyte
+            result = await self._store.commit(compares, puts)
+            if result.succeeded:
+                return endophyte
+        raise UnavailableError(f"{name} could not be stored: others kept changing the same records", code="contention")
+
+    async def apply(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> tuple[Action, Endophyte]:
+        """Create, or change the present one to this manifest. RefusedError (`immutable-field`) names what cannot."""
+        name = manifest.metadata.name
+        if await self._read(name) is None:
+            return "created", await self.create(manifest, dry_run=dry_run)
+
+        def change(present: Endophyte) -> Endophyte:
+            if present.manifest == manifest:
+                return present
+            _check_changeable(present.manifest, manifest)
+            return present.with_(manifest=manifest, generation=present.generation + 1)
+
+        if dry_run:
+            found = await self._read(name)
+            before = found[0] if found else None
+            after = change(_alive_or_refuse(name, before))
+            return ("unchanged" if after == before else "configured"), after
+        before_generation = _alive_or_refuse(name, self._mirror.endophyte(name)).generation
+        after = await self.change(name, change)
+        return ("unchanged" if after.generation == before_generation else "configured"), after
+
+    async def change(self, name: str, change: Callable[[Endophyte], Endophyte]) -> Endophyte:
+        """Read, change, compare-and-swap; again when somebody else was faster. Raises NotFoundError."""
+        for _ in range(ATTEMPTS):
+            found = await self._read(name)
+            before = _alive_or_refuse(name, found[0] if found else None)
+            assert found is not None
+            after = change(before)
+            if after == before:
+                return after
+            key = keys.endophyte(name)
+            if (await self._store.commit([Unchanged(key, found[1])], [Put(key, after.to_json())])).succeeded:
+                return after
+        raise UnavailableError(f"{name} could not be changed: others kept changing it", code="contention")
+
+    async def restart(self, name: str, *, force: bool = False) -> Endophyte:
+        """Wish a power cycle; a stopped one is refused. `force` does not ask the guest."""
+
+        def raise_count(endophyte: Endophyte) -> Endophyte:
+            if endophyte.run is RunState.STOPPED:
+                raise ConflictError(f"{name} is stopped", code="stopped", hint=f"vdc start {name}")
+            return endophyte.with_(restarts=endophyte.restarts + 1, run=RunState.RUNNING, force_off=force)
+
+        return await self.change(name, raise_count)
+
+    async def set_protection(self, name: str, *, enabled: bool) -> Endophyte:
+        """Wish lockstep on or off; refused where the manifest says `memorySync: none`."""
+
+        def switch(endophyte: Endophyte) -> Endophyte:
+            if enabled and not endophyte.manifest.spec.wants_protection:
+                raise RefusedError(
+                    f"the manifest of {name} says memorySync: none",
+                    code="protection-off",
+                    hint="apply the manifest with memorySync: continuous",
+                )
+            return endophyte.with_(protect=enabled)
+
+        return await self.change(name, switch)
+
+    async def delete(self, name: str) -> Endophyte:
+        """Wish it gone; the leader removes the records when its disks are."""
+        found = await self._read(name)
+        if found is not None and found[0].deleting:
+            return found[0]
+        return await self.change(name, lambda e: e.with_(deleting=True))
+
+    # ---- helpers
+
+    async def _read(self, name: str) -> tuple[Endophyte, int] | None:
+        item = await self._store.get(keys.endophyte(name))
+        return (Endophyte.from_json(item.value), item.mod_revision) if item else None
+
+    async def _admit(self, manifest: EndophyteManifest) -> tuple[Endophyte, list[Unchanged], list[Put]]:
+        """Check that it can run and allot its addresses; the compares hold what was found free."""
+        spec = manifest.spec
+        if spec.virtual_computer.type is ComputerType.CONTAINER:
+            raise RefusedError("type: container is not supported yet", code="type-unsupported")
+        entry = self.find_image(spec.image)
+        _check_fits_image(manifest, entry)
+        self._check_ports(manifest)
+        uid = new_uid()
+        taken, taken_macs = await self._taken()
+        networks = {name: found.value for name, found in self._mirror.networks.items()}
+        nics = allot_nics(spec, uid, networks, taken, taken_macs)
+        endophyte = Endophyte(
+            manifest=manifest, uid=uid, image_digest=entry.digest, nics=nics, created_at=self._clock.wall()
+        )
+        self._check_room(endophyte)
+        reserved = [
+            *(keys.address(nic.network, nic.address) for nic in nics),
+            *(keys.mac(nic.mac) for nic in nics),
+        ]
+        main = keys.endophyte(manifest.metadata.name)
+        compares = [Unchanged(key, 0) for key in (main, *reserved)]
+        return endophyte, compares, [Put(main, endophyte.to_json()), *(Put(key, uid) for key in reserved)]
+
+    def find_image(self, reference: str) -> ImageEntry:
+        """The image behind a name. Raises NotFoundError (`image-not-found`) with how to get one."""
+        name = self._canonical(reference)
+        digest = self._mirror.image_names.get(name)
+        entry = self._mirror.images.get(digest) if digest else None
+        if entry is None:
+            raise NotFoundError(
+                f"image {name} does not exist here",
+                code="image-not-found",
+                hint=f"import it with `vdc image import FILE --name {name}`, or choose one of `vdc image ls`",
+            )
+        return entry.value
+
+    def _check_ports(self, manifest: EndophyteManifest) -> None:
+        if manifest.spec.ports:
+            raise RefusedError(
+                "ports: publishing on the hosts is not supported yet",
+                code="ports-unsupported",
+                hint="reach the guest at its overlay address (`vdc get endophytes`)",
+            )
+
+    def _check_room(self, endophyte: Endophyte) -> None:
+        alive = self._mirror.alive
+        hosts = [found.value for name, found in self._mirror.hosts.items() if name in alive]
+        pairs = [found.value for found in self._mirror.pairs.values()]
+        endophytes = {name: found.value for name, found in self._mirror.endophytes.items()}
+        choose_primary(endophyte, hosts, Occupancy.of(pairs, endophytes))
+
+    async def _taken(self) -> tuple[Mapping[str, set[str]], set[str]]:
+        taken: dict[str, set[str]] = {}
+        macs: set[str] = set()
+        for item in (await self._store.list(keys.ADDRESSES)).items:
+            network, _, address = item.key.removeprefix(keys.ADDRESSES).partition("/")
+            (macs if network == "mac" else taken.setdefault(network, set())).add(address)
+        return taken, macs
+
+
+def _name_taken(present: Endophyte) -> ConflictError:
+    if present.deleting:
+        return ConflictError(
+            f"{present.name} is still being deleted", code="being-deleted", hint="try again in a moment"
+        )
+    return ConflictError(
+        f"an Endophyte named {present.name} exists already",
+        code="name-taken",
+        hint=f"vdc describe endophyte {present.name}, or choose another name",
+    )
+
+
+def _alive_or_refuse(name: str, endophyte: Endophyte | None) -> Endophyte:
+    if endophyte is None:
+        raise NotFoundError(f"there is no Endophyte named {name}", code="not-found", hint="vdc get endophytes")
+    if endophyte.deleting:
+        raise ConflictError(f"{name} is being deleted", code="being-deleted")
+    return endophyte
+
+
+def _check_fits_image(manifest: EndophyteManifest, entry: ImageEntry) -> None:
+    memory, least = manifest.spec.resources.memory, entry.image.min_memory_bytes
+    if memory < least:
+        raise InvalidError(
+            f"image {manifest.spec.image} needs {format_size(least)} of memory, {format_size(memory)} are given",
+            code="memory-too-small",
+            hint=f"--memory {format_size(least)}",
+        )
+    for disk in manifest.spec.disks[:1] if entry.image.disk else ():
+        if disk.size is not None and disk.size < entry.image.disk_virtual_bytes:
+            raise InvalidError(
+                f"disk {disk.name} is smaller than the image ({format_size(entry.image.disk_virtual_bytes)})",
+                code="disk-too-small",
+            )
+    sizeless = [disk.name for disk in manifest.spec.disks[1 if entry.image.disk else 0 :] if disk.size is None]
+    if sizeless:
+        raise InvalidError(f"disk {sizeless[0]} has neither an image nor a size", code="disk-size-missing")
+
+
+def _check_changeable(before: EndophyteManifest, after: EndophyteManifest) -> None:
+    fields = type(before.spec).model_fields
+    changed = [name for name in fields if getattr(before.spec, name) != getattr(after.spec, name)]
+    fixed = [str(fields[name].alias or name) for name in changed if name not in _CHANGEABLE_ANY_TIME]
+    if before.spec.virtual_computer.type is not after.spec.virtual_computer.type:
+        fixed.append("virtualComputer.type")
+    if fixed:
+        raise RefusedError(
+            f"spec.{fixed[0]} of {before.metadata.name} cannot be changed after creation",
+            code="immutable-field",
+            hint=f"delete and create it anew to change {', '.join(fixed)}",
+        )
+
+
+def parse_manifest(document: object) -> EndophyteManifest:
+    """Validate a manifest from the wire; raises InvalidError (`manifest-invalid`) with the first fault's path."""
+    try:
+        return EndophyteManifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise InvalidError(f"{path}: {first['msg']}", code="manifest-invalid") from error

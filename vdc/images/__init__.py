@@ -1,0 +1,1 @@
+"""Images: names, content-addressed files on a host, inspection of what somebody wants to import."""

@@ -1,0 +1,35 @@
+"""The configuration file of each host's agent. Pure text; the agent validates it when it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vdc.lab.plan import HostPlan, LabPlan, Underlay
+
+
+def agent_config(plan: LabPlan, host: HostPlan, *, runtime: Path, memory_bytes: int) -> str:
+    """The YAML text for one host: an etcd member among all hosts, both underlays, the client as a VTEP."""
+    document: dict[str, Any] = {
+        "host": host.name,
+        "state_dir": str(host.state_dir),
+        "management": _leg(host, Underlay.MANAGEMENT),
+        "replication": _leg(host, Underlay.REPLICATION),
+        "overlay_address": str(host.overlay),
+        "network": plan.network.model_dump(mode="json"),
+        "etcd": {
+            "embedded": {
+                "members": {other.name: str(other.address(Underlay.MANAGEMENT)) for other in plan.hosts}
+            }
+        },
+        "runtime": str(runtime),
+        "memory": memory_bytes,
+        "labels": {"lab": plan.name},
+    }
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def _leg(host: HostPlan, underlay: Underlay) -> dict[str, str]:
+    return {"address": str(host.address(underlay)), "interface": underlay.interface}

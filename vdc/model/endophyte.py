@@ -1,0 +1,171 @@
+"""The desired state that is stored for an Endophyte, what each host observes of it, and the status shown."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from vdc.model.base import Record
+from vdc.model.ids import DnsLabel
+from vdc.model.manifest import EndophyteManifest
+
+
+class RunState(StrEnum):
+    """What the user wants the guest to do."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+
+class Phase(StrEnum):
+    """One word for people: where the Endophyte stands."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    PAUSED = "Paused"
+    ISOLATED = "Isolated"
+    STOPPING = "Stopping"
+    STOPPED = "Stopped"
+    FAILED = "Failed"
+    DELETING = "Deleting"
+    UNKNOWN = "Unknown"  # its host does not answer; a timeout is never evidence of death
+
+
+class Protection(StrEnum):
+    """What the pair gives at this moment."""
+
+    NONE = "none"
+    SYNCING = "syncing"
+    LOCKSTEP = "lockstep"
+    DEGRADED = "degraded"  # protection was asked for and is not there
+
+
+class Nic(Record):
+    """One NIC as it was allotted."""
+
+    network: DnsLabel
+    mac: str
+    address: str
+
+
+class Endophyte(Record):
+    """Desired state: the manifest, what the user wants done with it, and what was allotted to it for good."""
+
+    manifest: EndophyteManifest
+    uid: str
+    generation: int = 1
+    run: RunState = RunState.RUNNING
+    protect: bool = True  # `vdc unprotect` clears it; the manifest stays as the user wrote it
+    restarts: int = 0  # `vdc restart` raises it: a primary started under a smaller number is power-cycled
+    force_off: bool = False  # end the guest at once instead of asking it to shut down
+    deleting: bool = False
+    image_digest: str
+    nics: tuple[Nic, ...]
+    created_at: str
+
+    @property
+    def name(self) -> str:
+        """The Endophyte's name."""
+        return self.manifest.metadata.name
+
+    @property
+    def wants_protection(self) -> bool:
+        """Whether a secondary is wanted now."""
+        return (
+            self.protect
+            and self.manifest.spec.wants_protection
+            and self.manifest.spec.virtual_computer.dedicated_nodes > 1
+            and self.run is RunState.RUNNING
+            and not self.deleting
+        )
+
+
+class CopyRole(StrEnum):
+    """What a host's copy is, by the epoch that it acts under."""
+
+    PRIMARY = "primary"
+    SECONDARY = "secondary"
+
+
+class CopyStage(StrEnum):
+    """How far a host's copy has come; a copy that is `DEAD` left nothing running on that host."""
+
+    ABSENT = "absent"
+    PREPARING = "preparing"  # image, disks, ports and QEMU are being made
+    RUNNING = "running"  # primary, alone
+    READY = "ready"  # secondary, waits for the migration
+    ENTERING = "entering"  # disk and memory are being copied
+    CHECKPOINTING = "checkpointing"  # in lockstep, fewer than three checkpoints yet
+    LOCKSTEP = "lockstep"
+    PROMOTING = "promoting"
+    LEAVING = "leaving"  # primary, taking the lockstep parts out
+    PAUSED = "paused"
+    ISOLATED = "isolated"  # paused by the agent: neither etcd nor the other copy answers
+    DEAD = "dead"
+    FAILED = "failed"
+
+
+class CheckpointFigures(Record):
+    """Of the checkpoints since lockstep was entered; pauses as the guest felt them."""
+
+    count: int = 0
+    pause_ms_p50: float = 0.0
+    pause_ms_p99: float = 0.0
+    last: str | None = None
+
+
+class MachineFacts(Record):
+    """What was chosen when the guest was powered on and must be the same on every host that runs it."""
+
+    accelerator: str
+    cpu_model: str
+    qemu_version: str
+    disk_sizes_bytes: tuple[int, ...]
+    has_rewriter: bool = False  # promoted before: later filters go behind its rewriter
+
+
+class Observed(Record):
+    """What a host says of its own copy. Written by that host's agent alone."""
+
+    name: DnsLabel
+    host: DnsLabel
+    uid: str
+    epoch: int
+    role: CopyRole | None
+    stage: CopyStage
+    pid: int | None = None
+    qemu: str = ""  # QEMU's own word: running, paused, colo, inmigrate, ...
+    checkpoints: CheckpointFigures = CheckpointFigures()
+    progress: float | None = None  # 0 to 1 while disk and memory are copied
+    sentence: str = ""
+    error: str = ""
+    restarts: int = 0  # the Endophyte's `restarts` that this copy was started under
+    listening_epoch: int = 0  # primary: its replication channels are open for this epoch
+    machine: MachineFacts | None = None  # primary: what a secondary's QEMU has to be like
+    incarnation: str = ""  # of the agent that wrote this
+
+
+class CopyStatus(Record):
+    """One copy in the status."""
+
+    host: str
+    pid: int | None = None
+    qemu: str = ""
+    stage: str = ""
+    progress: float | None = None
+
+
+class EndophyteStatus(Record):
+    """The status block of `vdc get endophyte -o json`; scripts rely on it."""
+
+    phase: Phase
+    protection: Protection
+    epoch: int
+    primary: CopyStatus | None
+    secondary: CopyStatus | None
+    spares: tuple[str, ...]
+    addresses: tuple[str, ...]
+    mac: str
+    checkpoints: CheckpointFigures
+    sentence: str

@@ -1,0 +1,107 @@
+"""The errors that reach a user: a stable code, one line, a hint; classes by what the caller can do.
+
+    VdcError
+    ├── InvalidError      the request itself is wrong; repeat it corrected          (HTTP 400)
+    ├── NotFoundError     the named object does not exist                            (HTTP 404)
+    ├── ConflictError     the state has moved on or forbids it; look and decide      (HTTP 409)
+    ├── FencedError       a newer epoch exists; whoever asked must stand down        (HTTP 412)
+    ├── RefusedError      understood and not done, with the reason                   (HTTP 422)
+    ├── UnavailableError  something needed does not answer; trying later is safe     (HTTP 503)
+    └── BugError          none of the above; a defect of this program                (HTTP 500)
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from vdc.model.base import Record
+
+
+class Problem(Record):
+    """An error as it travels: `code` is stable and for scripts, the two texts are for people."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class VdcError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+    http_status: ClassVar[int] = 500
+    default_code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
+        super().__init__(message)
+        self.problem = Problem(code=code or self.default_code, message=message, hint=hint)
+
+    @property
+    def code(self) -> str:
+        """The stable code, for example `image-not-found`."""
+        return self.problem.code
+
+
+class InvalidError(VdcError):
+    """The request is malformed; the same request can never succeed."""
+
+    http_status = 400
+    default_code = "invalid"
+
+
+class NotFoundError(VdcError):
+    """The named object does not exist."""
+
+    http_status = 404
+    default_code = "not-found"
+
+
+class ConflictError(VdcError):
+    """The object's present state forbids the request, or somebody else changed it first."""
+
+    http_status = 409
+    default_code = "conflict"
+
+
+class FencedError(VdcError):
+    """A newer epoch exists: the caller's knowledge is stale and it must not act."""
+
+    http_status = 412
+    default_code = "fenced"
+
+
+class RefusedError(VdcError):
+    """Understood, possible to ask, and deliberately not done; the message says why."""
+
+    http_status = 422
+    default_code = "refused"
+
+
+class UnavailableError(VdcError):
+    """A component did not answer in time. Says nothing about whether the request took effect."""
+
+    http_status = 503
+    default_code = "unavailable"
+
+
+class BugError(VdcError):
+    """A state that the program's own logic excludes."""
+
+
+_BY_STATUS: dict[int, type[VdcError]] = {
+    cls.http_status: cls
+    for cls in (
+        InvalidError,
+        NotFoundError,
+        ConflictError,
+        FencedError,
+        RefusedError,
+        UnavailableError,
+        BugError,
+    )
+}
+
+
+def error_from_problem(http_status: int, problem: Problem) -> VdcError:
+    """Rebuild the error that a server answered, so that callers handle both sides of the wire alike."""
+    cls = _BY_STATUS.get(http_status, BugError)
+    return cls(problem.message, hint=problem.hint, code=problem.code)

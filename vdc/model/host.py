@@ -1,0 +1,59 @@
+"""A host as its agent describes it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from vdc.model.base import Record
+from vdc.model.ids import DnsLabel
+
+
+class Accelerator(Record):
+    """What runs guest code: `kvm` only where a probe guest really ran."""
+
+    name: str = "tcg"
+    reason: str = ""  # why it is not kvm
+
+
+class QemuVersion(Record):
+    """The QEMU that this host runs and whether it can do lockstep."""
+
+    version: str = ""
+    lockstep: bool = False
+    reason: str = ""  # why not
+
+
+class Host(Record):
+    """Inventory, addresses and capacity; liveness is a lease key beside it."""
+
+    name: DnsLabel
+    api_url: str
+    management_address: str
+    replication_address: str
+    overlay_address: str
+    heartbeat_port: int
+    agent_version: str
+    incarnation: str  # new with every start of the agent
+    labels: dict[str, str] = Field(default_factory=dict)
+    cpus: int
+    memory_bytes: int  # that Endophytes may use in all
+    cpu_models: tuple[str, ...] = ()  # that libvirt's baseline may choose from
+    cpu_xml: str = ""  # libvirt's description of this host's CPU; empty without libvirt
+    cpu_model: str = ""
+    accelerator: Accelerator = Accelerator()
+    qemu: QemuVersion = QemuVersion()
+    inventory_source: str = "plain"  # libvirt or plain
+    warnings: tuple[str, ...] = ()
+    schedulable: bool = True
+    started_at: str = ""
+
+
+class NodeStatus(Record):
+    """A host with what the cluster knows of it now; `vdc get nodes -o json`."""
+
+    host: Host
+    alive: bool
+    is_leader: bool
+    etcd: str  # leader, member, external, unreachable
+    endophytes: tuple[str, ...]
+    memory_reserved_bytes: int

@@ -1,0 +1,52 @@
+"""An image: named content, immutable, addressed by the digest of its description."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from vdc.model.base import Record
+
+
+class ImageKind(StrEnum):
+    """How a guest boots from it."""
+
+    KERNEL = "kernel"  # kernel and initrd given to QEMU, a disk beside them
+    DISK = "disk"  # the firmware boots the disk
+
+
+class Blob(Record):
+    """One file of an image."""
+
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    size_bytes: int = Field(ge=0)
+
+
+class Image(Record):
+    """The description that an image's digest is taken of (sha256 of its canonical JSON without `names`)."""
+
+    kind: ImageKind
+    arch: str = "x86_64"
+    disk: Blob | None = None
+    disk_format: str = "qcow2"
+    disk_virtual_bytes: int = 0
+    kernel: Blob | None = None
+    initrd: Blob | None = None
+    cmdline: str = ""
+    min_memory_bytes: int = 0
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        """Every file of the image."""
+        return tuple(blob for blob in (self.disk, self.kernel, self.initrd) if blob)
+
+
+class ImageEntry(Record):
+    """An image under its names, with the hosts that hold all of it."""
+
+    digest: str
+    image: Image
+    names: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    created_at: str = ""

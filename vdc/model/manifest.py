@@ -1,0 +1,177 @@
+"""What a user asks for: the Endophyte manifest, word for word as people write it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from ipaddress import IPv4Address
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from vdc.model.base import ManifestRecord
+from vdc.model.ids import DnsLabel
+from vdc.model.units import GIB, MIB, SizeBytes
+
+API_VERSION = "mycelium.network/v1"
+ANNOTATION_PREFIX = "mycelium.network/"
+SERVICE_TYPE = ANNOTATION_PREFIX + "service-type"
+ISOLATION_LEVEL = ANNOTATION_PREFIX + "isolation-level"
+MAX_DISKS = 4
+MAX_NICS = 4
+
+
+class ComputerType(StrEnum):
+    """What kind of image is run."""
+
+    FULL_VIRTUALIZATION = "full-virtualization"
+    CONTAINER = "container"
+
+
+class MemorySync(StrEnum):
+    """Whether a second host runs the same guest in lockstep."""
+
+    CONTINUOUS = "continuous"
+    NONE = "none"
+
+
+class Firmware(StrEnum):
+    """What the guest's CPU executes first."""
+
+    BIOS = "bios"
+    UEFI = "uefi"
+    UEFI_SECURE = "uefi-secure"
+
+
+class Display(StrEnum):
+    """The guest's screen."""
+
+    NONE = "none"
+    VNC = "vnc"
+
+
+class Metadata(ManifestRecord):
+    """Name, labels and annotations, with Kubernetes' meanings."""
+
+    name: DnsLabel
+    labels: dict[str, str] = Field(default_factory=dict, max_length=64)
+    annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
+
+
+class VirtualComputer(ManifestRecord):
+    """How the computer is run: kind of image, number of hosts set aside, lockstep or not."""
+
+    type: ComputerType = ComputerType.FULL_VIRTUALIZATION
+    dedicated_nodes: int = Field(default=3, ge=1, le=16)
+    memory_sync: MemorySync = MemorySync.CONTINUOUS
+
+
+class Resources(ManifestRecord):
+    """Virtual CPUs and guest memory."""
+
+    cpus: int = Field(default=1, ge=1, le=64)
+    memory: SizeBytes = Field(default=512 * MIB, ge=64 * MIB, le=1024 * GIB)
+
+
+class Disk(ManifestRecord):
+    """One disk: the image's own (`size` grows it) or, without an image, an empty one."""
+
+    name: DnsLabel
+    size: SizeBytes | None = Field(default=None, ge=MIB, le=64 * 1024 * GIB)
+
+
+class NetworkPort(ManifestRecord):
+    """One NIC on one overlay; address and MAC are chosen for the user unless given."""
+
+    network: DnsLabel = "default"
+    address: IPv4Address | None = None
+    mac: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$")
+
+    @field_validator("mac")
+    @classmethod
+    def _unicast(cls, mac: str | None) -> str | None:
+        if mac is not None and int(mac[:2], 16) & 1:
+            raise ValueError(f"{mac} is a multicast address; a NIC needs a unicast one")
+        return mac.lower() if mac else None
+
+
+class PublishedPort(ManifestRecord):
+    """A guest port that every host forwards."""
+
+    port: int = Field(ge=1, le=65535)
+    guest_port: int | None = Field(default=None, ge=1, le=65535)
+    protocol: Literal["TCP", "UDP"] = "TCP"
+
+
+class ProtectionTuning(ManifestRecord):
+    """Bounds of lockstep; the defaults are measured ones (docs/failover.md)."""
+
+    checkpoint_ms: int = Field(default=300, ge=50, le=10_000)
+    checkpoint_budget_ms: int = Field(default=2_000, ge=500, le=60_000)
+
+    @model_validator(mode="after")
+    def _budget_above_interval(self) -> ProtectionTuning:
+        if self.checkpoint_budget_ms <= self.checkpoint_ms:
+            raise ValueError("checkpointBudgetMs must be larger than checkpointMs")
+        return self
+
+
+class Placement(ManifestRecord):
+    """Which hosts may run it: labels that a host must carry."""
+
+    node_selector: dict[str, str] = Field(default_factory=dict, max_length=32)
+
+
+class EndophyteSpec(ManifestRecord):
+    """The desired computer."""
+
+    virtual_computer: VirtualComputer = VirtualComputer()
+    image: str = Field(min_length=1, max_length=512)
+    resources: Resources = Resources()
+    disks: tuple[Disk, ...] = Field(default=(), max_length=MAX_DISKS)
+    networks: tuple[NetworkPort, ...] = Field(default=(NetworkPort(),), max_length=MAX_NICS)
+    ports: tuple[PublishedPort, ...] = Field(default=(), max_length=64)
+    firmware: Firmware = Firmware.BIOS
+    tpm: bool = False
+    display: Display = Display.NONE
+    placement: Placement = Placement()
+    protection: ProtectionTuning = ProtectionTuning()
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> EndophyteSpec:
+        for what, values in (
+            ("disk name", [disk.name for disk in self.disks]),
+            ("published port", [(port.port, port.protocol) for port in self.ports]),
+            ("MAC", [nic.mac for nic in self.networks if nic.mac]),
+        ):
+            if len(set(values)) != len(values):
+                raise ValueError(f"the same {what} is given twice")
+        return self
+
+    @property
+    def wants_protection(self) -> bool:
+        """Whether a secondary in lockstep is asked for."""
+        return self.virtual_computer.memory_sync is MemorySync.CONTINUOUS
+
+
+class EndophyteManifest(ManifestRecord):
+    """A manifest file's object of kind Endophyte. `apiVersion: v1` is the seed form of the canonical group."""
+
+    api_version: Literal["v1", "mycelium.network/v1"] = "mycelium.network/v1"
+    kind: Literal["Endophyte"] = "Endophyte"
+    metadata: Metadata
+    spec: EndophyteSpec
+
+    @model_validator(mode="after")
+    def _annotations_known(self) -> EndophyteManifest:
+        service_type = self.metadata.annotations.get(SERVICE_TYPE, "endophyte")
+        if service_type != "endophyte":
+            raise ValueError(f"annotation {SERVICE_TYPE}: {service_type[:40]!r} contradicts kind Endophyte")
+        level = self.metadata.annotations.get(ISOLATION_LEVEL, "shared")
+        if level not in ("shared", "dedicated"):
+            raise ValueError(f"annotation {ISOLATION_LEVEL}: {level[:40]!r} is neither 'shared' nor 'dedicated'")
+        return self
+
+    @property
+    def is_dedicated(self) -> bool:
+        """Whether no other Endophyte may share its hosts (`isolation-level: dedicated`)."""
+        return self.metadata.annotations.get(ISOLATION_LEVEL) == "dedicated"

@@ -1,0 +1,109 @@
+"""The status that users see, derived from the records: pure, the same on every host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from vdc.model.endophyte import (
+    CheckpointFigures,
+    CopyRole,
+    CopyStage,
+    CopyStatus,
+    Endophyte,
+    EndophyteStatus,
+    Observed,
+    Phase,
+    Protection,
+    RunState,
+)
+from vdc.model.pair import Pair, SyncState
+
+_UP = (
+    CopyStage.RUNNING, CopyStage.ENTERING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP,
+    CopyStage.PROMOTING, CopyStage.LEAVING,
+)  # fmt: skip
+
+
+def endophyte_status(
+    endophyte: Endophyte, pair: Pair | None, copies: Iterable[Observed], alive: frozenset[str], problem: str = ""
+) -> EndophyteStatus:
+    """Derive phase, protection and the sentence. `problem` is why the leader could not place it."""
+    by_host = {copy.host: copy for copy in copies if copy.uid == endophyte.uid}
+    primary = by_host.get(pair.primary) if pair else None
+    phase = _phase(endophyte, pair, primary, alive)
+    protection = _protection(endophyte, pair, by_host, phase)
+    return EndophyteStatus(
+        phase=phase,
+        protection=protection,
+        epoch=pair.epoch if pair else 0,
+        primary=_copy_status(pair.primary, primary, alive) if pair else None,
+        secondary=_copy_status(pair.secondary, by_host.get(pair.secondary), alive) if pair and pair.secondary else None,
+        spares=pair.spares if pair else (),
+        addresses=tuple(nic.address for nic in endophyte.nics),
+        mac=endophyte.nics[0].mac if endophyte.nics else "",
+        checkpoints=primary.checkpoints if primary else CheckpointFigures(),
+        sentence=_sentence(endophyte, pair, by_host, phase, protection, problem),
+    )
+
+
+def _phase(endophyte: Endophyte, pair: Pair | None, primary: Observed | None, alive: frozenset[str]) -> Phase:
+    is_off = primary is None or primary.stage in (CopyStage.ABSENT, CopyStage.DEAD)
+    if endophyte.deleting:
+        return Phase.DELETING
+    if pair is None:
+        return Phase.STOPPED if endophyte.run is RunState.STOPPED else Phase.PENDING
+    if pair.primary not in alive:
+        return Phase.UNKNOWN
+    if endophyte.run is RunState.STOPPED:
+        return Phase.STOPPED if is_off else Phase.STOPPING
+    if primary is None or is_off or primary.stage is CopyStage.PREPARING or primary.role is not CopyRole.PRIMARY:
+        return Phase.STARTING
+    if primary.stage in _UP:
+        return Phase.RUNNING
+    by_stage = {CopyStage.PAUSED: Phase.PAUSED, CopyStage.ISOLATED: Phase.ISOLATED}
+    return by_stage.get(primary.stage, Phase.FAILED)
+
+
+def _protection(
+    endophyte: Endophyte, pair: Pair | None, by_host: Mapping[str, Observed], phase: Phase
+) -> Protection:
+    if pair is not None and pair.secondary is not None and phase is Phase.RUNNING:
+        if pair.sync is SyncState.SYNCING:
+            return Protection.SYNCING
+        stages = {host: by_host[host].stage for host in pair.hosts if host in by_host}
+        if all(stages.get(host) is CopyStage.LOCKSTEP for host in pair.hosts):
+            return Protection.LOCKSTEP
+        return Protection.DEGRADED
+    if endophyte.wants_protection and phase in (Phase.RUNNING, Phase.ISOLATED, Phase.UNKNOWN):
+        return Protection.DEGRADED
+    return Protection.NONE
+
+
+def _copy_status(host: str, observed: Observed | None, alive: frozenset[str]) -> CopyStatus:
+    if observed is None:
+        return CopyStatus(host=host, stage="unknown" if host not in alive else "absent")
+    if host not in alive:
+        return CopyStatus(host=host, stage="unknown", qemu="unknown")
+    return CopyStatus(
+        host=host, pid=observed.pid, qemu=observed.qemu, stage=observed.stage, progress=observed.progress
+    )
+
+
+def _sentence(
+    endophyte: Endophyte, pair: Pair | None, by_host: Mapping[str, Observed], phase: Phase, protection: Protection, problem: str
+) -> str:
+    if pair is None:
+        return problem or {Phase.STOPPED: "stopped", Phase.DELETING: "being deleted"}.get(phase, "waits to be placed")
+    if phase is Phase.UNKNOWN:
+        return f"host {pair.primary} does not answer; it is not known whether the guest runs"
+    primary = by_host.get(pair.primary)
+    if protection is Protection.LOCKSTEP:
+        spares = f"; spare {', '.join(pair.spares)}" if pair.spares else "; no spare"
+        return f"primary on {pair.primary} in lockstep with {pair.secondary}{spares}"
+    sentence = primary.sentence if primary else f"waits for {pair.primary}"
+    error = next((copy.error for copy in by_host.values() if copy.error and copy.host in pair.hosts), "")
+    if error:
+        sentence = f"{sentence}: {error}"
+    if protection is Protection.DEGRADED and pair.secondary is None and problem:
+        sentence = f"{sentence}; {problem}"
+    return sentence

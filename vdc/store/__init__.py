@@ -1,0 +1,1 @@
+"""Where the cluster's state lives: one protocol, etcd behind it, an in-memory twin for simulation."""

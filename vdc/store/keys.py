@@ -1,0 +1,82 @@
+"""The layout of keys in the store; nothing else in the project spells a key."""
+
+from __future__ import annotations
+
+ROOT = "/vdc/"
+HOSTS = ROOT + "hosts/"
+LIVENESS = ROOT + "liveness/"
+ENDOPHYTES = ROOT + "endophytes/"
+PAIRS = ROOT + "pairs/"
+OBSERVED = ROOT + "observed/"
+NETWORKS = ROOT + "networks/"
+IMAGES = ROOT + "images/"
+IMAGE_NAMES = ROOT + "image-names/"
+ADDRESSES = ROOT + "addresses/"
+SLOTS = ROOT + "slots/"
+EVENTS = ROOT + "events/"
+LEADER = ROOT + "leader"
+
+
+def host(name: str) -> str:
+    """Inventory of a host."""
+    return HOSTS + name
+
+
+def liveness(name: str) -> str:
+    """Lease key that exists while the host's agent lives."""
+    return LIVENESS + name
+
+
+def endophyte(name: str) -> str:
+    """Desired state."""
+    return ENDOPHYTES + name
+
+
+def pair(name: str) -> str:
+    """The arbitration record."""
+    return PAIRS + name
+
+
+def observed(name: str, host_name: str) -> str:
+    """What one host sees of its copy."""
+    return f"{OBSERVED}{name}/{host_name}"
+
+
+def network(name: str) -> str:
+    """An overlay."""
+    return NETWORKS + name
+
+
+def image(digest: str) -> str:
+    """An image's description and the hosts that hold it."""
+    return IMAGES + digest
+
+
+def image_name(reference: str) -> str:
+    """The digest that a reference points to."""
+    return IMAGE_NAMES + reference
+
+
+def address(network_name: str, ip: str) -> str:
+    """Reservation of an overlay address; the value is the owner's uid."""
+    return f"{ADDRESSES}{network_name}/{ip}"
+
+
+def mac(mac_address: str) -> str:
+    """Reservation of a MAC; the value is the owner's uid."""
+    return f"{ADDRESSES}mac/{mac_address}"
+
+
+def slot(number: int) -> str:
+    """Reservation of a pair's block of replication ports."""
+    return f"{SLOTS}{number:05d}"
+
+
+def event(event_id: str) -> str:
+    """One event; ids sort by time."""
+    return EVENTS + event_id
+
+
+def last_part(key: str) -> str:
+    """The name at the end of a key."""
+    return key.rsplit("/", 1)[-1]

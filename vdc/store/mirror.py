@@ -1,0 +1,223 @@
+"""A local copy of the cluster's records, kept current by one watch and repaired by periodic full reads.
+
+It is for looking, never for deciding: whoever acts on what it shows commits with a compare on the version
+(`Versioned.revision`) that it looked at. A record that cannot be parsed is reported and left out; it never
+stops the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pydantic import ValidationError
+
+from vdc.model.base import Record
+from vdc.model.endophyte import Endophyte, Observed
+from vdc.model.host import Host
+from vdc.model.image import ImageEntry
+from vdc.model.network import Network
+from vdc.model.pair import Pair
+from vdc.store import keys
+from vdc.store.protocol import Change, ChangeKind, KeyValue, StateStore, StoreUnavailableError
+
+T = TypeVar("T", bound=Record)
+FULL_READ_EVERY_S = 60.0
+RETRY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned(Generic[T]):
+    """A record with the revision to compare against when it is changed."""
+
+    value: T
+    revision: int
+
+
+_PARSED: dict[str, type[Record]] = {
+    keys.HOSTS: Host,
+    keys.ENDOPHYTES: Endophyte,
+    keys.PAIRS: Pair,
+    keys.OBSERVED: Observed,
+    keys.NETWORKS: Network,
+    keys.IMAGES: ImageEntry,
+}
+_PLAIN = (keys.LIVENESS, keys.IMAGE_NAMES, keys.LEADER)
+
+Listener = Callable[[str], None]
+
+
+class Mirror:
+    """The cluster as this process last saw it. Dictionaries are keyed by what follows the prefix in the key."""
+
+    def __init__(self, store: StateStore, *, report: Callable[[str], None]) -> None:
+        self._store = store
+        self._report = report
+        self._listeners: list[Listener] = []
+        self._tables: dict[str, dict[str, Versioned[Record]]] = {prefix: {} for prefix in _PARSED}
+        self._texts: dict[str, dict[str, str]] = {prefix: {} for prefix in _PLAIN}
+        self.revision = 0
+        self.synced = asyncio.Event()
+
+    # ---- what is known
+
+    def _table(self, prefix: str, _type: type[T]) -> dict[str, Versioned[T]]:
+        return self._tables[prefix]  # type: ignore[return-value]
+
+    @property
+    def hosts(self) -> dict[str, Versioned[Host]]:
+        """Inventory by host name."""
+        return self._table(keys.HOSTS, Host)
+
+    @property
+    def endophytes(self) -> dict[str, Versioned[Endophyte]]:
+        """Desired state by name."""
+        return self._table(keys.ENDOPHYTES, Endophyte)
+
+    @property
+    def pairs(self) -> dict[str, Versioned[Pair]]:
+        """Arbitration records by name."""
+        return self._table(keys.PAIRS, Pair)
+
+    @property
+    def networks(self) -> dict[str, Versioned[Network]]:
+        """Overlays by name."""
+        return self._table(keys.NETWORKS, Network)
+
+    @property
+    def images(self) -> dict[str, Versioned[ImageEntry]]:
+        """Images by digest."""
+        return self._table(keys.IMAGES, ImageEntry)
+
+    @property
+    def image_names(self) -> dict[str, str]:
+        """Digest by reference."""
+        return self._texts[keys.IMAGE_NAMES]
+
+    @property
+    def alive(self) -> frozenset[str]:
+        """Hosts whose agent renews its lease."""
+        return frozenset(self._texts[keys.LIVENESS])
+
+    @property
+    def leader(self) -> str | None:
+        """The host whose agent leads."""
+        return self._texts[keys.LEADER].get("")
+
+    def observed(self, name: str, host: str) -> Observed | None:
+        """What `host` says of its copy of `name`."""
+        found = self._table(keys.OBSERVED, Observed).get(f"{name}/{host}")
+        return found.value if found else None
+
+    def copies(self, name: str) -> tuple[Observed, ...]:
+        """What all hosts say of their copies of `name`."""
+        table = self._table(keys.OBSERVED, Observed)
+        return tuple(entry.value for key, entry in table.items() if key.startswith(f"{name}/"))
+
+    def pair(self, name: str) -> Pair | None:
+        """The arbitration record, if there is one."""
+        found = self.pairs.get(name)
+        return found.value if found else None
+
+    def endophyte(self, name: str) -> Endophyte | None:
+        """The desired state, if there is one."""
+        found = self.endophytes.get(name)
+        return found.value if found else None
+
+    # ---- how it is kept
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener(key)` after each change ("" after a full read). Returns what ends it."""
+        self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    async def run(self) -> None:
+        """Keep the copy current, for ever; survives any time without the store."""
+        while True:
+            try:
+                await self.read_all()
+                await self._follow()
+            except StoreUnavailableError:
+                await asyncio.sleep(RETRY_S)
+
+    async def read_all(self) -> None:
+        """Replace the whole copy by one consistent listing."""
+        listing = await self._store.list(keys.ROOT)
+        if listing.revision < self.revision:
+            return
+        for records in self._tables.values():
+            records.clear()
+        for texts in self._texts.values():
+            texts.clear()
+        for item in listing.items:
+            self._take(item)
+        self.revision = listing.revision
+        self.synced.set()
+        self._notify("")
+
+    async def _follow(self) -> None:
+        watch = self._store.watch(keys.ROOT, from_revision=self.revision + 1)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FULL_READ_EVERY_S), aclosing(watch) as changes:
+                async for change in changes:
+                    if change.kind is ChangeKind.RESYNC:
+                        return
+                    self.apply(change)
+
+    def apply_early(self, change: Change) -> None:
+        """Show one's own commit before the watch reports it. The revision stays: the watch will pass it again."""
+        if change.item is None:
+            return
+        prefix = next((p for p in self._tables if change.item.key.startswith(p)), None)
+        known = self._tables[prefix].get(change.item.key.removeprefix(prefix)) if prefix else None
+        if known is None or known.revision < change.item.mod_revision:
+            self._take(change.item)
+            self._notify(change.item.key)
+
+    def apply(self, change: Change) -> None:
+        """Take over one change that the watch reports."""
+        if change.item is None or change.revision < self.revision:
+            return
+        self.revision = change.revision
+        if change.kind is ChangeKind.PUT:
+            self._take(change.item)
+        else:
+            self._drop(change.item.key)
+        self._notify(change.item.key)
+
+    def _take(self, item: KeyValue) -> None:
+        for prefix, record_type in _PARSED.items():
+            if item.key.startswith(prefix):
+                try:
+                    record = record_type.from_json(item.value)
+                except ValidationError as error:
+                    self._report(f"{item.key} cannot be read and is left out: {error.error_count()} errors")
+                    self._drop(item.key)
+                    return
+                table, name = self._tables[prefix], item.key.removeprefix(prefix)
+                if name not in table or table[name].revision <= item.mod_revision:
+                    table[name] = Versioned(record, item.mod_revision)
+                return
+        for prefix in _PLAIN:
+            if item.key.startswith(prefix):
+                self._texts[prefix][item.key.removeprefix(prefix)] = item.value
+
+    def _drop(self, key: str) -> None:
+        for prefix, records in self._tables.items():
+            if key.startswith(prefix):
+                records.pop(key.removeprefix(prefix), None)
+        for prefix, texts in self._texts.items():
+            if key.startswith(prefix):
+                texts.pop(key.removeprefix(prefix), None)
+
+    def _notify(self, key: str) -> None:
+        for listener in tuple(self._listeners):
+            listener(key)
