@@ -83,6 +83,7 @@ class AgentConfig(Record):
     api_port: int = API_PORT
     heartbeat_port: int = HEARTBEAT_PORT
     runtime: Path | None = None  # the runtime root; None: the host's own QEMU
+    cache_dir: Path | None = None  # for what was found out about this machine; None: below state_dir
     memory: SizeBytes | None = None  # that Endophytes may use; None: what the host has less a reserve
     labels: dict[str, str] = Field(default_factory=dict)
     timings: Timings = Timings()

@@ -66,10 +66,7 @@ class Agent:
         _raise_priority()
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession())
-            libvirt = LibvirtInventory(
-                runtime=self.config.runtime, accelerator="tcg", cache_dir=self.config.state_dir / "cache"
-            )
-            record = await survey(self.config, libvirt, self._incarnation, self._clock.wall())
+            record, libvirt = await survey(self.config, self._incarnation, self._clock.wall())
             async with asyncio.TaskGroup() as group:
                 await self._start_etcd(group)
                 store = EtcdStore(self._endpoints())

@@ -1,25 +1,49 @@
-"""Finding out what this host is and can do, once at the start of the agent; slow answers are kept per boot."""
+"""Finding out what this host is and can do, once at the start of the agent.
+
+What takes long (starting QEMU, asking libvirt, running a guest on KVM) is asked once per boot and kept in a
+folder; agents that share it, as in a lab, wait for the first one's answer instead of asking again.
+"""
 
 from __future__ import annotations
+
+import asyncio
+import fcntl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from hostagent.config import AgentConfig
 from hostagent.drivers.libvirt.client import LibvirtInventory
 from hostagent.drivers.libvirt.describe import describe_host
+from hostagent.drivers.process import boot_id, write_atomically
+from hostagent.drivers.qemu.capabilities import probe, probe_accelerator
 from vdc import __version__
-from vdc.model.host import Accelerator, Host
+from vdc.model.base import Record
+from vdc.model.errors import UnavailableError
+from vdc.model.host import Accelerator, Host, QemuVersion
 
 
-async def survey(config: AgentConfig, libvirt: LibvirtInventory, incarnation: str, now: str) -> Host:
-    """This host's record. Missing abilities are in it as reasons, not raised."""
-    cache = config.state_dir / "cache"
+class _KnownQemu(Record):
+    """The verdict on one QEMU, as long as the machine has not been rebooted."""
+
+    boot_id: str
+    runtime: str
+    qemu: QemuVersion
+
+
+async def survey(config: AgentConfig, incarnation: str, now: str) -> tuple[Host, LibvirtInventory]:
+    """This host's record, and the driver that answers further questions. Missing abilities are reasons in
+    the record, not errors."""
+    cache = config.cache_dir / "host" if config.cache_dir else config.state_dir / "cache"
     cache.mkdir(parents=True, exist_ok=True, mode=0o750)
-    from vdc.model.host import QemuVersion
-    qemu = QemuVersion(version='11.1.3', lockstep=True)
-    accelerator = Accelerator(name="tcg", reason="the configuration says so")
-    if config.accelerator != "tcg":
-        pass
-    inventory = await describe_host(config, cache_dir=cache, accelerator=accelerator.name, driver=libvirt)
-    return Host(
+    async with _locked(cache / "survey.lock"):
+        qemu = await _qemu(config, cache / "qemu.json")
+        accelerator = await _accelerator(config, qemu, cache / "accelerator.json")
+        libvirt = LibvirtInventory(runtime=config.runtime, accelerator=accelerator.name, cache_dir=cache)
+        inventory = await describe_host(config, cache_dir=cache, accelerator=accelerator.name, driver=libvirt)
+    record = Host(
         name=config.host,
         api_url=config.api_url,
         management_address=str(config.management.address),
@@ -40,3 +64,35 @@ async def survey(config: AgentConfig, libvirt: LibvirtInventory, incarnation: st
         warnings=inventory.warnings,
         started_at=now,
     )
+    return record, libvirt
+
+
+async def _qemu(config: AgentConfig, cache_file: Path) -> QemuVersion:
+    wanted = _KnownQemu(boot_id=boot_id(), runtime=str(config.runtime), qemu=QemuVersion())
+    try:
+        known = _KnownQemu.from_json(cache_file.read_bytes())
+        if known.with_(qemu=wanted.qemu) == wanted:
+            return known.qemu
+    except (OSError, ValidationError):
+        pass
+    try:
+        qemu = await probe(config.runtime)
+    except UnavailableError as error:
+        return QemuVersion(reason=str(error))
+    await asyncio.to_thread(write_atomically, cache_file, wanted.with_(qemu=qemu).to_json())
+    return qemu
+
+
+async def _accelerator(config: AgentConfig, qemu: QemuVersion, cache_file: Path) -> Accelerator:
+    if config.accelerator == "tcg":
+        return Accelerator(name="tcg", reason="the configuration says so")
+    if not qemu.version:
+        return Accelerator(name="tcg", reason="there is no QEMU to try it with")
+    return await probe_accelerator(config.runtime, cache_file=cache_file)
+
+
+@asynccontextmanager
+async def _locked(path: Path) -> AsyncIterator[None]:
+    with path.open("w") as file:
+        await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
+        yield

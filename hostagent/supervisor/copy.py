@@ -34,6 +34,8 @@ from vdc.model.manifest import Firmware
 PIDFILE = "qemu.pid"
 QEMU_LOG = "qemu.log"
 QMP_CONNECT_S = 15.0
+GUEST_NICENESS = 0  # below the agent and etcd: a busy guest must not delay the decision about it
+PROBE_DEADLINE_S = 0.3
 QMP_POLL_S = 0.01  # QEMU tells nobody when it listens
 END_GRACE_S = 5.0
 _PANIC_SIGNS = (b"Kernel panic", b"BUG: ", b"Call Trace:", b"Oops: ", b"general protection fault")
@@ -54,6 +56,8 @@ class Copy:
         self.lockstep_since_s: float | None = None
         self.qemu_word = ""
         self.progress: float | None = None
+        self.checkpoint_interval_ms = 0.0
+        self._resumed_at_s: float | None = None
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
@@ -89,9 +93,9 @@ class Copy:
         at = datetime.now(UTC) - timedelta(seconds=time.monotonic() - self.meter.last_at_s)
         return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-    def stalled_ms(self) -> float:
-        """How long the present checkpoint has lasted."""
-        return self.meter.stalled_for(time.monotonic()) * 1000
+    def quiet_ms(self) -> float:
+        """How long no checkpoint has completed."""
+        return self.meter.quiet_for(time.monotonic()) * 1000
 
     def session(self) -> QmpSession:
         """The QMP session; raises QmpError's kin where there is none."""
@@ -150,8 +154,9 @@ class Copy:
         self._log_seen = self._log_size()
         (self.folder / QMP_SOCKET).unlink(missing_ok=True)  # of an earlier process: it looks like a served one
         self.process = await spawn_in_sandbox(
-            command, pidfile=self.folder / PIDFILE, log_path=self.folder / QEMU_LOG, tag=endophyte.uid
-        )
+            command, pidfile=self.folder / PIDFILE, log_path=self.folder / QEMU_LOG, tag=endophyte.uid,
+            niceness=GUEST_NICENESS,
+        )  # fmt: skip
         self._watch()
         await self._connect_to_new()
 
@@ -178,7 +183,7 @@ class Copy:
                     return await self._connect()
                 except QmpUnreachableError as error:
                     if not self.is_alive:
-                        raise ProcessStartError(f"QEMU ended: {self._last_words() or error}") from error
+                        raise ProcessStartError("QEMU", self._last_words() or str(error)) from error
                 await asyncio.sleep(QMP_POLL_S)
 
     def _last_words(self) -> str:
@@ -214,6 +219,7 @@ class Copy:
                 return
             case "RESUME":
                 self.qemu_word = "running"
+                self._note_interval(at_s)
                 if self.meter.count > 8:  # proven long ago: no decision waits for it
                     return
             case "COLO_EXIT":
@@ -221,6 +227,16 @@ class Copy:
             case "SHUTDOWN" if data.get("guest") and data.get("reason") == "guest-shutdown":
                 self.state = self.state.with_(powered_off=True)
         self._wake()
+
+    def _note_interval(self, at_s: float) -> None:
+        """A running mean of the time between checkpoints."""
+        if self._resumed_at_s is not None:
+            self.checkpoint_interval_ms += 0.2 * ((at_s - self._resumed_at_s) * 1000 - self.checkpoint_interval_ms)
+        self._resumed_at_s = at_s
+
+    async def probe(self) -> None:
+        """Raise a QmpError unless QEMU itself answers, out of band: a hung copy must not ask to go on."""
+        await self.session().execute_oob(Command.QUERY_YANK, deadline_s=PROBE_DEADLINE_S)
 
     # ---- coming to an end
 

@@ -80,9 +80,17 @@ class HostContext:
         await self.images.ensure(entry.image, holders)
 
     async def guest_cpu(self) -> str:
-        """QEMU's `-cpu` for a guest that may run on any host that is alive now."""
-        hosts = [found.value for name, found in self.mirror.hosts.items() if name in self.mirror.alive]
-        return (await choose_cpu(hosts or [self.record], self.libvirt)).qemu_cpu
+        """QEMU's `-cpu` for a guest that is powered on now: every host that may ever run its pair can offer it.
+
+        Asked once per power-on; both copies of the guest keep the answer (`MachineFacts`).
+        """
+        alike = [
+            found.value for found in self.mirror.hosts.values() if found.value.accelerator.name == self.record.accelerator.name
+        ]
+        choice = await choose_cpu(alike or [self.record], self.libvirt)
+        for warning in choice.warnings:
+            self.log.warning(warning)
+        return choice.qemu_cpu
 
     async def tell(
         self,

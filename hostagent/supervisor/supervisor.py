@@ -14,16 +14,18 @@ from hostagent.supervisor import primary, secondary
 from hostagent.supervisor.adoption import take_over_after_restart
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.host import HostContext
-from hostagent.supervisor.view import observed, snapshot
+from hostagent.supervisor.view import observed, peer_of, snapshot
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunState
 from vdc.model.errors import BugError, ConflictError, FencedError, UnavailableError, VdcError
 from vdc.model.event import Severity
 from vdc.model.pair import Pair
 from vdc.protection.decide import Decision, decide
+from vdc.protection.events import Event
 from vdc.protection.table import Action, State
 from vdc.store import keys
 from vdc.store.protocol import Put, Unchanged
 
+SUSPICIOUS_TICK_S = 0.025  # a peer is silent, and only its last checkpoint still speaks for it
 QUICK_TICK_S = 0.5  # while a stalled checkpoint or a panic has to be noticed
 IDLE_TICK_S = 2.0
 FIGURES_EVERY_S = 5.0
@@ -78,7 +80,7 @@ class Supervisor:
             while True:
                 self._wakeup.clear()
                 await self._pass()
-                tick = QUICK_TICK_S if self.copy.state.stage in _IN_LOCKSTEP else IDLE_TICK_S
+                tick = self._tick_s()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(tick):
                         await self._wakeup.wait()
@@ -86,6 +88,14 @@ class Supervisor:
             publisher.cancel()
             await self._cancel_job()
             self.copy.close()
+
+    def _tick_s(self) -> float:
+        """When to look again though nothing happened: sooner while silence and stalls matter."""
+        if self.copy.state.stage not in _IN_LOCKSTEP:
+            return IDLE_TICK_S
+        peer = peer_of(self.host.mirror.pair(self.name), self.host.name)
+        is_suspected = peer is not None and self.host.heartbeats.is_suspected(peer, "replication")
+        return SUSPICIOUS_TICK_S if is_suspected else QUICK_TICK_S
 
     # ---- one pass
 
@@ -165,6 +175,8 @@ class Supervisor:
 
     async def _act_on_pair(self, decision: Decision, endophyte: Endophyte, pair: Pair) -> None:
         copy = self.copy
+        if decision.row.event in (Event.STALLED, Event.STALLED_LATER):
+            await copy.probe()
         jobs: Mapping[Action, Callable[[], Awaitable[object]]] = {
             Action.START: lambda: primary.start(copy, endophyte, pair),
             Action.ADOPT_EPOCH: lambda: primary.adopt_epoch(copy, endophyte, pair),

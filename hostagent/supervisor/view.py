@@ -9,6 +9,7 @@ from vdc.model.pair import Pair
 from vdc.protection.snapshot import CopyView, PeerView, Snapshot
 
 _DEFAULT_BUDGET_MS = 2_000
+_CHECKPOINTED = (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)
 
 
 def snapshot(copy: Copy, *, retry_due: bool) -> Snapshot:
@@ -56,7 +57,9 @@ def copy_view(copy: Copy, pair: Pair | None, *, retry_due: bool) -> CopyView:
         colo_ended=copy.colo_ended,
         checkpoints=copy.meter.count,
         lockstep_for_s=now - copy.lockstep_since_s if copy.lockstep_since_s is not None else 0.0,
-        stalled_ms=copy.stalled_ms(),
+        stalled_ms=copy.quiet_ms() if state.stage in _CHECKPOINTED else 0.0,
+        checkpoint_age_ms=copy.quiet_ms() if copy.meter.count else float("inf"),
+        checkpoint_interval_ms=copy.checkpoint_interval_ms,
         powered_off=state.powered_off,
         retry_due=retry_due,
     )

@@ -137,8 +137,10 @@ class Pair:
         self.epoch = 0
         self.slot = 0
         self.copies: list[Copy] = []
+        self.pids: list[int] = []  # of every QEMU that was started and not reaped
         self.folder = Path(tempfile.mkdtemp(prefix="vdct-"))
         self.namespace = Namespace(nics)
+        self.prepare_folder: Callable[[Path], object] = lambda folder: None
         self._count = itertools.count(1)
 
     async def __aenter__(self) -> Pair:
@@ -152,6 +154,10 @@ class Pair:
             copy.signal(signal.SIGKILL)
             await copy.qmp.close()
             await copy.process.wait()
+            self.pids.remove(copy.pid)
+        for pid in self.pids:  # one that started and never got as far as being a copy
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.namespace.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -168,6 +174,7 @@ class Pair:
         name = f"q{number}"
         folder = self.folder / name
         folder.mkdir()
+        self.prepare_folder(folder)
         disks = DiskSet(QemuImg(RUNTIME, folder, MINI))
         record = await self._make_disks(disks, role)
         taps = tuple(f"t{number}n{j}" for j in range(self.nics))
@@ -211,18 +218,13 @@ class Pair:
         os.close(writer)
         try:
             pid = json.loads(await asyncio.to_thread(_first_line, reader))["child-pid"]
+            self.pids.append(pid)
+            qmp = await QmpSession.connect(folder / "qmp.sock", name=name, is_starting=True)
+        except Exception as error:
+            raise RuntimeError(f"QEMU did not start: {(folder / 'qemu.log').read_text()}") from error
         finally:
             os.close(reader)
-        qmp = await self._connect(folder, name, process)
         return Copy(name, folder, taps, disks, process, pid, qmp)
-
-    async def _connect(self, folder: Path, name: str, process: asyncio.subprocess.Process) -> QmpSession:
-        limit = time.monotonic() + 15
-        while not (folder / "qmp.sock").exists():
-            if process.returncode is not None or time.monotonic() > limit:
-                raise RuntimeError(f"QEMU did not start: {(folder / 'qemu.log').read_text()}")
-            await asyncio.sleep(0.02)
-        return await QmpSession.connect(folder / "qmp.sock", name=name)
 
     # -- lockstep
 
@@ -258,6 +260,7 @@ class Pair:
         copy.signal(signal.SIGKILL)
         await copy.qmp.close()
         await copy.process.wait()
+        self.pids.remove(copy.pid)
         self.copies.remove(copy)
         for tap in copy.taps:
             self.namespace.ip("link", "delete", tap)
@@ -266,9 +269,12 @@ class Pair:
         """Promote; the taps join the bridges at the same time, as the agent does it."""
         self.epoch += 1
         await second.disks.promoted(self.epoch, self.disks)
-        joining = asyncio.to_thread(lambda: [self.namespace.join(tap, j) for j, tap in enumerate(second.taps)])
+        joining = asyncio.to_thread(
+            lambda: [self.namespace.join(tap, j) for j, tap in enumerate(second.taps)]
+        )
         figures, _ = await asyncio.gather(secondary.promote(second.qmp, plan, planned=planned), joining)
         await secondary.announce(second.qmp)
+        await secondary.refresh_code(second.qmp)
         second.was_promoted = True
         return figures
 
@@ -282,7 +288,9 @@ class Pair:
         limit = time.monotonic() + deadline_s
         while True:
             try:
-                await asyncio.to_thread(lambda: self.namespace.connect(GUEST_ADDRESS, 7, deadline_s=1).close())
+                await asyncio.to_thread(
+                    lambda: self.namespace.connect(GUEST_ADDRESS, 7, deadline_s=1).close()
+                )
                 return
             except OSError:
                 if time.monotonic() > limit:

@@ -78,7 +78,10 @@ def differing_pages(one: Copy, other: Copy) -> list[int]:
     pages = []
     start_one, _ = memory_range(one.pid)
     start_other, _ = memory_range(other.pid)
-    with Path(f"/proc/{one.pid}/mem").open("rb") as first, Path(f"/proc/{other.pid}/mem").open("rb") as second:
+    with (
+        Path(f"/proc/{one.pid}/mem").open("rb") as first,
+        Path(f"/proc/{other.pid}/mem").open("rb") as second,
+    ):
         first.seek(start_one)
         second.seek(start_other)
         for offset in range(0, MEMORY, MIB):
@@ -90,7 +93,9 @@ def differing_pages(one: Copy, other: Copy) -> list[int]:
     return pages
 
 
-async def compare_at(pair: Pair, prime: Copy, count: int, *, spoil: bool = False, **plan: object) -> list[int]:
+async def compare_at(
+    pair: Pair, prime: Copy, count: int, *, spoil: bool = False, **plan: object
+) -> list[int]:
     """Enter lockstep with a fresh secondary, compare at its `count`-th checkpoint, and leave again."""
     second = await pair.start_secondary()
     watching = asyncio.create_task(asyncio.to_thread(freeze_at, second, prime, count))
@@ -138,7 +143,10 @@ async def test_no_page_is_stale_after_a_live_entry_under_load() -> None:
     clients = [*(Echo(pair) for _ in range(4)), Store(pair)]  # nothing diverges: the guest writes for 300 ms
     async with pair, running(*clients):
         await asyncio.sleep(1)
-        found = {f"checkpoint {n}, run {i}": await compare_surely(pair, prime, n) for n, i in ((1, 1), (1, 2), (2, 1))}
+        found = {
+            f"checkpoint {n}, run {i}": await compare_surely(pair, prime, n)
+            for n, i in ((1, 1), (1, 2), (2, 1))
+        }
         assert found == dict.fromkeys(found, [])
         assert [client.failure for client in clients] == [""] * len(clients)
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from lockstep_support import Copy, Pair, Store, Talker, load, missing, wait_for
 
-from hostagent.drivers.qemu import primary
+from hostagent.drivers.qemu import primary, secondary
 from hostagent.drivers.qemu.entry import EntryFailedError
 from hostagent.drivers.qemu.inspect import LiveRole, inspect
 from hostagent.drivers.qemu.plan import LockstepPlan
@@ -28,8 +28,10 @@ async def progress_of(talker: Talker, store: Store, deadline_s: float = 10) -> N
     """Both clients get new answers, and neither was told anything wrong."""
     answers, acknowledged = talker.answers, len(store.acknowledged)
     await wait_for(
-        lambda: (talker.answers > answers + 5 and len(store.acknowledged) > acknowledged + 5)
-        or bool(talker.failure or store.failure),
+        lambda: (
+            (talker.answers > answers + 5 and len(store.acknowledged) > acknowledged + 5)
+            or bool(talker.failure or store.failure)
+        ),
         "answers after the change",
         deadline_s,
     )
@@ -187,3 +189,42 @@ async def test_a_paused_guest_is_not_taken_into_lockstep() -> None:
         with pytest.raises(VdcError) as caught:
             await pair.protect(first, second)
         assert caught.value.code == "not-running"
+
+
+async def test_a_guest_that_resets_is_safe_again_with_a_fresh_secondary() -> None:
+    async with Pair() as pair:
+        first = await pair.start_primary()
+        await pair.guest_is_up()
+        second, plan, _ = await protect(pair, first)
+        seen: list[str] = []
+        first.qmp.add_listener(lambda event, _data, _at: seen.append(event))
+        await first.qmp.execute("system_reset")
+        await wait_for(lambda: bool(primary.ENDS_LOCKSTEP & set(seen)), "the event", 5)
+        await primary.leave(first.qmp, plan)
+        await pair.kill(second)
+        await pair.guest_is_up()
+        third, plan, _ = await protect(pair, first)
+        await pair.kill(first)
+        await pair.take_over(third, plan)
+        async with load(pair) as (talker, store):
+            await progress_of(talker, store)
+        assert await store.audit() == []
+        assert "panic" not in third.serial()
+
+
+async def test_dropping_translated_code_really_drops_it_and_the_guest_runs_on() -> None:
+    async with Pair() as pair:
+        first = await pair.start_primary()
+        await pair.guest_is_up()
+        async with load(pair) as (talker, store):
+            await progress_of(talker, store)
+            before = await flushes(first)
+            await secondary.refresh_code(first.qmp)
+            await secondary.refresh_code(first.qmp)
+            assert await flushes(first) == before + 2
+            await progress_of(talker, store)
+
+
+async def flushes(copy: Copy) -> int:
+    text = (await copy.qmp.execute("x-query-jit"))["human-readable-text"]
+    return next(int(line.split()[-1]) for line in text.splitlines() if line.startswith("TB flush count"))

@@ -190,9 +190,10 @@ async def test_an_unwritable_pidfile_starts_nothing(bench: Bench) -> None:
 
 @pytest.mark.parametrize("has_sandbox", [False, pytest.param(True, marks=needs_bwrap)])
 async def test_a_cancelled_start_leaves_nothing(bench: Bench, has_sandbox: bool) -> None:
-    for delay_s in (0.0, 0.001, 0.002, 0.004, 0.006, 0.01):
+    duration = f"61.{os.getpid()}"
+    for delay_s in (0.0, 0.001, 0.002, 0.003, 0.004, 0.006, 0.01) * 5:
         start = bench.sandboxed if has_sandbox else bench.spawn
-        task = asyncio.create_task(start("sleep", "61.25"))
+        task = asyncio.create_task(start("sleep", duration))
         await asyncio.sleep(delay_s)
         task.cancel()
         try:
@@ -200,7 +201,7 @@ async def test_a_cancelled_start_leaves_nothing(bench: Bench, has_sandbox: bool)
         except asyncio.CancelledError:
             assert not bench.pidfile.exists()
         listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-        assert "sleep 61.25" not in listing
+        assert f"sleep {duration}" not in listing
 
 
 async def test_an_agent_that_was_killed_leaves_it_alive_for_the_next(bench: Bench) -> None:

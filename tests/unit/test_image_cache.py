@@ -158,6 +158,11 @@ def store(tmp_path: Path) -> BlobStore:
     return BlobStore(tmp_path)
 
 
+@pytest.fixture
+def cache(store: BlobStore, session: aiohttp.ClientSession) -> ImageCache:
+    return ImageCache(store, session)
+
+
 Start = Callable[[Handler], Awaitable[Peer]]
 
 
@@ -171,24 +176,20 @@ def assert_stored(store: BlobStore) -> None:
     assert leftovers(store) == []
 
 
-async def test_every_file_of_an_image_is_fetched(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
-) -> None:
+async def test_every_file_of_an_image_is_fetched(start: Start, cache: ImageCache) -> None:
     peer = await start(serves_everything)
     kernel, initrd = blob_of(b"kernel"), blob_of(b"initrd")
     peer.contents = {kernel.digest: b"kernel", initrd.digest: b"initrd"}
-    paths = await ImageCache(store, session).ensure(
-        Image(kind=ImageKind.KERNEL, kernel=kernel, initrd=initrd), [peer.url]
-    )
+    paths = await cache.ensure(Image(kind=ImageKind.KERNEL, kernel=kernel, initrd=initrd), [peer.url])
     assert paths.disk is None
     assert paths.kernel is not None and paths.kernel.read_bytes() == b"kernel"
     assert paths.initrd is not None and paths.initrd.read_bytes() == b"initrd"
 
 
 async def test_an_image_is_fetched_once_and_then_found(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
+    start: Start, cache: ImageCache, store: BlobStore
 ) -> None:
-    peer, cache = await start(serves), ImageCache(store, session)
+    peer = await start(serves)
     image = Image(kind=ImageKind.DISK, disk=BLOB, kernel=BLOB)
     assert not cache.is_present(image)
     for _ in range(2):
@@ -200,28 +201,26 @@ async def test_an_image_is_fetched_once_and_then_found(
 
 
 async def test_a_peer_without_the_blob_is_passed_over(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
+    start: Start, cache: ImageCache, store: BlobStore
 ) -> None:
     empty, full = await start(has_nothing), await start(serves)
-    await ImageCache(store, session).ensure(IMAGE, [empty.url, full.url])
+    await cache.ensure(IMAGE, [empty.url, full.url])
     assert_stored(store)
     assert empty.ranges == [None]
 
 
-async def test_a_peer_that_is_down_is_passed_over(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
-) -> None:
+async def test_a_peer_that_is_down_is_passed_over(start: Start, cache: ImageCache, store: BlobStore) -> None:
     full = await start(serves)
-    await ImageCache(store, session).ensure(IMAGE, ["http://127.0.0.1:1", full.url])
+    await cache.ensure(IMAGE, ["http://127.0.0.1:1", full.url])
     assert_stored(store)
 
 
 @pytest.mark.parametrize("second", [serves, ignores_ranges])
 async def test_the_next_peer_is_asked_for_the_rest(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore, second: Handler
+    start: Start, cache: ImageCache, store: BlobStore, second: Handler
 ) -> None:
     first, other = await start(breaks_off), await start(second)
-    await ImageCache(store, session).ensure(IMAGE, [first.url, other.url])
+    await cache.ensure(IMAGE, [first.url, other.url])
     assert_stored(store)
     (asked,) = other.ranges
     assert asked is not None
@@ -229,10 +228,10 @@ async def test_the_next_peer_is_asked_for_the_rest(
 
 
 async def test_a_single_peer_that_breaks_off_is_asked_again(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
+    start: Start, cache: ImageCache, store: BlobStore
 ) -> None:
     peer = await start(breaks_off_once)
-    await ImageCache(store, session).ensure(IMAGE, [peer.url])
+    await cache.ensure(IMAGE, [peer.url])
     assert_stored(store)
     assert len(peer.ranges) == 2
 
@@ -248,57 +247,54 @@ async def test_a_peer_that_stalls_is_left(
 
 
 async def test_another_range_than_asked_for_is_not_used(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
+    start: Start, cache: ImageCache, store: BlobStore
 ) -> None:
     wrong, right = await start(sends_the_wrong_range), await start(serves)
-    await ImageCache(store, session).ensure(IMAGE, [wrong.url, right.url])
+    await cache.ensure(IMAGE, [wrong.url, right.url])
     assert_stored(store)
     assert (wrong.ranges, right.ranges) == ([None], [None])
 
 
 @pytest.mark.parametrize("bad", [sends_damaged, sends_too_much])
 async def test_damaged_content_is_not_stored_and_the_next_peer_is_asked(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore, bad: Handler
+    start: Start, cache: ImageCache, store: BlobStore, bad: Handler
 ) -> None:
     first, second = await start(bad), await start(serves)
-    await ImageCache(store, session).ensure(IMAGE, [first.url, second.url])
+    await cache.ensure(IMAGE, [first.url, second.url])
     assert_stored(store)
 
 
 async def test_a_rest_from_a_bad_peer_spoils_no_good_one(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
+    start: Start, cache: ImageCache, store: BlobStore
 ) -> None:
     good, bad = await start(breaks_off), await start(sends_damaged)
     good.is_healed = True
-    cache = ImageCache(store, session)
     await cache.ensure(IMAGE, [good.url, bad.url])
     assert_stored(store)
 
 
 async def test_damage_everywhere_is_told_and_leaves_nothing(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
+    start: Start, cache: ImageCache, store: BlobStore
 ) -> None:
     peer = await start(sends_damaged)
     with pytest.raises(UnavailableError, match="undamaged") as error:
-        await ImageCache(store, session).ensure(IMAGE, [peer.url])
+        await cache.ensure(IMAGE, [peer.url])
     assert error.value.code == "image-unavailable"
     assert not store.has(BLOB.digest)
     assert leftovers(store) == []
 
 
-async def test_every_peers_reason_is_told(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
-) -> None:
+async def test_every_peers_reason_is_told(start: Start, cache: ImageCache, store: BlobStore) -> None:
     peer = await start(has_nothing)
     with pytest.raises(UnavailableError, match=rf"{peer.url}: it answered 404") as error:
-        await ImageCache(store, session).ensure(IMAGE, [peer.url, "http://127.0.0.1:1"])
+        await cache.ensure(IMAGE, [peer.url, "http://127.0.0.1:1"])
     assert "http://127.0.0.1:1: " in str(error.value)
     assert leftovers(store) == []
 
 
-async def test_no_peer_at_all_is_told(session: aiohttp.ClientSession, store: BlobStore) -> None:
+async def test_no_peer_at_all_is_told(cache: ImageCache) -> None:
     with pytest.raises(UnavailableError, match="none holds it"):
-        await ImageCache(store, session).ensure(IMAGE, [])
+        await cache.ensure(IMAGE, [])
 
 
 async def test_an_image_that_does_not_fit_is_refused_before_anything_is_sent(
@@ -316,9 +312,9 @@ async def test_an_image_that_does_not_fit_is_refused_before_anything_is_sent(
 
 
 async def test_guests_that_wait_for_the_same_blob_share_one_transfer(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
+    start: Start, cache: ImageCache, store: BlobStore
 ) -> None:
-    peer, cache = await start(waits_for_release), ImageCache(store, session)
+    peer = await start(waits_for_release)
     async with asyncio.TaskGroup() as group:
         for _ in range(3):
             group.create_task(cache.ensure(IMAGE, [peer.url]))
@@ -329,9 +325,9 @@ async def test_guests_that_wait_for_the_same_blob_share_one_transfer(
 
 
 async def test_a_cancelled_waiter_leaves_the_others_theirs(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
+    start: Start, cache: ImageCache, store: BlobStore
 ) -> None:
-    peer, cache = await start(waits_for_release), ImageCache(store, session)
+    peer = await start(waits_for_release)
     first = asyncio.create_task(cache.ensure(IMAGE, [peer.url]))
     await peer.asked.wait()
     second = asyncio.create_task(cache.ensure(IMAGE, [peer.url]))
@@ -346,9 +342,9 @@ async def test_a_cancelled_waiter_leaves_the_others_theirs(
 
 
 async def test_the_last_waiter_to_go_ends_the_transfer(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
+    start: Start, cache: ImageCache, store: BlobStore
 ) -> None:
-    peer, cache = await start(stalls), ImageCache(store, session)
+    peer = await start(stalls)
     waiter = asyncio.create_task(cache.ensure(IMAGE, [peer.url]))
     await peer.asked.wait()
     waiter.cancel()
@@ -363,9 +359,9 @@ async def test_the_last_waiter_to_go_ends_the_transfer(
 
 
 async def test_nobody_joins_a_transfer_that_is_being_ended(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
+    start: Start, cache: ImageCache, store: BlobStore
 ) -> None:
-    peer, cache = await start(stalls), ImageCache(store, session)
+    peer = await start(stalls)
     waiter = asyncio.create_task(cache.ensure(IMAGE, [peer.url]))
     await peer.asked.wait()
     await until_waiting(cache, 1)
@@ -378,14 +374,13 @@ async def test_nobody_joins_a_transfer_that_is_being_ended(
 
 
 async def test_a_waiter_that_knows_another_peer_does_not_fail_with_the_first(
-    start: Start, session: aiohttp.ClientSession, store: BlobStore
+    start: Start, cache: ImageCache, store: BlobStore
 ) -> None:
     async def waits_then_has_nothing(peer: Peer, request: web.Request) -> web.StreamResponse:
         await peer.release.wait()
         raise web.HTTPNotFound
 
     empty, full = await start(waits_then_has_nothing), await start(serves)
-    cache = ImageCache(store, session)
     first = asyncio.create_task(cache.ensure(IMAGE, [empty.url]))
     await empty.asked.wait()
     second = asyncio.create_task(cache.ensure(IMAGE, [full.url]))

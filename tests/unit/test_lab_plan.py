@@ -46,6 +46,7 @@ etcd:
       h2: 10.70.0.2
       h3: 10.70.0.3
 runtime: /var/cache/vdc/runtime/abc
+cache_dir: /cache
 memory: 1073741824
 labels:
   lab: default
@@ -118,15 +119,17 @@ def test_an_unknown_host_is_named_with_the_known_ones() -> None:
 
 def test_the_agents_configuration_is_this_file() -> None:
     plan = make_plan("default", 3, ROOT)
-    runtime = Path("/var/cache/vdc/runtime/abc")
-    assert agent_config(plan, plan.host("h2"), runtime=runtime, memory_bytes=1024**3) == GOLDEN
+    runtime, cache = Path("/var/cache/vdc/runtime/abc"), Path("/cache")
+    made = agent_config(plan, plan.host("h2"), runtime=runtime, cache_dir=cache, memory_bytes=1024**3)
+    assert made == GOLDEN
 
 
 @pytest.mark.parametrize("hosts", [1, 3, 8])
 def test_the_agent_accepts_its_configuration(hosts: int) -> None:
     plan = make_plan("default", hosts, ROOT)
     for host in plan.hosts:
-        text = agent_config(plan, host, runtime=Path("/runtime"), memory_bytes=1024**3)
+        runtime, cache = Path("/runtime"), Path("/cache")
+        text = agent_config(plan, host, runtime=runtime, cache_dir=cache, memory_bytes=1024**3)
         config = AgentConfig.model_validate(yaml.safe_load(text))
         assert config.host == host.name
         assert config.network == plan.network

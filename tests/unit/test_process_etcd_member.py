@@ -39,7 +39,7 @@ bwrap
 --dev /dev
 --proc /proc
 --tmpfs /tmp
---bind /state/etcd /state/etcd
+--bind /state/etcd /vm
 --unshare-ipc
 --unshare-uts
 --

@@ -81,6 +81,10 @@ def _write_example(example: str, formatter: click.HelpFormatter) -> None:
                 formatter.write(f"  {line}\n")
 
 
+class OutputGone(Exception):  # noqa: N818 - nothing is wrong
+    """Whoever read the output does not any more. No OSError, because click answers that one by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lazy:
     """Where a command is defined, and its one line in the overview."""
@@ -96,6 +100,13 @@ class LazyGroup(VdcGroup):
     def __init__(self, *args: Any, lazy: Mapping[str, Lazy], **options: Any) -> None:
         super().__init__(*args, **options)
         self.lazy = dict(lazy)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; raises `OutputGone` where the output is a pipe that nobody reads."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise OutputGone from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order of the table."""

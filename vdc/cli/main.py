@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import click
 
-from vdc.cli.base import Lazy, LazyGroup, context_option
+from vdc.cli.base import Lazy, LazyGroup, OutputGone, context_option
 
 _IN = "vdc.cli.commands."
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, OutputGone):
         # The interpreter flushes stdout once more at exit, and must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_BROKEN_PIPE
@@ -76,7 +76,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, OutputGone):
         raise
     except Exception as error:
         from vdc.cli.errors import report

@@ -53,7 +53,7 @@ def _read_file(path: Path) -> tuple[Loaded, ...]:
     except OSError as error:
         failure = ManifestError(f"{path} cannot be read: {error.strerror}", code="manifest-unreadable")
         return (Loaded(str(path), error=failure),)
-    return load_text(text, str(path), is_json=path.suffix in _JSON or _looks_like_json(text))
+    return load_text(text, str(path), is_json=path.suffix in _JSON)
 
 
 def _read(file: BinaryIO) -> bytes:

@@ -147,8 +147,12 @@ async def _receive(socket: ClientWebSocketResponse) -> None:
     async for message in socket:
         if message.type in (WSMsgType.BINARY, WSMsgType.TEXT):
             data = message.data.encode() if isinstance(message.data, str) else message.data
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            _show(data)
+
+
+def _show(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 async def _send(socket: ClientWebSocketResponse, keys: asyncio.Queue[bytes | None]) -> bool:

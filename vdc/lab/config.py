@@ -10,7 +10,7 @@ import yaml
 from vdc.lab.plan import HostPlan, LabPlan, Underlay
 
 
-def agent_config(plan: LabPlan, host: HostPlan, *, runtime: Path, memory_bytes: int) -> str:
+def agent_config(plan: LabPlan, host: HostPlan, *, runtime: Path, cache_dir: Path, memory_bytes: int) -> str:
     """The YAML text for one host: an etcd member among all hosts, both underlays, the client as a VTEP."""
     document: dict[str, Any] = {
         "host": host.name,
@@ -25,6 +25,7 @@ def agent_config(plan: LabPlan, host: HostPlan, *, runtime: Path, memory_bytes: 
             }
         },
         "runtime": str(runtime),
+        "cache_dir": str(cache_dir),  # one machine plays all hosts, so they share what was found out about it
         "memory": memory_bytes,
         "labels": {"lab": plan.name},
     }

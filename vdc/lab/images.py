@@ -1,7 +1,7 @@
 """Images that were built on this machine, known to the lab from its first moment.
 
-Their content is copied into each host's own store before its agent starts, so that nothing of it
-has to travel over the lab's networks. Copies, not links: a host whose store is damaged must not damage another one's.
+Their content is copied into each host's own store before its agent starts, so that none of it has to travel
+over the lab's networks. Copies, not links: a host whose store is damaged must not damage another one's.
 """
 
 from __future__ import annotations

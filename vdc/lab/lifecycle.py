@@ -28,7 +28,9 @@ def lay_out(plan: LabPlan, record: LabRecord, settings: Settings) -> LabRecord:
     for host in plan.hosts:
         host.state_dir.mkdir(mode=0o750)
         host.config_file.write_text(
-            agent_config(plan, host, runtime=runtime, memory_bytes=record.memory_bytes)
+            agent_config(
+                plan, host, runtime=runtime, cache_dir=settings.cache_root, memory_bytes=record.memory_bytes
+            )
         )
     network.build(plan)
     return record

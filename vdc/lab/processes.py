@@ -57,7 +57,7 @@ def processes_of(inodes: Collection[int], pids: Collection[int] = ()) -> tuple[P
     """
     everything = {process.pid: process for process in all_processes()}
     found = {pid for pid, process in everything.items() if process.netns in inodes or pid in pids}
-    while more := set():
+    while more := {pid for pid, process in everything.items() if process.parent in found} - found:
         found |= more
     return tuple(everything[pid] for pid in sorted(found))
 

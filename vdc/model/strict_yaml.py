@@ -27,6 +27,7 @@ _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _STR_TAG = "tag:yaml.org,2002:str"
+_MAP_TAG, _SEQ_TAG = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 _MERGE = "<<"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -104,7 +105,7 @@ class _Builder:
             self._close(line)
 
     def _open(self, event: Any, line: int) -> None:
-        if event.tag and not event.implicit and not event.tag.startswith("tag:yaml.org,2002:"):
+        if event.tag not in (None, "!", _MAP_TAG, _SEQ_TAG):
             raise StrictError(f"tag {event.tag[:40]} is not known", line)
         if self._awaits_key():
             raise StrictError("a key has to be a text", line)

@@ -31,6 +31,7 @@ class Event(StrEnum):
     IN_SYNC = "in_sync"
     PROVEN = "proven"
     STALLED = "stalled"
+    STALLED_LATER = "stalled_later"
     QEMU_GONE = "qemu_gone"
     QEMU_LEFT = "qemu_left"
     GUEST_POWERED_OFF = "guest_powered_off"
@@ -123,6 +124,7 @@ PREDICATES: Mapping[Event, Callable[[Snapshot], bool]] = {
     Event.IN_SYNC: lambda s: s.pair is not None and s.pair.sync is SyncState.IN_SYNC,
     Event.PROVEN: _proven,
     Event.STALLED: lambda s: s.copy.stalled_ms > s.limits.checkpoint_budget_ms,
+    Event.STALLED_LATER: lambda s: s.copy.stalled_ms > s.limits.checkpoint_budget_ms + s.limits.stall_head_start_ms,
     Event.QEMU_GONE: lambda s: not s.copy.alive,
     Event.QEMU_LEFT: lambda s: s.copy.colo_ended,
     Event.GUEST_POWERED_OFF: lambda s: s.copy.powered_off,

@@ -111,7 +111,7 @@ def choose_primary(endophyte: Endophyte, alive: Iterable[Host], occupancy: Occup
 def choose_secondary(
     endophyte: Endophyte, pair: Pair, alive: Iterable[Host], occupancy: Occupancy, *, avoid: frozenset[str] = frozenset()
 ) -> str:
-    """The best host for lockstep with the pair's primary: spares first, then by room; `avoid` are backing off.
+    """The best host for lockstep with the pair's primary: spares in their order, then by room; `avoid` are backing off.
 
     Raises RefusedError (`no-host`) with each host's reason.
     """
@@ -121,7 +121,8 @@ def choose_secondary(
         raise RefusedError(f"the primary's host {pair.primary} does not answer", code="no-host")
     reasons: dict[str, str] = {}
     others = _roomiest_first((h for h in by_name.values() if h.name != pair.primary), occupancy)
-    for host in sorted(others, key=lambda h: h.name not in pair.spares):
+    rank = {name: place for place, name in enumerate(pair.spares)}
+    for host in sorted(others, key=lambda h: rank.get(h.name, len(rank))):
         reason = why_not_a_pair(primary, host) or why_not(endophyte, host, occupancy, secondary_cost_bytes(endophyte))
         if not reason and host.name in avoid:
             reason = "failed a moment ago and is left alone for a while"

@@ -19,6 +19,7 @@ class Limits:
     secondary_delay_ms: float = 30.0
     isolated_pause_ms: float = 8_000.0
     checkpoint_budget_ms: float = 2_000.0
+    stall_head_start_ms: float = 500.0  # of the primary, where both sides only see that nothing completes
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,9 @@ class CopyView:
     colo_ended: bool = False  # QEMU itself left lockstep (COLO_EXIT)
     checkpoints: int = 0
     lockstep_for_s: float = 0.0
-    stalled_ms: float = 0.0  # how long the present checkpoint has lasted
+    stalled_ms: float = 0.0  # how long no checkpoint has completed, in lockstep
+    checkpoint_age_ms: float = float("inf")  # since the latest checkpoint completed
+    checkpoint_interval_ms: float = 0.0  # that is usual at present
     guest_suspicious: bool = False  # a panic on the secondary's console
     powered_off: bool = False  # the guest shut itself down
     retry_due: bool = False  # the back-off after a failed start has passed
@@ -100,15 +103,27 @@ class Snapshot:
         return pair is not None and pair.sync is SyncState.IN_SYNC and pair.epoch == self.copy.epoch
 
     @property
+    def checkpoint_proof_ms(self) -> float:
+        """How long a completed checkpoint proves that the peer's host lives: it took part in it."""
+        return max(self.peer.suspect_ms, 1.5 * self.copy.checkpoint_interval_ms)
+
+    @property
     def is_peer_silent(self) -> bool:
-        """No heartbeat of the peer on either network for longer than jitter explains."""
+        """No heartbeat of the peer on either network for longer than jitter explains, and no checkpoint either.
+
+        A busy machine may starve the agents for a moment while both QEMUs go on; a checkpoint that completed
+        meanwhile says so. A host that died completes none, so this delays nothing where it matters.
+        """
         peer = self.peer
-        return min(peer.management_silent_ms, peer.replication_silent_ms) > peer.suspect_ms
+        is_quiet = min(peer.management_silent_ms, peer.replication_silent_ms) > peer.suspect_ms
+        return is_quiet and self.copy.checkpoint_age_ms > self.checkpoint_proof_ms
 
     @property
     def is_replication_cut(self) -> bool:
         """The replication network alone is silent: lockstep cannot go on, yet both hosts live."""
-        return self.peer.replication_silent_ms > self.peer.suspect_ms and not self.is_peer_silent
+        peer = self.peer
+        is_quiet = peer.replication_silent_ms > peer.suspect_ms and not self.is_peer_silent
+        return is_quiet and self.copy.checkpoint_age_ms > self.checkpoint_proof_ms
 
     @property
     def is_store_silent(self) -> bool:

@@ -161,6 +161,7 @@ TABLE: tuple[Row, ...] = (
     Row(S.S_LOCKSTEP, E.PEER_COPY_DEAD, A.PROMOTE, S.P_PROMOTING, "{primary} says that its copy died; taking over"),
     Row(S.S_LOCKSTEP, E.QEMU_LEFT, A.PROMOTE, S.P_PROMOTING, "the primary on {primary} is gone; taking over"),
     Row(S.S_LOCKSTEP, E.PEER_LOST_LATER, A.PROMOTE, S.P_PROMOTING, "{primary} does not answer; taking over"),
+    Row(S.S_LOCKSTEP, E.STALLED_LATER, A.PROMOTE, S.P_PROMOTING, "no checkpoint comes from {primary}; taking over"),
     Row(S.S_LOCKSTEP, E.ALWAYS, A.HOLD, S.S_LOCKSTEP, "secondary on {me} in lockstep with {primary}"),
     Row(S.S_DEAD, E.ALWAYS, A.HOLD, S.S_DEAD, "the secondary's copy is gone; {primary} goes on alone"),
     Row(S.S_FAILED, E.ALWAYS, A.HOLD, S.S_FAILED, "this host could not be made a secondary"),

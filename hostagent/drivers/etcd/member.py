@@ -107,6 +107,7 @@ class EmbeddedMember:
         """
         self.check_data()
         status = MemberStatus(self.endpoint, is_healthy=False, error="not asked yet")
+        starts = self.starts
         store = EtcdStore([self.endpoint])
         try:
             async with asyncio.timeout(deadline_s):
@@ -117,7 +118,8 @@ class EmbeddedMember:
                         return status
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
-            raise await self._unhealthy(status, deadline_s) from None
+            has_died = self.starts > starts + 1 or self.handle is None
+            raise await self._unhealthy(status, deadline_s, has_died=has_died) from None
         finally:
             await store.close()
 
@@ -205,10 +207,12 @@ class EmbeddedMember:
         if self._mark() != mark:
             write_atomically(self.mark_path, json.dumps(mark) + "\n")
 
-    async def _unhealthy(self, status: MemberStatus, deadline_s: float) -> UnavailableError:
+    async def _unhealthy(
+        self, status: MemberStatus, deadline_s: float, *, has_died: bool
+    ) -> UnavailableError:
         where = f"etcd member {self.host} ({self.endpoint})"
         complaint = await asyncio.to_thread(self._complaint)
-        if self.handle is None:
+        if has_died:
             reason = complaint or self._process.last_error or "it was not started"
             return UnavailableError(
                 f"{where} does not stay up: {reason}", code="etcd-not-running", hint=f"see {self.log_path}"

@@ -87,8 +87,11 @@ async def spawn_in_sandbox(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
+    niceness: int | None = None,
 ) -> ProcessHandle:
     """Start `bwrap ...` (without `--json-status-fd`, which is added) and record the program inside it.
+
+    `niceness` is the program's own; None: that of the agent, which is above its guests'.
 
     As `spawn`; ProcessStartError carries the end of the log where the sandbox could not be made or where the
     program ended before it could be identified.
@@ -96,7 +99,9 @@ async def spawn_in_sandbox(
     status = StatusPipe()
     try:
         record = new_record(argv[0], tag, is_sandboxed=True)
-        with_status = (argv[0], "--json-status-fd", str(status.writer.fileno()), *argv[1:])
+        with_status = (
+            *_renice(niceness), argv[0], "--json-status-fd", str(status.writer.fileno()), *argv[1:]
+        )  # fmt: skip
         fds = (*pass_fds, status.writer.fileno())
         return await _start(_Request(with_status, record, pidfile, log_path, env, cwd, fds), status)
     except BaseException:
@@ -104,6 +109,13 @@ async def spawn_in_sandbox(
         raise
     finally:
         status.writer.close()
+
+
+def _renice(niceness: int | None) -> tuple[str, ...]:
+    """The command prefix that changes the niceness; `nice` executes the rest, so the pid stays."""
+    if niceness is None:
+        return ()
+    return ("nice", "-n", str(niceness - os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 async def _start(request: _Request, status: StatusPipe | None) -> ProcessHandle:

@@ -178,7 +178,10 @@ def _devices(spec: MachineSpec) -> list[str]:
     for j, nic in enumerate(spec.nics):
         argv += ["-netdev", f"tap,id={netdev_id(j)},ifname={nic.ifname},script=no,downscript=no,vhost=off"]
         slot = f"addr={_FIRST_NIC_SLOT + j:#x}"
-        argv += ["-device", f"virtio-net-pci,id=e{j},netdev={netdev_id(j)},mac={nic.mac},guest_announce=off,romfile=,{slot}"]
+        argv += [
+            "-device",
+            f"virtio-net-pci,id=e{j},netdev={netdev_id(j)},mac={nic.mac},guest_announce=off,romfile=,{slot}",
+        ]
     return [*argv, "-device", "pvpanic", *_tpm(spec), *_display(spec)]
 
 

@@ -35,14 +35,18 @@ _KVM = Path("/dev/kvm")
 async def probe(runtime_root: Path | None) -> QemuVersion:
     """Version and fitness of QEMU; raises UnavailableError when it cannot be run at all."""
     queries = (Command.QUERY_VERSION, "query-qmp-schema", "qom-list-types", Command.QUIT)
-    dialogue = "".join(json.dumps({"execute": str(command)}) + "\n" for command in ("qmp_capabilities", *queries))
+    dialogue = "".join(
+        json.dumps({"execute": str(command)}) + "\n" for command in ("qmp_capabilities", *queries)
+    )
     argv = [BINARY, "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"]
     with tempfile.TemporaryDirectory(prefix="vdc-probe-") as folder:
         code, output, complaint = await _run(argv, runtime_root, Path(folder), dialogue.encode(), _PROBE_S)
     answers = [json.loads(line) for line in output.splitlines() if line.strip()]
     values = [answer["return"] for answer in answers if "return" in answer]
     if len(values) < 4:
-        raise UnavailableError(f"QEMU did not answer (exit {code}): {_last_line(complaint)}", code="qemu-not-runnable")
+        raise UnavailableError(
+            f"QEMU did not answer (exit {code}): {_last_line(complaint)}", code="qemu-not-runnable"
+        )
     version, schema, types = values[1:4]
     return judge(version["qemu"], schema, frozenset(entry["name"] for entry in types))
 
@@ -52,7 +56,9 @@ def judge(version: dict[str, int], schema: list[dict[str, Any]], types: frozense
     text = f"{version['major']}.{version['minor']}.{version['micro']}"
     if (version["major"], version["minor"]) < OLDEST_TRUSTED:
         wanted = ".".join(str(part) for part in OLDEST_TRUSTED)
-        return QemuVersion(version=text, reason=f"QEMU {text} cannot hold a pair in lockstep; {wanted} or newer can")
+        return QemuVersion(
+            version=text, reason=f"QEMU {text} cannot hold a pair in lockstep; {wanted} or newer can"
+        )
     known = {entry["name"] for entry in schema if entry["meta-type"] == "command"}
     drivers = {
         member["name"]
@@ -67,7 +73,9 @@ def judge(version: dict[str, int], schema: list[dict[str, Any]], types: frozense
     return QemuVersion(version=text, lockstep=True)
 
 
-async def probe_accelerator(runtime_root: Path | None, *, cache_file: Path, deadline_s: float = 5.0) -> Accelerator:
+async def probe_accelerator(
+    runtime_root: Path | None, *, cache_file: Path, deadline_s: float = 5.0
+) -> Accelerator:
     """`kvm` if it runs a guest within the deadline, else `tcg` and why; asked once per boot of the host."""
     boot_id = _BOOT_ID.read_text().strip()
     known = await asyncio.to_thread(_read_cache, cache_file, boot_id)
@@ -144,7 +152,10 @@ async def _run(
     command.insert(1, "--die-with-parent")
     try:
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
     except FileNotFoundError as error:
         raise UnavailableError("bwrap is not installed", code="qemu-not-runnable") from error

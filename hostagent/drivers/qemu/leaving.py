@@ -59,13 +59,14 @@ def _nodes(plan: LockstepPlan) -> list[str]:
 
 
 def _is_ours(instance: dict[str, Any], plan: LockstepPlan) -> bool:
+    remote = (plan.mirror_chardev, plan.compare_chardev)
     match instance:
         case {"type": "migration"}:
             return True
         case {"type": "block-node", "node-name": name}:
             return name in _nodes(plan)
-        case {"type": "chardev", "id": name}:
-            return name in set(plan.primary_chardevs())
+        case {"type": "chardev", "id": name}:  # not the local pairs, which still hold packets of the guest
+            return name in {chardev(j) for j in range(plan.nics) for chardev in remote}
     return False
 
 

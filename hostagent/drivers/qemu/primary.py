@@ -2,11 +2,17 @@
 
 Order of a protection: `open_channels` here, `secondary.prepare` there, `enter` here. Of a planned switch:
 arbitration, `quiesce` here, `secondary.promote(planned=True)` there, then end this process.
+
+Dangers, all seen on QEMU 11.1:
+- A guest that is stopped while in lockstep runs again after the next checkpoint. Leave before a lasting pause.
+- A guest's reset makes an emulated (TCG) secondary execute translations of what its memory held before: it
+  crashes again after every checkpoint. Leave and protect again with a fresh secondary.
+- A guest that powers off in lockstep is reported once (SHUTDOWN) and then shown as running.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.entry import EntryFailedError, EntryReport, enter
@@ -15,7 +21,19 @@ from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpSession
 from hostagent.drivers.qemu.steps import chardevs
 
-__all__ = ["EntryFailedError", "EntryReport", "enter", "leave", "open_channels", "quiesce", "resume"]
+# Events of a primary after which its lockstep has to be left; its secondary is not fit for promotion.
+ENDS_LOCKSTEP: Final = frozenset({"RESET", "SHUTDOWN", "GUEST_PANICKED"})
+
+__all__ = [
+    "ENDS_LOCKSTEP",
+    "EntryFailedError",
+    "EntryReport",
+    "enter",
+    "leave",
+    "open_channels",
+    "quiesce",
+    "resume",
+]
 
 
 async def open_channels(qmp: QmpSession, plan: LockstepPlan) -> None:
@@ -37,7 +55,7 @@ async def open_channels(qmp: QmpSession, plan: LockstepPlan) -> None:
 
 
 async def quiesce(qmp: QmpSession) -> None:
-    """Stop the guest for a planned switch; from here on the primary says nothing new."""
+    """Stop the guest for a planned switch, so that no packet is on its way. Holds until the next checkpoint."""
     await qmp.execute(Command.STOP, deadline_s=5.0)
 
 

@@ -29,6 +29,8 @@ from vdc.model.errors import RefusedError, UnavailableError, VdcError
 
 _log = logging.getLogger(__name__)
 
+_RETRY_S = 0.01
+
 EventListener = Callable[[str, dict[str, Any], float], None]
 
 
@@ -84,20 +86,27 @@ class QmpSession:
         ]
 
     @classmethod
-    async def connect(cls, path: Path, *, name: str, deadline_s: float = 5.0) -> Self:
-        """Connect and negotiate; raises QmpUnreachableError. The path may be longer than a socket address."""
+    async def connect(
+        cls, path: Path, *, name: str, deadline_s: float = 5.0, is_starting: bool = False
+    ) -> Self:
+        """Connect and negotiate; raises QmpUnreachableError. The path may be longer than a socket address.
+
+        While QEMU `is_starting` its socket may not be there yet, or not be listened to; that is waited for.
+        """
         client = QMPClient(name)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock: socket.socket | None = None
         try:
             async with asyncio.timeout(deadline_s):
-                await _connect_unix(sock, path)
+                sock = await _open(path, is_starting=is_starting)
                 await client.connect(sock)
         except (TimeoutError, OSError, ConnectError) as error:
-            sock.close()
+            if sock is not None:
+                sock.close()
             reason = str(error) or f"no greeting within {deadline_s:g} s"
             raise QmpUnreachableError(f"QMP of {name} does not answer: {reason}") from error
         except BaseException:
-            sock.close()
+            if sock is not None:
+                sock.close()
             raise
         return cls(client, sock, name)
 
@@ -176,10 +185,26 @@ class QmpSession:
             self.on_closed()
 
 
-async def _connect_unix(sock: socket.socket, path: Path) -> None:
+async def _open(path: Path, *, is_starting: bool) -> socket.socket:
+    while True:
+        try:
+            return await _connect_unix(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if not is_starting:
+                raise
+            await asyncio.sleep(_RETRY_S)
+
+
+async def _connect_unix(path: Path) -> socket.socket:
     """Connect through the folder's descriptor, because a socket address holds 107 characters only."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        await asyncio.get_running_loop().sock_connect(sock, f"/proc/self/fd/{folder}/{path.name}")
-    finally:
-        os.close(folder)
+        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, f"/proc/self/fd/{folder}/{path.name}")
+        finally:
+            os.close(folder)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -42,11 +42,20 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        answer = {
+        answers: dict[str, dict[str, object]] = {
             "/v1/health": {"sentence": "well"},
             "/v1/cluster": {"version": "0", "host": "stub", "leader": "h1", "store": "ok"},
             "/v1/nodes": {"items": [node(name) for name in members]},
-        }.get(self.path)
+        }
+        self.answer(answers.get(self.path))
+
+    def do_POST(self) -> None:
+        """Remember what was registered."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        Path(sys.argv[3]).with_name("registered.json").write_bytes(body)
+        self.answer({"sentence": "done"})
+
+    def answer(self, answer: dict[str, object] | None) -> None:
         body = json.dumps(answer or {"code": "not-found", "message": "no"}).encode()
         self.send_response(200 if answer else 404)
         self.send_header("Content-Type", "application/json")

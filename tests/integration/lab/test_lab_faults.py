@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -215,15 +217,21 @@ async def test_power_off_kills_what_hides_in_a_namespace_of_its_own(
         "import time, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         "print('ready', flush=True); time.sleep(99)"
     )
-    command = ["unshare", "--net", "--fork", sys.executable, "-c", hidden]
+    command = ["sh", "-c", 'unshare --net "$0" -c "$1"; true', sys.executable, hidden]
     argv = api.exec_argv(lab, "h1", command, settings=settings)
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as parent:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"ready\n"
         child = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text())
-        await api.fault(lab, "power-off", "h1", settings=settings)
-        assert read_process(child) is None
-        assert parent.wait(5) != 0
+        seen = read_process(child)
+        assert seen and seen.netns != kernel.namespace_inode(namespace(lab, "h1"))
+        try:
+            await api.fault(lab, "power-off", "h1", settings=settings)
+            assert read_process(child) is None
+            assert parent.wait(5) != 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
 
 async def test_a_host_gets_its_power_back_with_its_old_disk_and_a_new_network(

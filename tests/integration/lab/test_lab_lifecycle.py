@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -138,6 +141,33 @@ async def test_two_labs_side_by_side(lab: str, settings: Settings) -> None:
     finally:
         await api.down(other, settings=settings)
     assert audit(other, settings=settings) == ()
+
+
+async def test_images_that_were_built_are_in_every_store_and_registered(
+    name: str, settings: Settings, clean: None
+) -> None:
+    for folder, recipe in (
+        ("good", {"name": "test/mini", "kind": "kernel", "kernel": "vmlinuz"}),
+        ("bad", {"name": "test/bad", "kind": "kernel"}),
+    ):
+        built = settings.cache_root / "images" / folder / "v1"
+        built.mkdir(parents=True)
+        built.with_name("current").symlink_to("v1")
+        (built / "image.json").write_text(json.dumps(recipe))
+        (built / "vmlinuz").write_bytes(b"kernel")
+    said: list[str] = []
+    await api.up(name, 2, said.append, settings=settings)
+    digest = hashlib.sha256(b"kernel").hexdigest()
+    for host in ("h1", "h2"):
+        blob = settings.state_root / "lab" / name / host / "images" / "blobs" / "sha256" / digest
+        assert blob.read_bytes() == b"kernel"
+        assert blob.stat().st_nlink == 1
+    registered = json.loads((settings.state_root / "lab" / name / "h1" / "registered.json").read_text())
+    assert registered["name"] == "test/mini:latest"
+    assert registered["image"]["kernel"]["digest"] == f"sha256:{digest}"
+    assert "image test/mini:latest is there" in said
+    assert any("is left out: " in line and "bad" in line for line in said)
+    shutil.rmtree(settings.cache_root / "images")
 
 
 async def test_an_agent_that_died_is_started_again(lab: str, settings: Settings) -> None:

@@ -167,9 +167,9 @@ def _image_missing(template: Template, manifest: EndophyteManifest, error: VdcEr
 
     image = manifest.spec.image
     is_templates_own = image == template.manifest.spec.image
-    whose = f"which template {template.name} needs, " if is_templates_own else ""
+    whose = f" of template {template.name}" if is_templates_own else ""
     return NotFoundError(
-        f"image {image}, {whose}is not in this cluster: get it by vdc image import FILE --name {image}",
+        f"image {image}{whose} is not in this cluster: get it by vdc image import FILE --name {image}",
         hint=f"or use another one: vdc create {manifest.metadata.name} --image REF (vdc image ls)",
         code=error.code,
     )

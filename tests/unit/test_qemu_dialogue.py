@@ -1,0 +1,345 @@
+"""What is said to QEMU, word for word, against golden files; and what is left unsaid when something is missing.
+
+The other side is a small model of QEMU's inventories: enough to be asked what is there, and to refuse.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostagent.drivers.qemu import primary, secondary
+from hostagent.drivers.qemu.commands import Command
+from hostagent.drivers.qemu.entry import EntryFailedError
+from hostagent.drivers.qemu.inspect import LiveRole, inspect
+from hostagent.drivers.qemu.plan import LockstepPlan, LockstepPorts
+from hostagent.drivers.qemu.qmp import EventListener, QmpClosedError, QmpCommandError
+from vdc.model.errors import ConflictError
+
+GOLDEN = Path(__file__).parent / "golden" / "qemu"
+PLAN = LockstepPlan(7, 1, 1, "10.0.0.1", "10.0.0.2", LockstepPorts.for_slot(3, 7))
+
+
+class ModelQemu:
+    """Remembers what was added and removed; `said` is the dialogue without the questions."""
+
+    name = "model"
+
+    def __init__(self, status: str = "running", migration: str = "none", colo: str = "none") -> None:
+        self.status, self.migration, self.colo = status, migration, colo
+        self.said: list[str] = []
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.chardevs: dict[str, dict[str, Any]] = {}
+        self.nodes: dict[str, dict[str, Any]] = {
+            "disk0": {"node-name": "disk0", "children": [child(0, "img0")]}
+        }
+        self.jobs: set[str] = set()
+        self.yankable: list[dict[str, str]] = [{"type": "chardev", "id": "compat_monitor0"}]
+        self.closed_at: str | None = None
+        self.listeners: list[EventListener] = []
+
+    def add_listener(self, listener: EventListener) -> Any:
+        self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
+
+    def emit(self, event: str) -> None:
+        for listener in list(self.listeners):
+            listener(event, {}, 1.0 if event == "STOP" else 1.05)
+
+    async def execute_oob(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        return await self.execute(command, arguments, oob=True)
+
+    async def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        deadline_s: float = 2,
+        oob: bool = False,
+    ) -> Any:
+        assert command in set(Command)
+        assert deadline_s > 0
+        if command == self.closed_at:
+            raise QmpClosedError("gone")
+        given = dict(arguments or {})
+        if not command.startswith("query-") and command != "qom-list":
+            words = json.dumps(given, sort_keys=True) if given else ""
+            self.said.append(f"{'oob ' if oob else ''}{command} {words}".rstrip())
+        handler = getattr(self, "do_" + command.replace("-", "_"), None)
+        return handler(given) if handler else {}
+
+    def refuse(self, command: str) -> None:
+        raise QmpCommandError(command, "GenericError", "no")
+
+    # questions
+    def do_query_status(self, _: Any) -> Any:
+        return {"status": self.status}
+
+    def do_query_migrate(self, _: Any) -> Any:
+        if self.migration == "active" and self.status == "paused":
+            self.migration = "pre-switchover"
+        ram = {"transferred": 1000, "remaining": 0, "total": 2000, "dirty-sync-count": 3}
+        return {"status": self.migration, "ram": ram} if self.migration != "none" else {}
+
+    def do_query_colo_status(self, _: Any) -> Any:
+        return {"mode": self.colo}
+
+    def do_query_uuid(self, _: Any) -> Any:
+        return {"UUID": "u"}
+
+    def do_qom_list(self, _: Any) -> Any:
+        return [{"name": "type"}, *({"name": name} for name in self.objects)]
+
+    def do_query_chardev(self, _: Any) -> Any:
+        return [{"label": name} for name in self.chardevs]
+
+    def do_query_named_block_nodes(self, _: Any) -> Any:
+        return list(self.nodes.values())
+
+    def do_query_block_jobs(self, _: Any) -> Any:
+        return [{"device": job, "ready": True, "offset": 10, "len": 10} for job in self.jobs]
+
+    def do_query_yank(self, _: Any) -> Any:
+        return list(self.yankable)
+
+    def do_query_block_exports(self, _: Any) -> Any:
+        return [{"id": "exp0-e7"}]
+
+    # deeds
+    def do_object_add(self, given: Any) -> Any:
+        self.objects[given["id"]] = given
+
+    def do_object_del(self, given: Any) -> Any:
+        return self.objects.pop(given["id"], None) or self.refuse("object-del")
+
+    def do_chardev_add(self, given: Any) -> Any:
+        self.chardevs[given["id"]] = given
+        self.yankable.append({"type": "chardev", "id": given["id"]})
+
+    def do_chardev_remove(self, given: Any) -> Any:
+        return self.chardevs.pop(given["id"], None) or self.refuse("chardev-remove")
+
+    def do_blockdev_add(self, given: Any) -> Any:
+        self.nodes[given["node-name"]] = given
+        if given["driver"] == "nbd":
+            self.yankable.append({"type": "block-node", "node-name": given["node-name"]})
+
+    def do_blockdev_del(self, given: Any) -> Any:
+        return self.nodes.pop(given["node-name"], None) or self.refuse("blockdev-del")
+
+    def do_x_blockdev_change(self, given: Any) -> Any:
+        children = self.nodes["disk0"]["children"]
+        if "node" in given:
+            children.append(child(1, given["node"]))
+        else:
+            children[:] = [one for one in children if one["child"] != given["child"]]
+
+    def do_blockdev_mirror(self, given: Any) -> Any:
+        self.jobs.add(given["job-id"])
+
+    def do_block_job_cancel(self, given: Any) -> Any:
+        self.jobs.discard(given["device"])
+
+    def do_stop(self, _: Any) -> Any:
+        self.status = "paused"
+        self.emit("STOP")
+
+    def do_cont(self, _: Any) -> Any:
+        self.status = "running"
+
+    def do_migrate(self, _: Any) -> Any:
+        self.migration = "active"
+        self.yankable.append({"type": "migration"})
+
+    def do_migrate_continue(self, _: Any) -> Any:
+        self.migration, self.colo, self.status = "colo", "primary", "running"
+        self.emit("RESUME")
+
+    def do_migrate_cancel(self, _: Any) -> Any:
+        self.migration = "cancelled"
+
+    def do_x_colo_lost_heartbeat(self, _: Any) -> Any:
+        if self.colo == "none":
+            self.refuse("x-colo-lost-heartbeat")
+        self.migration, self.colo = "completed", "none"
+
+
+def child(number: int, node: str) -> dict[str, str]:
+    return {"child": f"children.{number}", "node-name": node}
+
+
+def assert_golden(name: str, said: list[str]) -> None:
+    path = GOLDEN / f"{name}.txt"
+    text = "\n".join(said) + "\n"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+async def entered(qemu: ModelQemu, plan: LockstepPlan = PLAN) -> primary.EntryReport:
+    await primary.open_channels(qemu, plan)
+    return await primary.enter(qemu, plan, progress=lambda _: None, deadline_s=5)
+
+
+async def test_protecting_says_this_on_the_primary() -> None:
+    qemu = ModelQemu()
+    progress: list[float] = []
+    await primary.open_channels(qemu, PLAN)
+    report = await primary.enter(qemu, PLAN, progress=progress.append, deadline_s=5)
+    assert_golden("dialogue-enter", qemu.said)
+    assert (report.stopped_ms, report.passes, report.copied_bytes) == (50.0, 2, 1010)
+    assert progress == sorted(progress)
+    assert progress[-1] == 1.0
+    assert not qemu.listeners
+
+
+async def test_opening_the_channels_twice_adds_nothing() -> None:
+    qemu = ModelQemu()
+    await primary.open_channels(qemu, PLAN)
+    said = list(qemu.said)
+    await primary.open_channels(qemu, PLAN)
+    assert qemu.said == said
+
+
+async def test_filters_of_a_promoted_vm_go_behind_its_rewriter() -> None:
+    qemu = ModelQemu()
+    plan = LockstepPlan(8, 1, 1, "a", "b", LockstepPorts.for_slot(3, 8), insert_behind_rewriter=True)
+    await entered(qemu, plan)
+    filters = [one for one in qemu.objects.values() if one["qom-type"].startswith("filter-")]
+    assert len(filters) == 3
+    assert all((one["insert"], one["position"]) == ("before", "id=rew0") for one in filters)
+
+
+async def test_losing_the_secondary_says_this_and_never_yanks_the_monitor() -> None:
+    qemu = ModelQemu()
+    await entered(qemu)
+    qemu.said.clear()
+    await primary.leave(qemu, PLAN)
+    assert_golden("dialogue-leave", qemu.said)
+    assert "compat_monitor" not in "".join(qemu.said)
+    assert (qemu.objects, qemu.chardevs, set(qemu.nodes)) == ({}, {}, {"disk0"})
+
+
+async def test_leaving_twice_removes_nothing_more() -> None:
+    qemu = ModelQemu()
+    await entered(qemu)
+    await primary.leave(qemu, PLAN)
+    qemu.said.clear()
+    qemu.yankable = [{"type": "chardev", "id": "compat_monitor0"}]
+    await primary.leave(qemu, PLAN)
+    assert [words.split()[0] for words in qemu.said] == ["migrate-set-capabilities"]
+
+
+STEPS = [
+    "migrate-set-capabilities",
+    "blockdev-add",
+    "blockdev-mirror",
+    "migrate",
+    "object-add",
+    "migrate-continue",
+]
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_an_entry_refused_at_any_step_leaves_the_guest_running_and_nothing_behind(step: str) -> None:
+    qemu = ModelQemu()
+    refused = []
+
+    def refuse_once(given: Any) -> Any:
+        if not refused:
+            refused.append(given)
+            qemu.refuse(step)
+
+    setattr(qemu, "do_" + step.replace("-", "_"), refuse_once)
+    with pytest.raises(QmpCommandError, match=step):
+        await entered(qemu)
+    assert qemu.status == "running"
+    assert (qemu.objects, qemu.chardevs, set(qemu.nodes), qemu.jobs) == ({}, {}, {"disk0"}, set())
+
+
+async def test_a_memory_copy_that_fails_is_undone() -> None:
+    qemu = ModelQemu()
+    qemu.do_migrate = lambda _: setattr(qemu, "migration", "failed")  # type: ignore[method-assign]
+    with pytest.raises(EntryFailedError, match="the memory copy failed"):
+        await entered(qemu)
+    assert qemu.status == "running"
+    assert not qemu.objects
+
+
+async def test_a_disk_copy_that_ends_early_is_undone() -> None:
+    qemu = ModelQemu()
+    qemu.do_blockdev_mirror = lambda _: None  # type: ignore[method-assign]
+    with pytest.raises(EntryFailedError, match="disk copy ended early"):
+        await entered(qemu)
+    assert set(qemu.nodes) == {"disk0"}
+
+
+async def test_a_guest_that_does_not_run_is_not_taken_in() -> None:
+    with pytest.raises(ConflictError, match="paused"):
+        await entered(ModelQemu(status="paused"))
+
+
+async def test_a_qemu_that_dies_during_entry_is_reported_as_such() -> None:
+    qemu = ModelQemu()
+    qemu.closed_at = "migrate-continue"
+    with pytest.raises(QmpClosedError):
+        await entered(qemu)
+
+
+async def test_preparing_says_this_on_the_secondary() -> None:
+    qemu = ModelQemu(status="inmigrate")
+    await secondary.prepare(qemu, PLAN)
+    assert_golden("dialogue-prepare", qemu.said)
+    assert "reconnect" not in "".join(qemu.said)
+
+
+@pytest.mark.parametrize("planned", [False, True])
+async def test_promoting_says_this(planned: bool) -> None:
+    qemu = ModelQemu(status="inmigrate")
+    await secondary.prepare(qemu, PLAN)
+    qemu.colo, qemu.status, qemu.migration = "secondary", "running", "colo"
+    qemu.nodes |= {name: {"node-name": name} for name in ("active0", "hidden0", "childs0", "parent0")}
+    qemu.said.clear()
+    await secondary.promote(qemu, PLAN, planned=planned)
+    await secondary.announce(qemu)
+    qemu.said.append("(settle)")
+    await secondary.settle(qemu, PLAN)
+    assert_golden("dialogue-promote-planned" if planned else "dialogue-promote", qemu.said)
+    assert set(qemu.objects) == {"rew0"}
+    assert set(qemu.nodes) == {"disk0", "childs0", "parent0"}
+    await secondary.promote(qemu, PLAN, planned=planned)  # again, after an interruption
+
+
+async def test_a_promotion_that_is_refused_while_in_lockstep_is_an_error() -> None:
+    qemu = ModelQemu(colo="secondary")
+    qemu.do_x_colo_lost_heartbeat = lambda _: qemu.refuse("x-colo-lost-heartbeat")  # type: ignore[method-assign]
+    with pytest.raises(QmpCommandError):
+        await secondary.promote(qemu, PLAN, planned=False)
+
+
+async def test_inspection_tells_the_role() -> None:
+    qemu = ModelQemu()
+    assert (await inspect(qemu)).role is LiveRole.ALONE
+    await primary.open_channels(qemu, PLAN)
+    state = await inspect(qemu)
+    assert (state.role, state.epoch, state.is_colo) == (LiveRole.ENTERING, 7, False)
+    await primary.enter(qemu, PLAN, progress=lambda _: None, deadline_s=5)
+    state = await inspect(qemu)
+    assert (state.role, state.epoch, state.is_colo, state.has_rewriter) == (LiveRole.PRIMARY, 7, True, False)
+
+    other = ModelQemu(status="inmigrate")
+    await secondary.prepare(other, PLAN)
+    other.nodes |= {name: {"node-name": name} for name in ("active0", "childs0")}
+    assert (await inspect(other)).role is LiveRole.INCOMING
+    other.colo, other.status = "secondary", "running"
+    assert (await inspect(other)).role is LiveRole.SECONDARY
+    other.colo = "none"
+    assert (await inspect(other)).role is LiveRole.PROMOTING
+    await secondary.promote(other, PLAN, planned=False)
+    state = await inspect(other)
+    assert (state.role, state.has_rewriter, state.is_settled) == (LiveRole.PROMOTED, True, False)

@@ -1,0 +1,143 @@
+"""The record beside a copy's disks: what may be booted, and which files it consists of at each stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostagent.drivers.disk.copy import RECORD_FILE, CopyState, DiskSet, DiskSource, disk_specs
+from hostagent.drivers.disk.images import ImageInfo, QemuImg, require_self_contained
+from vdc.model.errors import ConflictError, RefusedError
+
+MIB = 1024**2
+
+
+class PaperTool:
+    """Makes empty files where qemu-img would make images, and writes down what it was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[tuple[Any, ...]] = []
+
+    async def create(self, name: str, size_bytes: int) -> None:
+        self.asked.append(("create", name, size_bytes))
+        (self.folder / name).touch()
+
+    async def create_overlay(self, name: str, base: str, *, size_bytes: int | None = None) -> None:
+        self.asked.append(("overlay", name, base, size_bytes))
+        (self.folder / name).touch()
+
+    async def create_layer(self, name: str, below: str) -> None:
+        self.asked.append(("layer", name, below))
+        (self.folder / name).touch()
+
+    async def commit(self, name: str) -> None:
+        self.asked.append(("commit", name))
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.qcow2")}
+
+
+async def test_a_new_vm_is_clean_and_boots_its_own_disks(tmp_path: Path) -> None:
+    tool = PaperTool(tmp_path)
+    disks = DiskSet(tool)  # type: ignore[arg-type]
+    record = await disks.create_primary("u1", 1, [DiskSource(None, "sha256/abc"), DiskSource(64 * MIB)])
+    assert (record.state, record.heads) == (CopyState.CLEAN, ("disk0.qcow2", "disk1.qcow2"))
+    assert tool.asked == [("overlay", "disk0.qcow2", "sha256/abc", None), ("create", "disk1.qcow2", 64 * MIB)]
+    assert await disks.bootable("u1") == record == await disks.load()
+    assert [one.file for one in disk_specs(record)] == ["/vm/disk0.qcow2", "/vm/disk1.qcow2"]
+
+
+async def test_a_secondary_is_dirty_until_in_sync(tmp_path: Path) -> None:
+    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    await disks.create_secondary("u1", 2, [8 * MIB])
+    with pytest.raises(ConflictError, match="incomplete"):
+        await disks.bootable("u1")
+    await disks.in_sync(1)
+    assert (await disks.bootable("u1")).heads == ("parent0.qcow2",)
+
+
+async def test_a_promoted_copy_is_its_layers_and_then_its_parents(tmp_path: Path) -> None:
+    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    await disks.create_secondary("u1", 2, [8 * MIB, 8 * MIB])
+    await disks.in_sync(2)
+    record = await disks.promoted(3, 2)
+    assert (record.epoch, record.state) == (3, CopyState.UNSETTLED)
+    assert record.heads == ("active0.qcow2", "active1.qcow2")
+    record = await disks.settled()
+    assert (record.epoch, record.state) == (3, CopyState.CLEAN)
+    assert record.heads == ("parent0.qcow2", "parent1.qcow2")
+    assert files(tmp_path) == {"parent0.qcow2", "parent1.qcow2"}
+
+
+async def test_layers_that_qemu_never_wrote_back_are_written_back_before_a_boot(tmp_path: Path) -> None:
+    tool = PaperTool(tmp_path)
+    disks = DiskSet(tool)  # type: ignore[arg-type]
+    await disks.create_secondary("u1", 2, [8 * MIB])
+    await disks.promoted(3, 1)
+    tool.asked.clear()
+    assert (await disks.bootable("u1")).heads == ("parent0.qcow2",)
+    assert tool.asked == [("commit", "active0.qcow2"), ("commit", "hidden0.qcow2")]
+
+
+async def test_disks_of_an_earlier_vm_of_the_same_name_are_not_booted(tmp_path: Path) -> None:
+    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    await disks.create_primary("u1", 1, [DiskSource(MIB)])
+    with pytest.raises(ConflictError, match="earlier VM"):
+        await disks.bootable("u2")
+
+
+@pytest.mark.parametrize("text", [None, "", "{", '{"uid": "u1"}'])
+async def test_without_a_readable_record_there_is_no_copy(tmp_path: Path, text: str | None) -> None:
+    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    if text is not None:
+        (tmp_path / RECORD_FILE).write_text(text)
+    assert await disks.load() is None
+    with pytest.raises(ConflictError, match="no copy"):
+        await disks.bootable("u1")
+
+
+async def test_a_crash_while_disks_are_made_leaves_a_dirty_copy(tmp_path: Path) -> None:
+    class Broken(PaperTool):
+        async def create(self, name: str, size_bytes: int) -> None:
+            raise OSError("no space")
+
+    disks = DiskSet(Broken(tmp_path))  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="no space"):
+        await disks.create_primary("u1", 1, [DiskSource(MIB)])
+    with pytest.raises(ConflictError, match="incomplete"):
+        await disks.bootable("u1")
+
+
+async def test_renew_spoil_and_remove(tmp_path: Path) -> None:
+    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    await disks.create_primary("u1", 1, [DiskSource(MIB)])
+    assert (await disks.renew(5)).epoch == 5
+    assert (await disks.spoil()).state is CopyState.DIRTY
+    await disks.remove()
+    await disks.remove()
+    assert await disks.load() is None
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["", "..", "../disk0.qcow2", "/etc/shadow", "a/b"])
+async def test_a_file_name_cannot_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="not a file name"):
+        await QemuImg(None, tmp_path, tmp_path).create(name, MIB)
+
+
+@pytest.mark.parametrize("base", ["/etc/shadow", "../../etc/shadow", "a/../../b"])
+async def test_a_base_cannot_lead_out_of_the_image_store(tmp_path: Path, base: str) -> None:
+    with pytest.raises(ValueError, match="leads out"):
+        await QemuImg(None, tmp_path, tmp_path).create_overlay("disk0.qcow2", base)
+
+
+@pytest.mark.parametrize("change", [{"backing_file": "/etc/shadow"}, {"data_file": "raw"}])
+def test_an_image_that_refers_to_another_file_is_refused(change: dict[str, str]) -> None:
+    info = ImageInfo("qcow2", MIB, 0, change.get("backing_file"), change.get("data_file"))
+    with pytest.raises(RefusedError):
+        require_self_contained(info)
+    require_self_contained(ImageInfo("qcow2", MIB, 0, None, None))
