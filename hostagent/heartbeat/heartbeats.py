@@ -1,8 +1,9 @@
 """Sending and hearing heartbeats on the management and the replication network.
 
-Every `heartbeat_ms` one datagram to every peer on each network. Each tick also looks at the silences; a tick
-that comes late (this process was starved, the machine was suspended) judges nothing: what waits in the
-sockets is read first. That keeps a busy machine from suspecting the whole world.
+Every `heartbeat_ms` one datagram to every peer on each network. A peer whose heartbeats stay out for half the
+time that makes it suspect is asked by ICMP echo; one that answers neither way for the whole of that time is
+suspect. A look that comes late (this process was starved, the machine was suspended) judges nothing: what
+waits in the sockets is read first. That keeps a busy machine from suspecting the whole world.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hostagent.heartbeat.echo import Echo
 from hostagent.heartbeat.link import Link
 from hostagent.heartbeat.message import Message
 from vdc.control.clock import Clock
 
 NetworkKind = Literal["management", "replication"]
 NETWORKS: tuple[NetworkKind, ...] = ("management", "replication")
-_LATE_FACTOR = 2.0
+_LATE_S = 0.03
+_ASK_EVERY_S = 0.025
 
 
 @dataclass(slots=True)
@@ -70,6 +73,7 @@ class Heartbeats:
         self._peers: dict[str, Peer] = {}
         self._dead: dict[tuple[str, int], None] = {}
         self._transports: dict[NetworkKind, asyncio.DatagramTransport] = {}
+        self._echoes: dict[NetworkKind, Echo] = {}
         self._sequence = 0
 
     async def start(self) -> None:
@@ -83,9 +87,14 @@ class Heartbeats:
             sock = transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 6)
             self._transports[network] = transport
+            self._echoes[network] = Echo(
+                self._addresses[network], lambda source, network=network: self._hear_echo(network, source)  # type: ignore[misc]
+            )
 
     def close(self) -> None:
         """Close the sockets."""
+        for echo in self._echoes.values():
+            echo.close()
         for transport in self._transports.values():
             transport.close()
 
@@ -135,17 +144,17 @@ class Heartbeats:
         return peer is not None and peer.suspected[network]
 
     async def run(self) -> None:
-        """Send and judge, for ever."""
-        due = self._clock.boottime_s()
+        """Send, ask and judge, for ever."""
+        send_at = self._clock.boottime_s()
         while True:
-            due += self._interval_s
-            await asyncio.sleep(max(0.0, due - self._clock.boottime_s()))
-            late_s = self._clock.boottime_s() - due
-            self._send_all()
-            if late_s > _LATE_FACTOR * self._interval_s:
-                due = self._clock.boottime_s()
-            else:
-                self._judge()
+            now = self._clock.boottime_s()
+            if now >= send_at:
+                self._send_all()
+                send_at = max(send_at + self._interval_s, now)
+            wake_at = min(send_at, self._judge(now))
+            await asyncio.sleep(max(0.001, wake_at - self._clock.boottime_s()))
+            if self._clock.boottime_s() - wake_at > _LATE_S:
+                await asyncio.sleep(0.001)  # the loop reads every waiting socket before it comes back here
 
     # ---- inside
 
@@ -176,13 +185,29 @@ class Heartbeats:
         if has_news:
             self._on_change(message.host)
 
-    def _judge(self) -> None:
+    def _hear_echo(self, network: NetworkKind, source: str) -> None:
         now = self._clock.boottime_s()
+        for peer in self._peers.values():
+            if peer.addresses[network] == source:
+                peer.links[network].echoed_at_s = now
+
+    def _judge(self, now: float) -> float:
+        """Ask who is late, suspect who has been silent for too long; returns when to look again."""
+        again = now + self._interval_s
         for name, peer in self._peers.items():
             changed = False
             threshold = self.suspect_ms(name)
             for network, link in peer.links.items():
-                if not peer.suspected[network] and link.silent_ms(now) > threshold:
+                if peer.suspected[network]:
+                    continue
+                if link.agent_silent_ms(now) >= threshold / 2:
+                    self._echoes[network].ask(peer.addresses[network])
+                    again = min(again, now + _ASK_EVERY_S)
+                left_s = (threshold - link.silent_ms(now)) / 1000
+                if left_s <= 0:
                     peer.suspected[network] = changed = True
+                else:
+                    again = min(again, now + left_s)
             if changed:
                 self._on_change(name)
+        return again

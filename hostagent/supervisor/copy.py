@@ -56,8 +56,6 @@ class Copy:
         self.lockstep_since_s: float | None = None
         self.qemu_word = ""
         self.progress: float | None = None
-        self.checkpoint_interval_ms = 0.0
-        self._resumed_at_s: float | None = None
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
@@ -219,7 +217,6 @@ class Copy:
                 return
             case "RESUME":
                 self.qemu_word = "running"
-                self._note_interval(at_s)
                 if self.meter.count > 8:  # proven long ago: no decision waits for it
                     return
             case "COLO_EXIT":
@@ -227,12 +224,6 @@ class Copy:
             case "SHUTDOWN" if data.get("guest") and data.get("reason") == "guest-shutdown":
                 self.state = self.state.with_(powered_off=True)
         self._wake()
-
-    def _note_interval(self, at_s: float) -> None:
-        """A running mean of the time between checkpoints."""
-        if self._resumed_at_s is not None:
-            self.checkpoint_interval_ms += 0.2 * ((at_s - self._resumed_at_s) * 1000 - self.checkpoint_interval_ms)
-        self._resumed_at_s = at_s
 
     async def probe(self) -> None:
         """Raise a QmpError unless QEMU itself answers, out of band: a hung copy must not ask to go on."""

@@ -101,12 +101,13 @@ async def promote(copy: Copy, pair: Pair, sentence: str, *, planned: bool = Fals
         await durable
     arbitrated_ms = (host.clock.boottime_s() - began) * 1000
     copy.state = copy.state.with_(role=CopyRole.PRIMARY, stage=CopyStage.PROMOTING, epoch=after.epoch)
-    await take_over(copy, after, planned=planned)
+    steps = await _speak(copy, after, planned=planned)
     total_ms = (host.clock.boottime_s() - began) * 1000
     await host.tell(
         copy.name, "promoted", sentence, epoch=after.epoch, severity=Severity.NORMAL if planned else Severity.WARNING,
-        arbitrated_ms=round(arbitrated_ms, 1), total_ms=round(total_ms, 1),
+        arbitrated_ms=round(arbitrated_ms, 1), total_ms=round(total_ms, 1), **steps,
     )  # fmt: skip
+    await _tidy(copy)
     return after
 
 
@@ -118,7 +119,13 @@ async def _remember(copy: Copy, epoch: int) -> None:
 
 
 async def take_over(copy: Copy, pair: Pair, *, planned: bool = False) -> None:
-    """Speak: the record names this host the primary. Idempotent; tidies up before it returns control."""
+    """Carry out a promotion that the record shows already. Idempotent."""
+    await _speak(copy, pair, planned=planned)
+    await _tidy(copy)
+
+
+async def _speak(copy: Copy, pair: Pair, *, planned: bool) -> dict[str, float]:
+    """Open the guest's way to the network; returns milliseconds per step."""
     host, plan = copy.host, copy.state.plan
     if plan is None:
         raise RefusedError(f"{copy.name}: nothing is known of the lockstep to take over from", code="no-plan")
@@ -127,16 +134,16 @@ async def take_over(copy: Copy, pair: Pair, *, planned: bool = False) -> None:
     copy.state = copy.state.with_(role=CopyRole.PRIMARY, stage=CopyStage.PROMOTING, epoch=pair.epoch)
     members = [(tap_name(copy.state.uid, index), mac) for index, mac in enumerate(copy.state.macs)]
     async with asyncio.TaskGroup() as group:
-        group.create_task(secondary.promote(qmp, plan.plan(), planned=planned), name="qmp")
+        promoting = group.create_task(secondary.promote(qmp, plan.plan(), planned=planned), name="qmp")
         group.create_task(host.overlay.go_live(members), name="bridge")
     await secondary.announce(qmp)
-    await _tidy(copy, pair, plan)
+    return {f"{step}_ms": round(took_ms, 1) for step, took_ms in promoting.result().items() if step != "total"}
 
 
-async def _tidy(copy: Copy, pair: Pair, plan: PlanRecord) -> None:
+async def _tidy(copy: Copy) -> None:
     """Not urgent any more: remember, and take out what a lone primary does not need."""
-    facts = copy.state.machine
-    assert facts is not None
+    facts, plan = copy.state.machine, copy.state.plan
+    assert facts is not None and plan is not None
     copy.colo_ended = False
     copy.lockstep_since_s = None
     copy.meter.restart(time.monotonic())
@@ -147,7 +154,7 @@ async def _tidy(copy: Copy, pair: Pair, plan: PlanRecord) -> None:
     except QmpError as error:
         await copy.host.tell(
             copy.name, "tidy-failed", f"clean-up after the promotion failed: {error}",
-            epoch=pair.epoch, severity=Severity.WARNING,
+            epoch=copy.state.epoch, severity=Severity.WARNING,
         )  # fmt: skip
     await copy.save(stage=CopyStage.RUNNING, plan=None, listening_epoch=0)
 

@@ -14,7 +14,7 @@ from hostagent.supervisor import primary, secondary
 from hostagent.supervisor.adoption import take_over_after_restart
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.host import HostContext
-from hostagent.supervisor.view import observed, peer_of, snapshot
+from hostagent.supervisor.view import observed, snapshot
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunState
 from vdc.model.errors import BugError, ConflictError, FencedError, UnavailableError, VdcError
 from vdc.model.event import Severity
@@ -25,7 +25,6 @@ from vdc.protection.table import Action, State
 from vdc.store import keys
 from vdc.store.protocol import Put, Unchanged
 
-SUSPICIOUS_TICK_S = 0.025  # a peer is silent, and only its last checkpoint still speaks for it
 QUICK_TICK_S = 0.5  # while a stalled checkpoint or a panic has to be noticed
 IDLE_TICK_S = 2.0
 FIGURES_EVERY_S = 5.0
@@ -91,11 +90,7 @@ class Supervisor:
 
     def _tick_s(self) -> float:
         """When to look again though nothing happened: sooner while silence and stalls matter."""
-        if self.copy.state.stage not in _IN_LOCKSTEP:
-            return IDLE_TICK_S
-        peer = peer_of(self.host.mirror.pair(self.name), self.host.name)
-        is_suspected = peer is not None and self.host.heartbeats.is_suspected(peer, "replication")
-        return SUSPICIOUS_TICK_S if is_suspected else QUICK_TICK_S
+        return QUICK_TICK_S if self.copy.state.stage in _IN_LOCKSTEP else IDLE_TICK_S
 
     # ---- one pass
 

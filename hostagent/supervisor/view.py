@@ -58,8 +58,6 @@ def copy_view(copy: Copy, pair: Pair | None, *, retry_due: bool) -> CopyView:
         checkpoints=copy.meter.count,
         lockstep_for_s=now - copy.lockstep_since_s if copy.lockstep_since_s is not None else 0.0,
         stalled_ms=copy.quiet_ms() if state.stage in _CHECKPOINTED else 0.0,
-        checkpoint_age_ms=copy.quiet_ms() if copy.meter.count else float("inf"),
-        checkpoint_interval_ms=copy.checkpoint_interval_ms,
         powered_off=state.powered_off,
         retry_due=retry_due,
     )

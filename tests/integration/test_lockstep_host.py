@@ -83,7 +83,7 @@ async def test_disks_are_made_grown_written_back_and_removed(tmp_path: Path) -> 
 
 async def test_a_failing_tool_says_why(tmp_path: Path) -> None:
     tool = QemuImg(RUNTIME, tmp_path, MINI)
-    with pytest.raises(DiskToolError, match="qemu-img info: .*No such file"):
+    with pytest.raises(DiskToolError, match=r"qemu-img info: .*No such file"):
         await tool.info("disk0.qcow2")
     (tmp_path / "disk0.qcow2").write_bytes(b"#!/bin/sh\n")
     with pytest.raises(DiskToolError, match="not in qcow2 format"):

@@ -1,4 +1,4 @@
-"""A bare pair of real QEMUs through everything that happens to it, with one TCP session and one writer throughout."""
+"""A bare pair of real QEMUs and what happens to it; one TCP session and one writer go through all of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lockstep_support import Copy, Pair, Store, Talker, load, missing, wait_for
+from lockstep_clients import Store, Talker, load, wait_for
+from lockstep_support import Copy, Pair, missing
 
 from hostagent.drivers.qemu import primary, secondary
 from hostagent.drivers.qemu.entry import EntryFailedError

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from aiohttp import web
 
 from vdc.api import models as wire
 from vdc.api.context import put_context
+from vdc.cli.commands.get import follow
+from vdc.cli.kinds import ENDOPHYTE
 from vdc.cli.main import run
 from vdc.model.endophyte import CheckpointFigures, CopyStatus, EndophyteStatus, Phase, Protection
 from vdc.model.errors import ConflictError, NotFoundError, RefusedError, VdcError
@@ -576,6 +578,32 @@ def test_doctor_asks_every_agent_and_counts_what_is_missing(
     assert code == 1
     hosts = [item["host"] for item in json.loads(out)["items"]]
     assert hosts == ["(here)", "h1", "?"]
+
+
+async def test_a_watch_prints_a_row_only_where_it_shows_something_new(capsys: Capture) -> None:
+    manifest = manifest_of("a")
+    states = [
+        view_of(manifest),
+        view_of(manifest, checkpoints=CheckpointFigures(count=121)),
+        view_of(manifest, epoch=4, secondary=None, protection=Protection.DEGRADED),
+    ]
+
+    class Api:
+        async def list_endophytes(self) -> wire.EndophyteList:
+            return wire.EndophyteList(items=(states[0],))
+
+        async def watch_endophytes(self, _name: str | None) -> AsyncIterator[wire.EndophyteView]:
+            for state in states:
+                yield state
+            raise asyncio.CancelledError
+
+    for output, expected in (("table", 2), ("json", 3)):
+        with pytest.raises(asyncio.CancelledError):
+            await follow(Api(), ENDOPHYTE, None, output)  # type: ignore[arg-type]
+        lines = capsys.readouterr().out.splitlines()
+        rows = lines[1:] if output == "table" else lines
+        assert len(rows) == expected
+        assert "degraded" in rows[-1]
 
 
 def test_an_agent_that_is_down_is_one_line(cluster: Cluster, capsys: Capture, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import resource
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 import click
 import pytest
 
+from vdc.api.context import put_context
 from vdc.cli import main as entry
 from vdc.cli.base import VdcCommand, VdcGroup
 from vdc.cli.main import COMMANDS, cli, run
@@ -188,6 +191,21 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     with os.fdopen(write, "w") as pipe:
         done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_ctrl_c_ends_a_command_that_waits_for_an_agent(tmp_path: Path) -> None:
+    put_context("silent", [f"unix://{tmp_path}/api.sock"])
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "api.sock"))
+        listener.listen()
+        command = [sys.executable, "-m", "vdc.cli.main", "get", "nodes"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        listener.settimeout(30)
+        connection, _ = listener.accept()  # the request is on its way: the command waits for the answer
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        connection.close()
+    assert (process.returncode, out, err.strip()) == (130, "", "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -1,4 +1,4 @@
-"""What is said to QEMU, word for word, against golden files; and what is left unsaid when something is missing.
+"""What is said to QEMU, word for word, against golden files, and what is undone when it refuses.
 
 The other side is a small model of QEMU's inventories: enough to be asked what is there, and to refuse.
 """

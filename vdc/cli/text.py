@@ -14,7 +14,7 @@ import click
 R = TypeVar("R")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-_OBEYED = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[^\[]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_OBEYED = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[^\[\n]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _GAP = "   "
 
 COLOURS = {
@@ -92,6 +92,11 @@ class Table(Generic[R]):
         cells = self._cells(record)
         self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, cells, strict=True)]
         return self._line(cells, stream)
+
+    def state(self, record: R) -> tuple[str, ...]:
+        """What is shown of a record, without its age: rows differ where this does."""
+        cells = zip(self.columns, self._cells(record), strict=True)
+        return tuple(cell for column, cell in cells if column.title != "AGE")
 
     def render(self, records: Sequence[R], stream: TextIO | None = None) -> str:
         """Header and all rows, without a line feed at the end."""

@@ -36,8 +36,6 @@ class CopyView:
     checkpoints: int = 0
     lockstep_for_s: float = 0.0
     stalled_ms: float = 0.0  # how long no checkpoint has completed, in lockstep
-    checkpoint_age_ms: float = float("inf")  # since the latest checkpoint completed
-    checkpoint_interval_ms: float = 0.0  # that is usual at present
     guest_suspicious: bool = False  # a panic on the secondary's console
     powered_off: bool = False  # the guest shut itself down
     retry_due: bool = False  # the back-off after a failed start has passed
@@ -45,7 +43,7 @@ class CopyView:
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """The host of the other copy, as its heartbeats tell. Silence is measured, never called death (I6)."""
+    """The host of the other copy, as heartbeats and echoes tell. Silence is measured, never called death (I6)."""
 
     management_silent_ms: float = 0.0
     replication_silent_ms: float = 0.0
@@ -103,27 +101,15 @@ class Snapshot:
         return pair is not None and pair.sync is SyncState.IN_SYNC and pair.epoch == self.copy.epoch
 
     @property
-    def checkpoint_proof_ms(self) -> float:
-        """How long a completed checkpoint proves that the peer's host lives: it took part in it."""
-        return max(self.peer.suspect_ms, 1.5 * self.copy.checkpoint_interval_ms)
-
-    @property
     def is_peer_silent(self) -> bool:
-        """No heartbeat of the peer on either network for longer than jitter explains, and no checkpoint either.
-
-        A busy machine may starve the agents for a moment while both QEMUs go on; a checkpoint that completed
-        meanwhile says so. A host that died completes none, so this delays nothing where it matters.
-        """
+        """Nothing of the peer's host on either network for longer than jitter explains."""
         peer = self.peer
-        is_quiet = min(peer.management_silent_ms, peer.replication_silent_ms) > peer.suspect_ms
-        return is_quiet and self.copy.checkpoint_age_ms > self.checkpoint_proof_ms
+        return min(peer.management_silent_ms, peer.replication_silent_ms) > peer.suspect_ms
 
     @property
     def is_replication_cut(self) -> bool:
         """The replication network alone is silent: lockstep cannot go on, yet both hosts live."""
-        peer = self.peer
-        is_quiet = peer.replication_silent_ms > peer.suspect_ms and not self.is_peer_silent
-        return is_quiet and self.copy.checkpoint_age_ms > self.checkpoint_proof_ms
+        return self.peer.replication_silent_ms > self.peer.suspect_ms and not self.is_peer_silent
 
     @property
     def is_store_silent(self) -> bool:

@@ -7,8 +7,9 @@ Invariants (I7, docs/failover.md):
 - `heads` are the files that a cold start opens. A promoted secondary's heads are its active layers until QEMU
   has written them back (`settled`), then its parents.
 
-Danger: between QEMU's last write-back and `settled` the guest's newest writes go to the parent while the record
-still names the active layer. A host that dies in these milliseconds, straight after the other one, loses them.
+Danger: between QEMU's last write-back and `settled` the guest's newest writes go to the parent while the
+record still names the active layer. A host that dies in these milliseconds, straight after the other one,
+loses them.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class DiskSet:
         return await self._store(CopyRecord(uid=uid, epoch=epoch, state=CopyState.CLEAN, heads=heads))
 
     async def create_secondary(self, uid: str, epoch: int, sizes_bytes: Sequence[int]) -> CopyRecord:
-        """Make empty layers for a secondary, replacing whatever is there; the copy is dirty until `in_sync`."""
+        """Make empty layers for a secondary, replacing whatever is there; dirty until `in_sync`."""
         record = await self._begin(uid, epoch)
         for i, size_bytes in enumerate(sizes_bytes):
             spec = names(i)

@@ -1,9 +1,9 @@
 """What the installed QEMU and this host's accelerator can really do; found by trying, not by asking.
 
-A version outside the allow-list, a missing command or a missing object type means no lockstep, with the reason.
-/dev/kvm may exist and open and still run no guest, or run it instruction by instruction (nested virtualisation):
-so a guest of one sector is run that counts and leaves through a debug port. It has to arrive there, and KVM has
-to be faster at it than emulation.
+A version outside the allow-list, a missing command or a missing object type means no lockstep, with the
+reason. /dev/kvm may exist and open and still run no guest, or run it instruction by instruction (nested
+virtualisation): so a guest of one sector is run that counts and leaves through a debug port. It has to arrive
+there, and KVM has to be faster at it than emulation.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ async def probe(runtime_root: Path | None) -> QemuVersion:
     )
     argv = [BINARY, "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"]
     with tempfile.TemporaryDirectory(prefix="vdc-probe-") as folder:
-        code, output, complaint = await _run(argv, runtime_root, Path(folder), dialogue.encode(), _PROBE_S)
+        code, output, complaint = await _run(
+            argv, runtime_root, Path(folder), dialogue.encode(), deadline_s=_PROBE_S
+        )
     answers = [json.loads(line) for line in output.splitlines() if line.strip()]
     values = [answer["return"] for answer in answers if "return" in answer]
     if len(values) < 4:
@@ -116,7 +118,9 @@ async def run_probe_guest(runtime_root: Path | None, accelerator: str, *, deadli
         devices = (str(_KVM),) if accelerator == "kvm" else ()
         began = time.monotonic()
         try:
-            code, _, complaint = await _run(argv, runtime_root, Path(folder), b"", deadline_s, devices)
+            code, _, complaint = await _run(
+                argv, runtime_root, Path(folder), b"", deadline_s=deadline_s, devices=devices
+            )
         except UnavailableError as error:
             if error.code != "qemu-silent":
                 raise
@@ -141,6 +145,7 @@ async def _run(
     runtime_root: Path | None,
     folder: Path,
     stdin: bytes,
+    *,
     deadline_s: float,
     devices: tuple[str, ...] = (),
 ) -> tuple[int, bytes, bytes]:

@@ -1,9 +1,9 @@
 """Checkpoints as the guest feels them, from QEMU's STOP and RESUME events. Pure: times are handed in.
 
-QEMU tells nothing else: `query-migrate` in lockstep says only `colo`. There are two ways to stall. A STOP without
-RESUME is a checkpoint that does not complete, and the guest stands still (`stalled_for`). A secondary that does
-not answer the request for a checkpoint shows as no STOP at all, while the guest runs and its packets are held
-back (`quiet_for`): in lockstep one must complete in every interval.
+QEMU tells nothing else: `query-migrate` in lockstep says only `colo`. There are two ways to stall. A STOP
+without RESUME is a checkpoint that does not complete, and the guest stands still (`stalled_for`). A secondary
+that does not answer the request for a checkpoint shows as no STOP at all, while the guest runs and its
+packets are held back (`quiet_for`): in lockstep one must complete in every interval.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Entering lockstep live: disks and memory are copied while the guest runs, then it stands still for a moment.
+"""Entering lockstep live: disks and memory are copied while the guest runs, which then stops for a moment.
 
-Invariant: no memory page travels in the migration's final stage. QEMU does not track writes to such pages again
-before lockstep begins, so the first checkpoint would miss them and the secondary's guest would run on stale
-memory. Therefore `downtime-limit` is 0 and the guest is stopped *before* the end, while the passes go on until
-nothing is left; only then does the migration pause for the switch-over, and only then is it continued.
+Invariant: no memory page travels in the migration's final stage. QEMU does not track writes to such pages
+again before lockstep begins, so the first checkpoint would miss them and the secondary's guest would run on
+stale memory. Therefore `downtime-limit` is 0 and the guest is stopped *before* the end, while the passes go
+on until nothing is left; only then does the migration pause for the switch-over, and only then is it
+continued.
 
-Danger: between `stop` and the first RESUME the guest stands still. Whatever fails or is cancelled in here ends
-in `_undo`, which takes everything out again and lets the guest run. That is safe without arbitration because a
-secondary that never was in sync is never promoted.
+Danger: between `stop` and the first RESUME the guest stands still. Whatever fails or is cancelled in here
+ends in `_undo`, which takes everything out again and lets the guest run. That is safe without arbitration
+because a secondary that never was in sync is never promoted.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from hostagent.drivers.qemu.steps import (
     MIGRATION_CAPABILITIES,
     Stopwatch,
     block_jobs,
+    poll,
     run_state,
     set_capabilities,
     until,
@@ -195,8 +197,7 @@ class _Entry:
                 },
                 deadline_s=5.0,
             )
-        while not await self._are_mirrors_ready():
-            await asyncio.sleep(_SLOW_POLL_S)
+        await poll(self._are_mirrors_ready, interval_s=_SLOW_POLL_S)
 
     async def _are_mirrors_ready(self) -> bool:
         jobs = await block_jobs(self._qmp)
@@ -212,7 +213,7 @@ class _Entry:
         return all(job["ready"] for job in present)
 
     async def _copy_memory(self) -> tuple[int, dict[str, Any]]:
-        """Migrate while the guest runs, until so little remains that stopping it is short; (passes, counters)."""
+        """Migrate while the guest runs, until stopping it is short; returns (passes, RAM counters)."""
         plan = self._plan
         uri = f"tcp:{plan.secondary_address}:{plan.ports.migration}"
         await self._qmp.execute(Command.MIGRATE, {"uri": uri}, deadline_s=5.0)
@@ -239,11 +240,13 @@ class _Entry:
         return {"status": "none", **answer}
 
     async def _await_status(self, wanted: str) -> None:
-        while (await self._query_migration())["status"] != wanted:
-            await asyncio.sleep(_QUICK_POLL_S)
+        async def is_there() -> bool:
+            return bool((await self._query_migration())["status"] == wanted)
+
+        await poll(is_there, interval_s=_QUICK_POLL_S)
 
     async def _attach_disks(self) -> None:
-        """End the copies at a point where both disks are equal, and let the quorum write to both from here on."""
+        """End the copies where both disks are equal, and let the quorum write to both from here on."""
         plan = self._plan
         for i in range(plan.disks):
             await self._qmp.execute(Command.BLOCK_JOB_CANCEL, {"device": plan.mirror_job(i)})

@@ -1,4 +1,4 @@
-"""What a running QEMU is, told from itself: for an agent that restarted and finds it. Reads, changes nothing."""
+"""What a running QEMU is, told from itself, for an agent that restarted. Reads, changes nothing."""
 
 from __future__ import annotations
 

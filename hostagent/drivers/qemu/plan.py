@@ -1,8 +1,9 @@
 """The plan of one lockstep: addresses, ports and the names of everything that is added for it. Pure.
 
-Both sides derive the same plan from the pair's record. Names carry the epoch, so that what an earlier lockstep
-left behind can neither collide with this one nor be taken for its own. The rewriter alone has a name without an
-epoch: it stays with the guest for as long as that QEMU runs, since live TCP sessions need its offsets.
+Both sides derive the same plan from the pair's record. Names carry the epoch, so that what an earlier
+lockstep left behind can neither collide with this one nor be taken for its own. The rewriter alone has a name
+without an epoch: it stays with the guest for as long as that QEMU runs, since live TCP sessions need its
+offsets.
 """
 
 from __future__ import annotations

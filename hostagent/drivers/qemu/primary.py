@@ -4,7 +4,8 @@ Order of a protection: `open_channels` here, `secondary.prepare` there, `enter` 
 arbitration, `quiesce` here, `secondary.promote(planned=True)` there, then end this process.
 
 Dangers, all seen on QEMU 11.1:
-- A guest that is stopped while in lockstep runs again after the next checkpoint. Leave before a lasting pause.
+- A guest that is stopped while in lockstep runs again after the next checkpoint. Leave before a lasting
+  pause.
 - A guest's reset makes an emulated (TCG) secondary execute translations of what its memory held before: it
   crashes again after every checkpoint. Leave and protect again with a fresh secondary.
 - A guest that powers off in lockstep is reported once (SHUTDOWN) and then shown as running.
@@ -55,7 +56,7 @@ async def open_channels(qmp: QmpSession, plan: LockstepPlan) -> None:
 
 
 async def quiesce(qmp: QmpSession) -> None:
-    """Stop the guest for a planned switch, so that no packet is on its way. Holds until the next checkpoint."""
+    """Stop the guest for a planned switch, so that no packet is under way; the next checkpoint ends it."""
     await qmp.execute(Command.STOP, deadline_s=5.0)
 
 

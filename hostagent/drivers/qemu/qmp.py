@@ -6,8 +6,8 @@
     ├── QmpClosedError       the session ended; whether the command ran is unknown    (unavailable)
     └── QmpCommandError      QEMU understood and refused; it did not run              (refused)
 
-A lost session says nothing about the guest: only the process's end does. QEMU takes one client per socket;
-a second one waits unanswered until the first has gone. Commands are answered in their order, so one that hangs
+A lost session says nothing about the guest: only the process's end does. QEMU takes one client per socket; a
+second one waits unanswered until the first has gone. Commands are answered in their order, so one that hangs
 QEMU's main loop delays all later ones; only out-of-band commands overtake it.
 """
 
@@ -71,7 +71,7 @@ class QmpCommandError(QmpError, RefusedError):
 
 
 class QmpSession:
-    """A connected session. Made by `connect`; ends by `close`, by QEMU's end, or by anything that is not QMP."""
+    """A connected session, made by `connect`. It ends by `close`, with QEMU, or by what is not QMP."""
 
     def __init__(self, client: Any, sock: socket.socket, name: str) -> None:
         self.name = name

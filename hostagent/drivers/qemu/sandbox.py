@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hostagent.drivers.qemu.spec import IMAGE_DIR, VM_DIR
 
+_TMP = "/tmp"  # noqa: S108 - the sandbox's own
 _HOST_LINKS = ("bin", "sbin", "lib", "lib64")
 
 
@@ -28,7 +29,7 @@ def sandboxed(
     capabilities: tuple[str, ...] = (),
 ) -> list[str]:
     """`argv` inside the sandbox; `status_fd` is where bwrap writes `{"child-pid": N}` as JSON."""
-    command = ["bwrap", *_system(runtime_root), "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
+    command = ["bwrap", *_system(runtime_root), "--dev", "/dev", "--proc", "/proc", "--tmpfs", _TMP]
     for device in devices:
         command += ["--dev-bind", device, device]
     command += ["--bind", str(vm_dir), VM_DIR, "--ro-bind", str(image_dir), IMAGE_DIR]

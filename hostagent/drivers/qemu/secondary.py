@@ -1,8 +1,8 @@
 """The secondary's side of lockstep: waiting for the primary, promotion, and the clean-up after it.
 
-Danger: `promote` lets this guest speak. The caller has won the arbitration. Kept for ever after a promotion are
-the rewriter (live TCP sessions need its offsets), `childs`, `parent` and the quorum; the VM is then a primary
-like any other, with `insert_behind_rewriter` in its next plan.
+Danger: `promote` lets this guest speak. The caller has won the arbitration. Kept for ever after a promotion
+are the rewriter (live TCP sessions need its offsets), `childs`, `parent` and the quorum; the VM is then a
+primary like any other, with `insert_behind_rewriter` in its next plan.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _CAPABILITIES = ("x-colo", "return-path")
 async def prepare(qmp: QmpSession, plan: LockstepPlan) -> None:
     """Connect to the primary's channels, offer the disks and wait for the memory.
 
-    The connections are made once and never again: a secondary that lost its primary must not take the place of
-    its successor. Not idempotent; after a failure the secondary is thrown away.
+    The connections are made once and never again: a secondary that lost its primary must not take the place
+    of its successor. Not idempotent; after a failure the secondary is thrown away.
     """
     for j in range(plan.nics):
         for name, port in zip(
@@ -78,10 +78,10 @@ async def refresh_code(qmp: QmpSession) -> None:
 
     A checkpoint writes the secondary's memory behind the emulator's back, and QEMU 10.2 to 11.1 does not drop
     translations of pages that got other code that way: the guest would go on executing what used to be there.
-    The one thing that drops them is the run state `restore-vm`, which loading a snapshot enters first; one that
-    does not exist is asked for. The guest stands still for some milliseconds. Only after `promote`: a checkpoint
-    that meets this state ends QEMU. Should the agent die in here, the guest is left in `restore-vm` and `cont`
-    frees it.
+    The one thing that drops them is the run state `restore-vm`, which loading a snapshot enters first; one
+    that does not exist is asked for. The guest stands still for some milliseconds. Only after `promote`: a
+    checkpoint that meets this state ends QEMU. Should the agent die in here, the guest is left in
+    `restore-vm` and `cont` frees it.
     """
     if await run_state(qmp) != "running":
         return

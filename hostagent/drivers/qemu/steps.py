@@ -117,13 +117,20 @@ async def set_capabilities(qmp: QmpSession, names: Iterable[str], *, state: bool
     await qmp.execute(Command.MIGRATE_SET_CAPABILITIES, {"capabilities": settings})
 
 
+async def poll(condition: Callable[[], Awaitable[bool]], *, interval_s: float) -> None:
+    """Ask QEMU again and again; the caller bounds it."""
+    while True:
+        if await condition():
+            return
+        await asyncio.sleep(interval_s)
+
+
 async def until(
     condition: Callable[[], Awaitable[bool]], *, what: str, deadline_s: float, interval_s: float = 0.02
 ) -> None:
     """Poll `condition`; raises QmpTimeoutError naming `what` when it does not come true."""
     try:
         async with asyncio.timeout(deadline_s):
-            while not await condition():
-                await asyncio.sleep(interval_s)
+            await poll(condition, interval_s=interval_s)
     except TimeoutError as error:
         raise QmpTimeoutError(f"{what} did not end within {deadline_s:g} s") from error

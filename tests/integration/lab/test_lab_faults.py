@@ -211,8 +211,6 @@ async def test_power_off_kills_what_hides_in_a_namespace_of_its_own(
     lab: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, has_groups: bool
 ) -> None:
     """Sandboxes without a network have one; with control groups and without, nothing survives."""
-    if not has_groups:
-        monkeypatch.setattr(cgroups, "_hierarchy", lambda: None)
     hidden = (
         "import time, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         "print('ready', flush=True); time.sleep(99)"
@@ -226,7 +224,10 @@ async def test_power_off_kills_what_hides_in_a_namespace_of_its_own(
         seen = read_process(child)
         assert seen and seen.netns != kernel.namespace_inode(namespace(lab, "h1"))
         try:
-            await api.fault(lab, "power-off", "h1", settings=settings)
+            with monkeypatch.context() as patch:
+                if not has_groups:
+                    patch.setattr(cgroups, "_hierarchy", lambda: None)
+                await api.fault(lab, "power-off", "h1", settings=settings)
             assert read_process(child) is None
             assert parent.wait(5) != 0
         finally:

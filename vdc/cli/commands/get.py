@@ -76,20 +76,22 @@ async def follow(api: ApiClient, kind: Kind, name: str | None, output: str) -> N
     table: Table[Any] = Table(kind.columns(), wide=output == "wide")
     printed: dict[str, Any] = {}
     records = [await kind.get(api, name)] if name else list(await kind.list(api))
-    if output in ("table", "wide"):
+    is_table = output in ("table", "wide")
+    if is_table:
         table.fit(records)
         print(table.header(), flush=True)
     async for record in _changes(api, kind, name, records):
-        key, values = kind.names_of(record)[0], values_of(record)
-        if printed.get(key) == values:
+        key = kind.names_of(record)[0]
+        shown = table.state(record) if is_table else values_of(record)
+        if printed.get(key) == shown:
             continue
-        printed[key] = values
-        if output in ("table", "wide"):
+        printed[key] = shown
+        if is_table:
             print(table.row(record, sys.stdout), flush=True)
         elif output == "name":
             print(f"{kind.singular}/{key}", flush=True)
         else:
-            print_values(values, output, compact=True)
+            print_values(shown, output, compact=True)
             sys.stdout.flush()
 
 

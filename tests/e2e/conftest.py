@@ -1,0 +1,83 @@
+"""One lab for all specifications; each begins with three healthy hosts and no VM, and ends with an audit."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from testlab import VM, Lab
+
+LAB = "test"
+_lab: Lab | None = None  # for the report of a failure, and for the end of the session
+
+
+@pytest.fixture(scope="session")
+def only_run() -> Iterator[None]:
+    """Two runs on one machine would take each other's lab away."""
+    with (Path(tempfile.gettempdir()) / "vdc-e2e.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pytest.exit("another run of these tests is going on on this machine", returncode=1)
+        yield
+
+
+@pytest.fixture(scope="session")
+def session_lab(only_run: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """The lab, from the first test to the last; the user's own context and labs are not touched."""
+    global _lab
+    config = tmp_path_factory.mktemp("vdc") / "config.yaml"
+    os.environ["VDC_CONFIG"] = str(config)
+    with Lab(LAB, config) as lab:
+        _lab = lab
+        yield lab
+        _lab = None
+
+
+@pytest.fixture
+def lab(session_lab: Lab) -> Iterator[Lab]:
+    """The lab for one test. Afterwards it must be in order as it is, and again when all is healed and removed."""
+    yield session_lab
+    try:
+        session_lab.assert_clean("as the test left it")
+    finally:
+        session_lab.heal()
+        session_lab.remove_all_vms()
+        session_lab.assert_clean("after everything was healed and removed")
+
+
+@pytest.fixture
+def protected_vm(lab: Lab) -> Callable[..., VM]:
+    """Make a VM in lockstep: `protected_vm("web", "--cpus", "2")`."""
+
+    def make(name: str, *options: str) -> VM:
+        vm = lab.create(name, *options)
+        view = vm.view()
+        assert view.status.protection.value == "lockstep", view.status
+        return vm
+
+    return make
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A failure shows the events and the ends of the agents' logs as they are at this moment."""
+    report = yield
+    if report.failed and _lab is not None:
+        done = _lab.cli("events", timeout_s=30)
+        report.sections.append(("events", done.stdout[-16_000:] + done.stderr))
+        described = _lab.cli("get", "endophytes", "-o", "yaml", timeout_s=30)
+        report.sections.append(("endophytes", described.stdout + described.stderr))
+        report.sections += [(f"log of the agent of {host}", _lab.agent_log(host)) for host in _lab.hosts]
+    return report
+
+
+def pytest_unconfigure() -> None:
+    """The last resort: whatever ended the session, the lab goes."""
+    if _lab is not None:
+        _lab.close()
