@@ -131,6 +131,7 @@ async def test_a_member_that_lost_its_data_is_refused_until_it_rejoins(hosts: Ho
     with pytest.raises(RefusedError, match="has its data"):
         await member.rejoin()
 
+    assert member.mark_path.exists()
     await member.stop()
     await hosts.tasks.pop("h2")
     shutil.rmtree(member.data_dir)

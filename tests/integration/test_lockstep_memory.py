@@ -6,8 +6,9 @@ A page that differs was never sent: the secondary would run on stale memory.
 
     python tests/integration/test_lockstep_memory.py --control
 
-runs the comparison with a downtime limit that lets pages travel in the migration's last stage; how often
-stale pages turn up then depends on the machine (in 1 of 8 runs to all of them).
+runs the comparison with a downtime limit that lets pages travel in the migration's last stage. How often
+stale pages then turn up depends on machine and load, from 1 of 47 runs to all of them; that the comparison
+sees a stale page is therefore tested by making one.
 """
 
 from __future__ import annotations

@@ -150,6 +150,19 @@ async def test_reads_pass_by_a_paused_member(cluster: Cluster) -> None:
     await store.close()
 
 
+async def test_a_commit_to_everybody_does_not_wait_for_a_paused_member(
+    cluster: Cluster, store: EtcdStore
+) -> None:
+    paused = (cluster.leader() + 1) % 3
+    own = EtcdStore([cluster.endpoints[paused], *cluster.endpoints])
+    revision = await put(store, "/t/a", "1")
+    cluster.pause(paused)
+    started = time.monotonic()
+    assert (await own.commit_everywhere([Unchanged("/t/a", revision)], [Put("/t/a", "2")])).succeeded
+    assert time.monotonic() - started < 0.3
+    await own.close()
+
+
 async def test_a_commit_to_a_member_that_hangs_is_unknown(cluster: Cluster, store: EtcdStore) -> None:
     hung = (cluster.leader() + 1) % 3
     alone = EtcdStore([cluster.endpoints[hung]])

@@ -110,7 +110,12 @@ def test_no_right_to_make_a_namespace_is_the_reason_for_everything(monkeypatch: 
 
 def test_a_kernel_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
-    monkeypatch.setattr(features, "_enter_new_namespace", lambda: released.wait(10) and None)
+
+    def hang() -> None:
+        released.wait(10)
+        raise OSError("released: the thread must not go on to make links where it stands")
+
+    monkeypatch.setattr(features, "_enter_new_namespace", hang)
     monkeypatch.setattr(features, "_try_link", lambda kind, _: Feature(kind, True))
     try:
         found = probe_features(deadline_s=0.01)

@@ -13,6 +13,7 @@ from vdc.store.arbitration import Lost, Won, arbitrate
 from vdc.store.memory import Fault, MemoryStore
 from vdc.store.protocol import (
     ChangeKind,
+    Delete,
     Put,
     StoreUnavailableError,
     Unchanged,
@@ -176,6 +177,25 @@ async def test_compacted_history_leaves_an_arbitration_in_doubt(store: MemorySto
     store.cluster.compact(await put(store, "/t/p", record("theirs")))
     with pytest.raises(UnknownOutcomeError):
         await swap(store, revision)
+
+
+async def test_compacted_history_of_a_deleted_key_leaves_it_in_doubt_too(store: MemoryStore) -> None:
+    revision = await put(store, "/t/p", record("start"))
+    await put(store, "/t/p", record("mine"))
+    store.cluster.compact((await store.commit([], [Delete("/t/p")])).revision)
+    with pytest.raises(UnknownOutcomeError):
+        await swap(store, revision)
+
+
+async def test_an_id_that_was_copied_into_a_later_change_does_not_pass_for_the_own_value(
+    store: MemoryStore,
+) -> None:
+    revision = await put(store, "/t/p", record("start"))
+    first = await put(store, "/t/p", record("mine"))
+    await put(store, "/t/p", record("mine", spares="changed"))
+    won = await swap(store, revision)
+    assert isinstance(won, Won) and won.revision == first and won.is_superseded
+    assert won.current and won.current.value == record("mine", spares="changed")
 
 
 async def test_a_watch_from_now_begins_with_the_call(store: MemoryStore) -> None:

@@ -89,7 +89,7 @@ async def arbitrate(  # noqa: PLR0917 - the swap's own fields, in the order of t
             )
             if result.succeeded:
                 return Won(result.revision)
-            return await _decide(store, key, expected_mod_revision, request_id, max(0.0, end - clock()))
+            return await _decide(store, key, expected_mod_revision, value, deadline_s=max(0.0, end - clock()))
         except UnknownOutcomeError as error:
             doubt = error
         except StoreUnavailableError as error:
@@ -102,15 +102,14 @@ async def arbitrate(  # noqa: PLR0917 - the swap's own fields, in the order of t
     ) from doubt
 
 
-async def _decide(
-    store: StateStore, key: str, expected: int, request_id: str, deadline_s: float
-) -> Won | Lost:
+async def _decide(store: StateStore, key: str, expected: int, value: str, *, deadline_s: float) -> Won | Lost:
     """After a failed compare: whose change came first? Raises UnknownOutcomeError while nobody can say."""
+    request_id = request_id_of(value)
     try:
         async with asyncio.timeout(deadline_s):
             current = await store.get(key, deadline_s=deadline_s)
             if current is not None:
-                if request_id_of(current.value) == request_id:
+                if current.value == value:
                     return Won(current.mod_revision)
                 before = await store.get(key, at_revision=current.mod_revision - 1, deadline_s=deadline_s)
                 if before is not None and before.mod_revision == expected:

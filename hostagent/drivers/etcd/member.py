@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from pathlib import Path
 
 from hostagent.config import EmbeddedEtcd
@@ -33,13 +34,15 @@ from hostagent.drivers.process import (
     spawn_in_sandbox,
     write_atomically,
 )
-from vdc.model.errors import RefusedError, UnavailableError
+from vdc.model.errors import RefusedError, UnavailableError, VdcError
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
 from vdc.store.etcd_admin import MemberStatus
 from vdc.store.protocol import StoreUnavailableError
 
+_LOG = logging.getLogger(__name__)
 _POLL_S = 0.05
+_MARK_POLL_S = 5.0
 _REJOIN_POLL_S = 0.5
 _LOG_TAIL_BYTES = 64 << 10
 
@@ -93,7 +96,12 @@ class EmbeddedMember:
 
     async def run(self) -> None:
         """Keep the member running until `stop`. Cancelled: leaves it alive."""
-        await self._process.run()
+        marking = asyncio.create_task(self._mark_when_healthy(), name=f"etcd mark {self.host}")
+        try:
+            await self._process.run()
+        finally:
+            marking.cancel()
+            await asyncio.gather(marking, return_exceptions=True)
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """End the member. Raises ProcessStuckError."""
@@ -193,6 +201,15 @@ class EmbeddedMember:
             tag="etcd",
             env=ENVIRONMENT,
         )
+
+    async def _mark_when_healthy(self) -> None:
+        while True:
+            try:
+                await self.wait_healthy()
+                return
+            except (VdcError, OSError) as error:
+                _LOG.warning("%s", error)
+            await asyncio.sleep(_MARK_POLL_S)
 
     def _mark(self) -> dict[str, bool]:
         try:
