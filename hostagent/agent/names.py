@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -55,7 +56,7 @@ class NameService:
             if change is Change.RELOAD:
                 self._files.reload(handle.pid)
             elif change is Change.RESTART:
-                handle.kill()  # its supervisor starts it again
+                handle.signal(signal.SIGTERM)  # its supervisor starts it again
 
     def _config(self) -> DhcpDnsConfig:
         mirror, config = self._host.mirror, self._host.config

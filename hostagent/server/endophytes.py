@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from aiohttp import web
 
@@ -184,13 +186,15 @@ class EndophyteHandlers:
     async def endophyte_log(self, request: web.Request) -> wire.LogText:
         """See the route table. Read on the primary's host; others hand the request on."""
         name = _name(request)
-        lines = _positive(request.query.get("lines", "200"))
+        offset = _number(request.query["offset"], 0, 2**63) if "offset" in request.query else None
+        lines = _number(request.query.get("lines", "200"), 1, 100_000)
         host = self._primary_host(name)
         if host != self._context.host.name:
-            return await self._context.peer(host).endophyte_log(name, lines=lines)
+            peer = self._context.peer(host)
+            return await peer.endophyte_log(name, lines=None if offset is not None else lines, offset=offset)
         path = self._context.host.vms_dir / name / SERIAL_LOG
-        text = await asyncio.to_thread(_tail, path, lines)
-        return wire.LogText(name=name, host=host, text=text)
+        text, end = await asyncio.to_thread(_read_log, path, lines, offset)
+        return wire.LogText(name=name, host=host, text=text, end_offset=end)
 
     def _primary_host(self, name: str) -> str:
         views.find_endophyte(self._mirror, name)
@@ -221,20 +225,23 @@ def _name(request: web.Request) -> str:
     return request.match_info["name"]
 
 
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 100_000:
-        raise InvalidError(f"{text[:20]!r} is not a number from 1 to 100000", code="query-invalid")
+def _number(text: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise InvalidError(f"{text[:20]!r} is not a number from {least} to {most}", code="query-invalid")
     return int(text)
 
 
-def _tail(path: object, lines: int) -> str:
-    from pathlib import Path
-
+def _read_log(path: Path, lines: int, offset: int | None) -> tuple[str, int]:
+    """From the byte `offset` on, or the last `lines`; with the offset of the end. A shorter log begins anew."""
     try:
-        with Path(str(path)).open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - LOG_TAIL_BYTES))
-            text = file.read().decode(errors="replace")
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            begin = max(0, size - LOG_TAIL_BYTES) if offset is None else offset if offset <= size else 0
+            file.seek(begin)
+            data = file.read(LOG_TAIL_BYTES)
     except FileNotFoundError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:]) + "\n"
+        return "", 0
+    text = data.decode(errors="replace")
+    if offset is None:
+        text = "".join(text.splitlines(keepends=True)[-lines:])
+    return text, begin + len(data)

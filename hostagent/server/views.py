@@ -25,7 +25,7 @@ def find_endophyte(mirror: Mirror, name: str) -> Endophyte:
     """Raises NotFoundError with the way to see what there is."""
     endophyte = mirror.endophyte(name)
     if endophyte is None:
-        raise NotFoundError(f"there is no Endophyte named {name}", code="not-found", hint="vdc get endophytes")
+        raise NotFoundError(f"there is no Endophyte named {name}", code="endophyte-not-found", hint="vdc get endophytes")
     return endophyte
 
 

@@ -6,6 +6,7 @@ under way are repeated (they are idempotent) or undone; a guest that runs is nev
 
 from __future__ import annotations
 
+from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.inspect import LiveState, inspect
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor.copy import Copy
@@ -30,6 +31,8 @@ async def take_over_after_restart(copy: Copy) -> None:
     except QmpError as error:
         copy.host.log.warning("the guest runs, QEMU does not answer", endophyte=copy.name, why=str(error))
         return
+    if live.status == "restore-vm":  # the earlier agent died while it refreshed an emulated guest's code
+        await copy.session().execute(Command.CONT)
     stage = _stage_now(copy, live)
     copy.host.log.info("taken over", endophyte=copy.name, pid=copy.pid, was=state.stage, now=stage)
     if live.is_colo:

@@ -22,6 +22,7 @@ from hostagent.drivers.process import ProcessHandle, ProcessStartError, adopt, s
 from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
 from hostagent.drivers.qemu.checkpoints import CheckpointMeter
 from hostagent.drivers.qemu.commands import Command
+from hostagent.drivers.qemu.primary import ENDS_LOCKSTEP
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession, QmpUnreachableError
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import QMP_SOCKET, SERIAL_LOG, MachineSpec
@@ -38,6 +39,7 @@ GUEST_NICENESS = 0  # below the agent and etcd: a busy guest must not delay the 
 PROBE_DEADLINE_S = 0.3
 QMP_POLL_S = 0.01  # QEMU tells nobody when it listens
 END_GRACE_S = 5.0
+_OWN_DOING = ("host-qmp-quit", "host-qmp-system-reset", "host-signal")
 _PANIC_SIGNS = (b"Kernel panic", b"BUG: ", b"Call Trace:", b"Oops: ", b"general protection fault")
 
 
@@ -56,6 +58,8 @@ class Copy:
         self.lockstep_since_s: float | None = None
         self.qemu_word = ""
         self.progress: float | None = None
+        self.guest_reset = False
+        self.powered_off = asyncio.Event()
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
@@ -150,7 +154,9 @@ class Copy:
             devices=("/dev/net/tun", "/dev/kvm") if spec.accelerator == "kvm" else ("/dev/net/tun",),
         )  # fmt: skip
         self._log_seen = self._log_size()
-        (self.folder / QMP_SOCKET).unlink(missing_ok=True)  # of an earlier process: it looks like a served one
+        (self.folder / QMP_SOCKET).unlink(
+            missing_ok=True
+        )  # of an earlier process: it looks like a served one
         self.process = await spawn_in_sandbox(
             command, pidfile=self.folder / PIDFILE, log_path=self.folder / QEMU_LOG, tag=endophyte.uid,
             niceness=GUEST_NICENESS,
@@ -221,8 +227,10 @@ class Copy:
                     return
             case "COLO_EXIT":
                 self.colo_ended = True
-            case "SHUTDOWN" if data.get("guest") and data.get("reason") == "guest-shutdown":
-                self.state = self.state.with_(powered_off=True)
+            case _ if event in ENDS_LOCKSTEP and data.get("reason") not in _OWN_DOING:
+                self.guest_reset = True
+                if event == "SHUTDOWN" and data.get("guest"):
+                    self.powered_off.set()
         self._wake()
 
     async def probe(self) -> None:
@@ -248,6 +256,8 @@ class Copy:
             await self._tpm.terminate(0)
             self._tpm = None
         self.colo_ended = False
+        self.guest_reset = False
+        self.powered_off.clear()
         self.lockstep_since_s = None
         self.qemu_word = ""
         self.meter.restart(time.monotonic())

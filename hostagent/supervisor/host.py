@@ -85,7 +85,9 @@ class HostContext:
         Asked once per power-on; both copies of the guest keep the answer (`MachineFacts`).
         """
         alike = [
-            found.value for found in self.mirror.hosts.values() if found.value.accelerator.name == self.record.accelerator.name
+            found.value
+            for found in self.mirror.hosts.values()
+            if found.value.accelerator.name == self.record.accelerator.name
         ]
         choice = await choose_cpu(alike or [self.record], self.libvirt)
         for warning in choice.warnings:

@@ -25,7 +25,8 @@ def machine_spec(
         boot=_boot(endophyte, image),
         disks=tuple(disks),
         nics=tuple(
-            NicSpec(ifname=tap_name(endophyte.uid, index), mac=nic.mac) for index, nic in enumerate(endophyte.nics)
+            NicSpec(ifname=tap_name(endophyte.uid, index), mac=nic.mac)
+            for index, nic in enumerate(endophyte.nics)
         ),
         accelerator="kvm" if facts.accelerator == "kvm" else "tcg",
         cpu_model=facts.cpu_model,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 from hostagent.drivers.qemu import primary
 from hostagent.drivers.qemu.commands import Command
@@ -24,8 +25,8 @@ from vdc.model.pair import Pair
 from vdc.protection.arbitration import go_alone, mark_in_sync
 
 ENTER_DEADLINE_S = 600.0
-SHUTDOWN_GRACE_S = 30.0
-SHUTDOWN_REPEAT_S = 5.0
+SHUTDOWN_GRACE_S = 30
+SHUTDOWN_REPEAT_S = 5  # a guest that boots misses the first ones
 
 
 async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
@@ -36,14 +37,16 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     await copy.end_process()
     await copy.save(
         uid=endophyte.uid, role=CopyRole.PRIMARY, stage=CopyStage.PREPARING, epoch=pair.epoch,
-        macs=tuple(nic.mac for nic in endophyte.nics), restarts=endophyte.restarts, plan=None, listening_epoch=0, powered_off=False,
+        macs=tuple(nic.mac for nic in endophyte.nics), restarts=endophyte.restarts, plan=None, listening_epoch=0,
     )  # fmt: skip
     try:
         entry = host.mirror.images[endophyte.image_digest].value
         await host.ensure_image(entry)
         record = await copy.disks.load()
         if record is None and pair.epoch == 1:
-            record = await copy.disks.create_primary(endophyte.uid, pair.epoch, disk_sources(endophyte, entry.image))
+            record = await copy.disks.create_primary(
+                endophyte.uid, pair.epoch, disk_sources(endophyte, entry.image)
+            )
         elif record is None:
             raise RefusedError(f"the disks of {copy.name} are not on {host.name}", code="disk-missing")
         else:
@@ -54,7 +57,9 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             qemu_version=host.record.qemu.version,
             disk_sizes_bytes=await copy.disks.virtual_sizes(),
         )
-        await copy.start(endophyte, machine_spec(endophyte, entry.image, facts, disk_specs(record)), CopyRole.PRIMARY)
+        await copy.start(
+            endophyte, machine_spec(endophyte, entry.image, facts, disk_specs(record)), CopyRole.PRIMARY
+        )
     except BaseException:
         await copy.end_process()
         raise
@@ -124,7 +129,10 @@ async def mark(copy: Copy, pair: Pair) -> None:
     )
     await copy.save(stage=CopyStage.LOCKSTEP)
     await copy.host.tell(
-        copy.name, "lockstep", f"primary on {after.primary} in lockstep with {after.secondary}", epoch=after.epoch
+        copy.name,
+        "lockstep",
+        f"primary on {after.primary} in lockstep with {after.secondary}",
+        epoch=after.epoch,
     )
 
 
@@ -160,11 +168,12 @@ async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     qmp = copy.session()
     if plan is not None:
         await primary.leave(qmp, plan.plan())
-    if endophyte is None or endophyte.run is not RunState.PAUSED:
+    is_to_run = endophyte is None or endophyte.run is not RunState.PAUSED
+    if is_to_run and not copy.powered_off.is_set():
         await primary.resume(qmp)
     copy.meter.restart(time.monotonic())
     copy.lockstep_since_s = None
-    copy.colo_ended = False
+    copy.colo_ended = copy.guest_reset = False
     await copy.save(stage=CopyStage.RUNNING, epoch=pair.epoch, plan=None, listening_epoch=0)
     await copy.disks.renew(pair.epoch)
 
@@ -204,33 +213,46 @@ async def resume(copy: Copy) -> None:
     await copy.host.tell(copy.name, "resumed", "running again", epoch=copy.state.epoch)
 
 
-async def power_down(copy: Copy, *, force: bool) -> None:
-    """Ask the guest to shut down, repeat the request, end it when its time is up."""
-    host = copy.host
-    if not force:
-        await _ask_guest(copy)
-    was_asked_in_vain = copy.is_alive and not force
+async def power_down(copy: Copy) -> None:
+    """Ask the guest to shut down, repeat the request, end it when its time is up or the user has no patience."""
+    await _ask_guest(copy)
+    was_asked_in_vain = copy.is_alive and not copy.powered_off.is_set() and not _is_forced(copy)
+    await switch_off(copy)
+    sentence = "stopped; it did not shut down when asked" if was_asked_in_vain else "stopped"
+    await copy.host.tell(copy.name, "stopped", sentence, epoch=copy.state.epoch)
+
+
+async def switch_off(copy: Copy) -> None:
+    """End whatever runs and take the ports away; the disks stay for the next start."""
     await copy.end_process()
     await copy.remove_ports()
-    await copy.save(role=None, stage=CopyStage.ABSENT, plan=None, listening_epoch=0, powered_off=False)
-    how = "after it did not shut down by itself" if was_asked_in_vain else "powered off"
-    await host.tell(copy.name, "stopped", f"stopped, {how}" if was_asked_in_vain else "stopped", epoch=copy.state.epoch)
+    await copy.save(role=None, stage=CopyStage.ABSENT, plan=None, listening_epoch=0)
+
+
+def _is_forced(copy: Copy) -> bool:
+    endophyte = copy.host.mirror.endophyte(copy.name)
+    return endophyte is not None and endophyte.force_off
 
 
 async def _ask_guest(copy: Copy) -> None:
     process = copy.process
     if process is None:
         return
-    waiting = asyncio.create_task(process.wait(), name=f"{copy.name} shutdown")
+    waiting = [
+        asyncio.create_task(process.wait(), name=f"{copy.name} end"),
+        asyncio.create_task(copy.powered_off.wait(), name=f"{copy.name} shutdown"),
+    ]
     try:
-        for _ in range(int(SHUTDOWN_GRACE_S / SHUTDOWN_REPEAT_S)):
-            try:
-                await primary.resume(copy.session())
-                await copy.session().execute(Command.SYSTEM_POWERDOWN)
-            except QmpError:
-                pass  # it may be gone already; the wait below tells
-            done, _ = await asyncio.wait([waiting], timeout=SHUTDOWN_REPEAT_S)
+        for second in range(SHUTDOWN_GRACE_S):
+            if _is_forced(copy) or copy.powered_off.is_set():
+                return
+            if second % SHUTDOWN_REPEAT_S == 0:
+                with suppress(QmpError):  # it may be gone already; the wait below tells
+                    await primary.resume(copy.session())
+                    await copy.session().execute(Command.SYSTEM_POWERDOWN)
+            done, _ = await asyncio.wait(waiting, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
             if done:
                 return
     finally:
-        waiting.cancel()
+        for task in waiting:
+            task.cancel()

@@ -76,7 +76,9 @@ async def _primary_listening(copy: Copy, pair: Pair) -> Observed:
                     return observed
                 await changed.wait()
     except TimeoutError as error:
-        raise UnavailableError(f"the primary on {pair.primary} did not open its channels", code="peer-late") from error
+        raise UnavailableError(
+            f"the primary on {pair.primary} did not open its channels", code="peer-late"
+        ) from error
     finally:
         unsubscribe()
 
@@ -95,7 +97,10 @@ async def promote(copy: Copy, pair: Pair, sentence: str, *, planned: bool = Fals
     durable = asyncio.create_task(_remember(copy, pair.epoch + 1), name=f"{copy.name} epoch")
     try:
         after = await swap_pair(
-            host, copy.name, pair.epoch, lambda p, r, now: promote_secondary(p, reason=sentence, request_id=r, now=now)
+            host,
+            copy.name,
+            pair.epoch,
+            lambda p, r, now: promote_secondary(p, reason=sentence, request_id=r, now=now),
         )
     finally:
         await durable
@@ -137,7 +142,11 @@ async def _speak(copy: Copy, pair: Pair, *, planned: bool) -> dict[str, float]:
         promoting = group.create_task(secondary.promote(qmp, plan.plan(), planned=planned), name="qmp")
         group.create_task(host.overlay.go_live(members), name="bridge")
     await secondary.announce(qmp)
-    return {f"{step}_ms": round(took_ms, 1) for step, took_ms in promoting.result().items() if step != "total"}
+    if host.record.accelerator.name == "tcg":
+        await secondary.refresh_code(qmp)
+    return {
+        f"{step}_ms": round(took_ms, 1) for step, took_ms in promoting.result().items() if step != "total"
+    }
 
 
 async def _tidy(copy: Copy) -> None:

@@ -58,7 +58,6 @@ class CopyState(Record):
     listening_epoch: int = 0
     plan: PlanRecord | None = None  # of the lockstep that this copy is in, enters or leaves
     machine: MachineFacts | None = None
-    powered_off: bool = False
 
 
 def load_state(folder: Path) -> CopyState | None:

@@ -97,7 +97,9 @@ class Supervisor:
     async def _pass(self) -> None:
         decision = decide(snapshot(self.copy, retry_due=self.host.clock.boottime_s() >= self._retry_at_s))
         if decision.sentence != self._sentence:
-            self.host.log.info(decision.sentence, endophyte=self.name, rule=f"{decision.row.state}/{decision.row.event}")
+            self.host.log.info(
+                decision.sentence, endophyte=self.name, rule=f"{decision.row.state}/{decision.row.event}"
+            )
             self._sentence = decision.sentence
         await self._dispatch(decision)
         if self.copy.state.role is CopyRole.SECONDARY and self.copy.state.stage is CopyStage.CHECKPOINTING:
@@ -108,6 +110,8 @@ class Supervisor:
         action = decision.action
         is_busy = self._job is not None and not self._job.done()
         if action is Action.HOLD or (is_busy and _is_same_work(action, self._job_action)):
+            return
+        if is_busy and self._job_action in _ENDS_PROCESS:
             return
         if action is Action.NOTE:
             await self._note(decision)
@@ -127,7 +131,11 @@ class Supervisor:
         if decision.row.to in (State.P_DEAD, State.S_DEAD):
             await self.copy.end_process()
             await self.host.tell(
-                self.name, "copy-died", decision.sentence, epoch=self.copy.state.epoch, severity=Severity.WARNING
+                self.name,
+                "copy-died",
+                decision.sentence,
+                epoch=self.copy.state.epoch,
+                severity=Severity.WARNING,
             )
 
     async def _execute(self, decision: Decision) -> None:
@@ -151,12 +159,18 @@ class Supervisor:
             self.wake()
 
     async def _act(self, decision: Decision) -> None:
-        copy, pair, endophyte = self.copy, self.host.mirror.pair(self.name), self.host.mirror.endophyte(self.name)
+        copy, pair, endophyte = (
+            self.copy,
+            self.host.mirror.pair(self.name),
+            self.host.mirror.endophyte(self.name),
+        )
         match decision.action:
             case Action.DISCARD | Action.SWEEP:
                 await self._discard(decision)
             case Action.POWER_DOWN:
-                await primary.power_down(copy, force=endophyte is not None and endophyte.force_off)
+                await primary.power_down(copy)
+            case Action.SWITCH_OFF:
+                await primary.switch_off(copy)
             case Action.ISOLATE:
                 await primary.isolate(copy)
             case Action.PAUSE:
@@ -193,13 +207,13 @@ class Supervisor:
             await self.host.tell(self.name, "discarded", decision.sentence, epoch=epoch)
 
     async def _record_power_off(self) -> None:
-        """The guest shut itself down: from now on that is what is wanted."""
+        """The guest shut itself down: from now on that is what is wanted, and the next pass ends its QEMU."""
         found = self.host.mirror.endophytes[self.name]
         key, after = keys.endophyte(self.name), found.value.with_(run=RunState.STOPPED)
         await self.host.store.commit([Unchanged(key, found.revision)], [Put(key, after.to_json())])
-        await self.copy.remove_ports()
-        await self.copy.save(role=None, stage=CopyStage.ABSENT, powered_off=False)
-        await self.host.tell(self.name, "guest-powered-off", "the guest powered itself off", epoch=self.copy.state.epoch)
+        await self.host.tell(
+            self.name, "guest-powered-off", "the guest powered itself off", epoch=self.copy.state.epoch
+        )
 
     async def _failed(self, action: Action, error: VdcError) -> None:
         self._failures += 1
@@ -218,7 +232,9 @@ class Supervisor:
                 epoch=self.copy.state.epoch, severity=Severity.WARNING,
             )  # fmt: skip
         else:
-            self.host.log.warning("an action failed", endophyte=self.name, action=action, why=str(error), retry_s=pause)
+            self.host.log.warning(
+                "an action failed", endophyte=self.name, action=action, why=str(error), retry_s=pause
+            )
 
     async def _cancel_job(self) -> None:
         if self._job is not None and not self._job.done():
@@ -238,7 +254,9 @@ class Supervisor:
         if pair is None or pair.secondary != self.host.name:
             raise ConflictError(f"{self.host.name} is not the secondary of {self.name}", code="not-secondary")
         if self._job is not None and not self._job.done():
-            raise ConflictError(f"{self.name} is busy: {self._job_action}", code="busy", hint="try again in a moment")
+            raise ConflictError(
+                f"{self.name} is busy: {self._job_action}", code="busy", hint="try again in a moment"
+            )
         loop = asyncio.get_running_loop()
         result: asyncio.Future[Pair] = loop.create_future()
 
@@ -250,7 +268,9 @@ class Supervisor:
             except BaseException as error:
                 if not result.done():
                     result.set_exception(
-                        error if isinstance(error, VdcError) else UnavailableError("the promotion was interrupted")
+                        error
+                        if isinstance(error, VdcError)
+                        else UnavailableError("the promotion was interrupted")
                     )
                 if isinstance(error, asyncio.CancelledError):
                     raise
@@ -275,9 +295,13 @@ class Supervisor:
         pair = self.host.mirror.pair(self.name)
         present = max(self.copy.state.highest_epoch, pair.epoch if pair else 0)
         if epoch < present:
-            raise FencedError(f"{self.name} is at epoch {present}; a request of epoch {epoch} has no effect any more")
+            raise FencedError(
+                f"{self.name} is at epoch {present}; a request of epoch {epoch} has no effect any more"
+            )
         if self.copy.state.role is not CopyRole.PRIMARY or self.copy.state.epoch != epoch:
-            raise ConflictError(f"{self.host.name} is not the primary of {self.name} under epoch {epoch}", code="not-primary")
+            raise ConflictError(
+                f"{self.host.name} is not the primary of {self.name} under epoch {epoch}", code="not-primary"
+            )
 
     # ---- what the others see
 
@@ -291,11 +315,15 @@ class Supervisor:
                 endophyte = self.host.mirror.endophyte(self.name)
                 if endophyte is None:
                     continue
-                record = record.with_(uid=endophyte.uid)  # nothing is here (any more), and that is worth saying
+                record = record.with_(
+                    uid=endophyte.uid
+                )  # nothing is here (any more), and that is worth saying
             if not self._is_news(record):
                 continue
             try:
-                await self.host.store.commit([], [Put(keys.observed(self.name, self.host.name), record.to_json())])
+                await self.host.store.commit(
+                    [], [Put(keys.observed(self.name, self.host.name), record.to_json())]
+                )
                 self._published = record
                 self._published_at_s = self.host.clock.boottime_s()
             except UnavailableError:
@@ -315,5 +343,7 @@ def _is_same_work(action: Action, running: Action | None) -> bool:
     return running is not None and _WORK.get(action, action) == _WORK.get(running, running)
 
 
+# Jobs that end the process themselves: its end is no news while they run, and they are never left half-done.
+_ENDS_PROCESS = frozenset({Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP})
 _WORK = {Action.TAKE_OVER: Action.PROMOTE, Action.LEAVE: Action.GO_ALONE}
 _RETRIED_LATER = frozenset(Action) - {Action.HOLD, Action.NOTE, Action.DISCARD, Action.SWEEP}

@@ -58,7 +58,8 @@ def copy_view(copy: Copy, pair: Pair | None, *, retry_due: bool) -> CopyView:
         checkpoints=copy.meter.count,
         lockstep_for_s=now - copy.lockstep_since_s if copy.lockstep_since_s is not None else 0.0,
         stalled_ms=copy.quiet_ms() if state.stage in _CHECKPOINTED else 0.0,
-        powered_off=state.powered_off,
+        guest_reset=copy.guest_reset,
+        powered_off=copy.powered_off.is_set(),
         retry_due=retry_due,
     )
 
@@ -74,8 +75,12 @@ def _peer_view(copy: Copy, pair: Pair | None, peer: str | None) -> PeerView:
         return max(silent_ms, suspect + 1) if is_suspected else 0.0
 
     return PeerView(
-        management_silent_ms=silent(beats.is_suspected(peer, "management"), beats.silent_ms(peer, "management")),
-        replication_silent_ms=silent(beats.is_suspected(peer, "replication"), beats.silent_ms(peer, "replication")),
+        management_silent_ms=silent(
+            beats.is_suspected(peer, "management"), beats.silent_ms(peer, "management")
+        ),
+        replication_silent_ms=silent(
+            beats.is_suspected(peer, "replication"), beats.silent_ms(peer, "replication")
+        ),
         suspect_ms=suspect,
         copy_dead=beats.says_dead(peer, pair.uid, pair.epoch),
     )

@@ -47,6 +47,13 @@ def test_only_a_secondary_in_lockstep_is_ever_promoted():
     assert {row.state for row in TABLE if row.action is Action.PROMOTE} == {State.S_LOCKSTEP}
 
 
+def test_disks_are_removed_only_where_nothing_names_this_host_or_deletion_is_wanted():
+    removing = {(row.state, row.event) for row in TABLE if row.action in (Action.SWEEP, Action.DISCARD)}
+    assert removing == {
+        (State.OUTSIDE, Event.LEFTOVERS), (State.P_ABSENT, Event.DELETION_WANTED), (State.STRAY, Event.ALWAYS),
+    }  # fmt: skip
+
+
 def test_only_primaries_go_alone():
     assert all(row.state.startswith("p_") for row in TABLE if row.action is Action.GO_ALONE)
 

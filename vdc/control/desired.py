@@ -197,7 +197,7 @@ def _name_taken(present: Endophyte) -> ConflictError:
 
 def _alive_or_refuse(name: str, endophyte: Endophyte | None) -> Endophyte:
     if endophyte is None:
-        raise NotFoundError(f"there is no Endophyte named {name}", code="not-found", hint="vdc get endophytes")
+        raise NotFoundError(f"there is no Endophyte named {name}", code="endophyte-not-found", hint="vdc get endophytes")
     if endophyte.deleting:
         raise ConflictError(f"{name} is being deleted", code="being-deleted")
     return endophyte

@@ -35,6 +35,7 @@ class Event(StrEnum):
     QEMU_GONE = "qemu_gone"
     QEMU_LEFT = "qemu_left"
     GUEST_POWERED_OFF = "guest_powered_off"
+    GUEST_RESET = "guest_reset"
     PEER_COPY_DEAD = "peer_copy_dead"
     PEER_LOST = "peer_lost"
     PEER_LOST_LATER = "peer_lost_later"
@@ -127,7 +128,8 @@ PREDICATES: Mapping[Event, Callable[[Snapshot], bool]] = {
     Event.STALLED_LATER: lambda s: s.copy.stalled_ms > s.limits.checkpoint_budget_ms + s.limits.stall_head_start_ms,
     Event.QEMU_GONE: lambda s: not s.copy.alive,
     Event.QEMU_LEFT: lambda s: s.copy.colo_ended,
-    Event.GUEST_POWERED_OFF: lambda s: s.copy.powered_off,
+    Event.GUEST_POWERED_OFF: lambda s: s.copy.powered_off and s.endophyte is not None and not s.is_stop_wanted,
+    Event.GUEST_RESET: lambda s: s.copy.guest_reset,
     Event.PEER_COPY_DEAD: lambda s: s.peer.copy_dead,
     Event.PEER_LOST: _peer_lost,
     Event.PEER_LOST_LATER: _peer_lost_later,

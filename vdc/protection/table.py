@@ -55,6 +55,7 @@ class Action(StrEnum):
     PROMOTE = "promote"  # CAS, then speak
     TAKE_OVER = "take_over"  # speak; the record says already that this copy is the primary
     POWER_DOWN = "power_down"  # ask the guest, then end QEMU
+    SWITCH_OFF = "switch_off"  # QEMU has ended: its ports go, its disks stay
     PAUSE = "pause"
     RESUME = "resume"
     ISOLATE = "isolate"  # pause until the store or the other copy answers again
@@ -93,6 +94,7 @@ TABLE: tuple[Row, ...] = (
     Row(S.P_RUNNING, E.SECONDARY_USELESS, A.GO_ALONE, S.P_RUNNING, "{secondary} could not be made a secondary"),
     Row(S.P_RUNNING, E.PROTECTION_UNWANTED, A.GO_ALONE, S.P_RUNNING, "protection is not wanted"),
     Row(S.P_RUNNING, E.STOP_WANTED, A.POWER_DOWN, S.P_ABSENT, "stopping"),
+    Row(S.P_RUNNING, E.GUEST_POWERED_OFF, A.RECORD_POWER_OFF, S.P_RUNNING, "the guest powered itself off"),
     Row(S.P_RUNNING, E.PAUSE_WANTED, A.PAUSE, S.P_PAUSED, "pausing"),
     Row(S.P_RUNNING, E.SECONDARY_READY, A.ENTER, S.P_CHECKPOINTING, "copying disk and memory to {secondary}"),
     Row(S.P_RUNNING, E.PEER_LOST, A.GO_ALONE, S.P_RUNNING, "{secondary} does not answer; another host is chosen"),
@@ -109,6 +111,7 @@ TABLE: tuple[Row, ...] = (
     Row(S.P_CHECKPOINTING, E.PROTECTION_UNWANTED, A.GO_ALONE, S.P_RUNNING, "protection is not wanted any more"),
     Row(S.P_CHECKPOINTING, E.SECONDARY_USELESS, A.GO_ALONE, S.P_RUNNING, "{secondary} was lost; going on alone"),
     Row(S.P_CHECKPOINTING, E.PEER_LOST, A.GO_ALONE, S.P_RUNNING, "{secondary} does not answer; going on alone"),
+    Row(S.P_CHECKPOINTING, E.GUEST_RESET, A.GO_ALONE, S.P_RUNNING, "the guest was reset; a fresh secondary is made"),
     Row(S.P_CHECKPOINTING, E.STALLED, A.GO_ALONE, S.P_RUNNING, "a checkpoint took too long; going on alone"),
     Row(S.P_CHECKPOINTING, E.PROVEN, A.MARK, S.P_LOCKSTEP, "three checkpoints completed"),
     Row(S.P_CHECKPOINTING, E.ALWAYS, A.HOLD, S.P_CHECKPOINTING, "first checkpoints with {secondary}"),
@@ -118,6 +121,7 @@ TABLE: tuple[Row, ...] = (
     Row(S.P_LOCKSTEP, E.CUT_OFF, A.ISOLATE, S.P_ISOLATED, "neither the store nor {secondary} answers; paused"),
     Row(S.P_LOCKSTEP, E.SECONDARY_USELESS, A.GO_ALONE, S.P_RUNNING, "{secondary} lost its copy; going on alone"),
     Row(S.P_LOCKSTEP, E.PEER_LOST, A.GO_ALONE, S.P_RUNNING, "{secondary} does not answer; going on alone"),
+    Row(S.P_LOCKSTEP, E.GUEST_RESET, A.GO_ALONE, S.P_RUNNING, "the guest was reset; a fresh secondary is made"),
     Row(S.P_LOCKSTEP, E.STALLED, A.GO_ALONE, S.P_RUNNING, "a checkpoint took too long; going on alone"),
     Row(S.P_LOCKSTEP, E.ALWAYS, A.HOLD, S.P_LOCKSTEP, "primary on {me} in lockstep with {secondary}"),
     Row(S.P_PROMOTING, E.QEMU_GONE, A.NOTE, S.P_DEAD, "the guest's process ended during the promotion"),
@@ -135,13 +139,13 @@ TABLE: tuple[Row, ...] = (
     Row(S.P_ISOLATED, E.STORE_SILENT, A.HOLD, S.P_ISOLATED, "paused: the store does not answer"),
     Row(S.P_ISOLATED, E.SECONDARY_WITHDRAWN, A.LEAVE, S.P_RUNNING, "the store answers again; going on alone"),
     Row(S.P_ISOLATED, E.ALWAYS, A.GO_ALONE, S.P_RUNNING, "the store answers again; asking to go on alone"),
-    Row(S.P_DEAD, E.GUEST_POWERED_OFF, A.RECORD_POWER_OFF, S.P_ABSENT, "the guest powered itself off"),
+    Row(S.P_DEAD, E.GUEST_POWERED_OFF, A.RECORD_POWER_OFF, S.P_DEAD, "the guest powered itself off"),
     Row(S.P_DEAD, E.SECONDARY_USELESS, A.GO_ALONE, S.P_ABSENT, "both copies are gone; starting again on {me}"),
     Row(S.P_DEAD, E.SECONDARY_MAY_SPEAK, A.HOLD, S.P_DEAD, "the copy here is gone; {secondary} may take over"),
     Row(S.P_DEAD, E.HAS_SECONDARY, A.GO_ALONE, S.P_ABSENT, "the copy here is gone and {secondary} had no full copy"),
-    Row(S.P_DEAD, E.STOP_WANTED, A.SWEEP, S.P_ABSENT, "stopped"),
+    Row(S.P_DEAD, E.STOP_WANTED, A.SWITCH_OFF, S.P_ABSENT, "stopped"),
     Row(S.P_DEAD, E.ALWAYS, A.START, S.P_RUNNING, "the guest's process ended; starting again on {me}"),
-    Row(S.P_FAILED, E.STOP_WANTED, A.SWEEP, S.P_ABSENT, "stopped"),
+    Row(S.P_FAILED, E.STOP_WANTED, A.SWITCH_OFF, S.P_ABSENT, "stopped"),
     Row(S.P_FAILED, E.RETRY_DUE, A.START, S.P_RUNNING, "trying again to start on {me}"),
     Row(S.P_FAILED, E.ALWAYS, A.HOLD, S.P_FAILED, "could not be started on {me}"),
     # ---- secondary
