@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from vdc.model.base import Record
+from vdc.model.base import StrictRecord
 from vdc.model.errors import InvalidError
 from vdc.model.ids import DnsLabel
 from vdc.model.network import Network
@@ -22,14 +22,14 @@ MAX_UNIX_PATH = 107
 _LONGEST_VM_SUFFIX = len("/vms/") + 63 + len("/qmp.sock")
 
 
-class HostAddress(Record):
+class HostAddress(StrictRecord):
     """An address of this host on one underlay, and the interface that carries it."""
 
     address: IPv4Address
     interface: str = Field(min_length=1, max_length=15)
 
 
-class EmbeddedEtcd(Record):
+class EmbeddedEtcd(StrictRecord):
     """A member that the agent starts and keeps running. Ports are the same on all members."""
 
     members: dict[DnsLabel, IPv4Address] = Field(min_length=1)  # host -> management address, this host included
@@ -45,7 +45,7 @@ class EmbeddedEtcd(Record):
         return self
 
 
-class EtcdConfig(Record):
+class EtcdConfig(StrictRecord):
     """Either an embedded member or the endpoints of an existing etcd."""
 
     embedded: EmbeddedEtcd | None = None
@@ -58,7 +58,7 @@ class EtcdConfig(Record):
         return self
 
 
-class Timings(Record):
+class Timings(StrictRecord):
     """Detection and budgets in milliseconds; checked against each other (docs/failover.md)."""
 
     heartbeat_ms: int = Field(default=50, ge=10, le=1000)
@@ -70,7 +70,7 @@ class Timings(Record):
     reprotect_backoff_s: float = Field(default=30.0, ge=0)
 
 
-class AgentConfig(Record):
+class AgentConfig(StrictRecord):
     """Everything that an agent has to be told."""
 
     host: DnsLabel

@@ -6,7 +6,7 @@ import asyncio
 
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.supervisor import Supervisor
-from vdc.model.errors import NotFoundError, UnavailableError, VdcError
+from vdc.model.errors import ConflictError, NotFoundError, UnavailableError, VdcError
 from vdc.store import keys
 
 SWEEP_EVERY_S = 5.0
@@ -82,7 +82,11 @@ class Manager:
 
     def _ensure(self, name: str) -> None:
         if name not in self.supervisors:
-            supervisor = Supervisor(self.host, name)
+            try:
+                supervisor = Supervisor(self.host, name)
+            except ConflictError as error:
+                self.host.log.error("left alone", endophyte=name, why=str(error))
+                return
             self.supervisors[name] = supervisor
             self._tasks[name] = asyncio.create_task(supervisor.run(), name=f"supervisor {name}")
 

@@ -83,8 +83,12 @@ async def adopt_epoch(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         has_rewriter=facts.has_rewriter, checkpoint_ms=endophyte.manifest.spec.protection.checkpoint_ms,
     )  # fmt: skip
     await copy.save(plan=plan)
-    await copy.reconnect()
-    await primary.open_channels(copy.session(), plan.plan())
+    try:
+        await copy.reconnect()
+        await primary.open_channels(copy.session(), plan.plan())
+    except VdcError as error:
+        await _call_off(copy, pair, error)
+        return
     await copy.save(listening_epoch=pair.epoch)
 
 
@@ -99,11 +103,7 @@ async def enter(copy: Copy, pair: Pair) -> None:
             copy.session(), plan.plan(), progress=copy.report_progress, deadline_s=ENTER_DEADLINE_S
         )
     except VdcError as error:
-        await host.tell(
-            copy.name, "protection-failed", f"lockstep with {pair.secondary} was not reached: {error}",
-            epoch=pair.epoch, severity=Severity.WARNING,
-        )  # fmt: skip
-        await _withdraw(copy, pair, f"lockstep was not reached: {error}")
+        await _call_off(copy, pair, error)
         return
     copy.meter.restart(time.monotonic())
     copy.lockstep_since_s = host.clock.boottime_s()
@@ -115,9 +115,16 @@ async def enter(copy: Copy, pair: Pair) -> None:
     )  # fmt: skip
 
 
-async def _withdraw(copy: Copy, pair: Pair, reason: str) -> None:
+async def _call_off(copy: Copy, pair: Pair, error: VdcError) -> None:
+    """Lockstep was not reached and everything for it is undone: give the secondary up, so that another is chosen."""
+    sentence = f"lockstep with {pair.secondary} was not reached: {error}"
+    await copy.host.tell(
+        copy.name, "protection-failed", sentence, epoch=pair.epoch, severity=Severity.WARNING
+    )
+    if copy.state.plan is not None:
+        await primary.leave(copy.session(), copy.state.plan.plan())
     after = await swap_pair(
-        copy.host, copy.name, pair.epoch, lambda p, r, now: go_alone(p, reason=reason, request_id=r, now=now)
+        copy.host, copy.name, pair.epoch, lambda p, r, now: go_alone(p, reason=sentence, request_id=r, now=now)
     )
     await copy.save(stage=CopyStage.RUNNING, epoch=after.epoch, plan=None, listening_epoch=0)
 

@@ -14,6 +14,7 @@ from hostagent.drivers.process.files import write_atomically
 from hostagent.drivers.qemu.plan import LockstepPlan, LockstepPorts
 from vdc.model.base import Record
 from vdc.model.endophyte import CopyRole, CopyStage, MachineFacts
+from vdc.model.errors import ConflictError
 
 STATE_FILE = "agent.json"
 
@@ -61,11 +62,18 @@ class CopyState(Record):
 
 
 def load_state(folder: Path) -> CopyState | None:
-    """The state; None where there is none or it cannot be read."""
+    """The state; None where there is none.
+
+    Raises ConflictError (`state-unreadable`) where there is one that cannot be read: a guest may be running
+    that nothing is known of, so nothing may be done in that folder.
+    """
+    path = folder / STATE_FILE
     try:
-        return CopyState.from_json((folder / STATE_FILE).read_bytes())
-    except (OSError, ValidationError):
+        return CopyState.from_json(path.read_bytes())
+    except FileNotFoundError:
         return None
+    except (OSError, ValidationError) as error:
+        raise ConflictError(f"{path} cannot be read: {error}".splitlines()[0], code="state-unreadable") from error
 
 
 async def save_state(folder: Path, state: CopyState) -> None:

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from testlab import VM, Lab
 
 LAB = "test"
-_lab: Lab | None = None  # for the report of a failure, and for the end of the session
+_LAB = pytest.StashKey[Lab]()  # for the report of a failure, and for the end of the session
 
 
 @pytest.fixture(scope="session")
@@ -28,20 +27,21 @@ def only_run() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def session_lab(only_run: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def session_lab(
+    only_run: None, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Lab]:
     """The lab, from the first test to the last; the user's own context and labs are not touched."""
-    global _lab
     config = tmp_path_factory.mktemp("vdc") / "config.yaml"
     os.environ["VDC_CONFIG"] = str(config)
     with Lab(LAB, config) as lab:
-        _lab = lab
+        pytestconfig.stash[_LAB] = lab
         yield lab
-        _lab = None
+    del pytestconfig.stash[_LAB]
 
 
 @pytest.fixture
 def lab(session_lab: Lab) -> Iterator[Lab]:
-    """The lab for one test. Afterwards it must be in order as it is, and again when all is healed and removed."""
+    """The lab for one test. It has to be in order as the test leaves it, and again when all is healed."""
     yield session_lab
     try:
         session_lab.assert_clean("as the test left it")
@@ -68,16 +68,18 @@ def protected_vm(lab: Lab) -> Callable[..., VM]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """A failure shows the events and the ends of the agents' logs as they are at this moment."""
     report = yield
-    if report.failed and _lab is not None:
-        done = _lab.cli("events", timeout_s=30)
+    lab = item.config.stash.get(_LAB, None)
+    if report.failed and lab is not None:
+        done = lab.cli("events", timeout_s=30)
         report.sections.append(("events", done.stdout[-16_000:] + done.stderr))
-        described = _lab.cli("get", "endophytes", "-o", "yaml", timeout_s=30)
+        described = lab.cli("get", "endophytes", "-o", "yaml", timeout_s=30)
         report.sections.append(("endophytes", described.stdout + described.stderr))
-        report.sections += [(f"log of the agent of {host}", _lab.agent_log(host)) for host in _lab.hosts]
+        report.sections += [(f"log of the agent of {host}", lab.agent_log(host)) for host in lab.hosts]
     return report
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
     """The last resort: whatever ended the session, the lab goes."""
-    if _lab is not None:
-        _lab.close()
+    lab = config.stash.get(_LAB, None)
+    if lab is not None:
+        lab.close()

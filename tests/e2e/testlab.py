@@ -7,6 +7,7 @@ looked at (polls, the audit) asks the agents and the kernel directly, which cost
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -29,11 +30,10 @@ from vdc.lab.models import HostState, LabStatus
 from vdc.lab.network import netlink
 from vdc.lab.plan import HostPlan, LabPlan
 from vdc.lab.processes import Process, kill_all, signal_all
+from vdc.lab.sessions import Workload
 from vdc.lab.settings import Settings
 from vdc.model.endophyte import CopyRole, CopyStage, Phase
 from vdc.model.errors import VdcError
-
-from sessions import Workload
 
 T = TypeVar("T")
 
@@ -62,8 +62,8 @@ class Done:
     @property
     def hint(self) -> str:
         """What it advises."""
-        hints = [line.removeprefix("hint: ") for line in self.stderr.splitlines() if line.startswith("hint: ")]
-        return hints[0] if hints else ""
+        found = (line for line in self.stderr.splitlines() if line.startswith("hint: "))
+        return next(found, "").removeprefix("hint: ")
 
 
 def wait_for(
@@ -80,7 +80,11 @@ def wait_for(
 
 
 def run_cli(
-    *arguments: str, environment: Mapping[str, str], stdin: str = "", wrapper: Sequence[str] = (), timeout_s: float = CLI_S
+    *arguments: str,
+    environment: Mapping[str, str],
+    stdin: str = "",
+    wrapper: Sequence[str] = (),
+    timeout_s: float = CLI_S,
 ) -> Done:
     """Run `vdc` to its end, without a terminal."""
     program = Path(sys.executable).parent / "vdc"
@@ -138,7 +142,9 @@ class Lab:
 
     # ---- the user's side
 
-    def cli(self, *arguments: str, stdin: str = "", wrapper: Sequence[str] = (), timeout_s: float = CLI_S) -> Done:
+    def cli(
+        self, *arguments: str, stdin: str = "", wrapper: Sequence[str] = (), timeout_s: float = CLI_S
+    ) -> Done:
         """Run `vdc` against this lab."""
         return run_cli(
             *arguments, environment=self.environment, stdin=stdin, wrapper=wrapper, timeout_s=timeout_s
@@ -274,7 +280,9 @@ class Lab:
             found += _audit_vm(description, qemus, taps)
         uids = {self.view(name).metadata.uid for name in names}
         for host in self.hosts_up():
-            found += [f"QEMU of {name} runs on {host} and is no VM's" for name in qemus[host].keys() - set(names)]
+            found += [
+                f"QEMU of {name} runs on {host} and is no VM's" for name in qemus[host].keys() - set(names)
+            ]
             found += [f"tap {tap.name} on {host} is no VM's" for tap in taps[host] if tap.uid not in uids]
             folder = self.plan.host(host).state_dir / "vms"
             present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -316,7 +324,9 @@ def _taps(host: HostPlan) -> list[Tap]:
                 alias = link.get_attr("IFLA_IFALIAS") or ""
                 if alias.startswith(TAP_ALIAS):
                     uid = alias.removeprefix(TAP_ALIAS).split(":")[1]
-                    found.append(Tap(link.get_attr("IFLA_IFNAME"), uid, link.get_attr("IFLA_MASTER") is not None))
+                    found.append(
+                        Tap(link.get_attr("IFLA_IFNAME"), uid, link.get_attr("IFLA_MASTER") is not None)
+                    )
             return found
 
     return kernel.in_namespace(host.namespace, read)
@@ -324,14 +334,16 @@ def _taps(host: HostPlan) -> list[Tap]:
 
 def _name_of(process: Process) -> str:
     words = process.command
-    for word, value in zip(words, words[1:], strict=False):
+    for word, value in itertools.pairwise(words):
         if word == "-name":
             return value.split(",")[0].removeprefix("guest=")
     return "?"
 
 
 def _audit_vm(
-    description: EndophyteDescription, qemus: Mapping[str, Mapping[str, Process]], taps: Mapping[str, Sequence[Tap]]
+    description: EndophyteDescription,
+    qemus: Mapping[str, Mapping[str, Process]],
+    taps: Mapping[str, Sequence[Tap]],
 ) -> Iterator[str]:
     """One owner: the record, what each host says of its copy, the processes and the bridges agree."""
     view, pair = description.view, description.pair
@@ -341,18 +353,18 @@ def _audit_vm(
             yield f"{name} is {view.status.phase} and nobody's"
         return
     for copy in description.copies:
-        process = qemus[copy.host].get(name)
         if copy.host not in taps:
             continue  # no power: it says nothing any more
-        if copy.pid != (process.pid if process else None):
-            yield f"{copy.host} says that {name} is process {copy.pid}, and runs {process.pid if process else None}"
+        process = qemus[copy.host].get(name)
+        pid = process.pid if process else None
+        if copy.pid != pid:
+            yield f"{copy.host} says that {name} is process {copy.pid}, and runs {pid}"
         if copy.role is not None and copy.stage not in _OFF:
             part = CopyRole.PRIMARY if copy.host == pair.primary else CopyRole.SECONDARY
             if copy.host not in pair.hosts or copy.role is not part or copy.epoch != pair.epoch:
-                yield f"{copy.host} says {copy.role} of {name} under epoch {copy.epoch}; the record says {pair.to_json()}"
-    running = {host for host, present in qemus.items() if name in present}
-    if running - set(pair.hosts):
-        yield f"{name} runs on {', '.join(sorted(running - set(pair.hosts)))} too; the record says {pair.hosts}"
+                yield f"{copy.host}: {copy.role} of {name}, epoch {copy.epoch}; the record: {pair.to_json()}"
+    for host in sorted({host for host, present in qemus.items() if name in present} - set(pair.hosts)):
+        yield f"{name} runs on {host}, too; the record says {pair.hosts}"
     for host, found in taps.items():
         if host != pair.primary and any(tap.is_live for tap in found if tap.uid == uid):
             yield f"{name} is on the network at {host}; its primary is {pair.primary}"
@@ -418,7 +430,9 @@ class VM:
                 return False  # an agent that was just lost; the deadline is the judge
             return condition(last[0])
 
-        wait_for(holds, deadline_s, lambda: f"{self.name} {what}; it is {last[0].status if last else 'unknown'}")
+        wait_for(
+            holds, deadline_s, lambda: f"{self.name} {what}; it is {last[0].status if last else 'unknown'}"
+        )
         return last[0]
 
     def wait_lockstep(self, deadline_s: float = 60.0) -> EndophyteView:
@@ -433,6 +447,12 @@ class VM:
             return copy is not None and copy.host == host and view.status.phase is Phase.RUNNING
 
         return self.wait(f"running on {host}", is_there, deadline_s)
+
+    def shell(self, command: str) -> str:
+        """Run a command in the guest by its serial console; returns what it printed."""
+        printed = self.lab.ok("console", self.name, stdin=f"\necho be''gin; {command}; echo e''nd\n")
+        assert "begin" in printed and "end" in printed, printed
+        return printed.rpartition("begin")[2].partition("end")[0].strip()
 
     def event_codes(self) -> list[str]:
         """The codes of its events, oldest first."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from vdc.model.base import Record
+from vdc.model.base import Record, StrictRecord
 from vdc.model.endophyte import EndophyteStatus, Observed, RunState
 from vdc.model.event import Event
 from vdc.model.host import NodeStatus
@@ -60,26 +60,26 @@ class ApplyResult(Record):
     endophyte: EndophyteView | None = None
 
 
-class RunRequest(Record):
+class RunRequest(StrictRecord):
     """Start, stop or pause. `force`: power off at once instead of asking the guest first."""
 
     state: RunState
     force: bool = False
 
 
-class RestartRequest(Record):
+class RestartRequest(StrictRecord):
     """Power-cycle the guest (`force`) or ask it to shut down first."""
 
     force: bool = False
 
 
-class ProtectionRequest(Record):
+class ProtectionRequest(StrictRecord):
     """Switch lockstep on or off."""
 
     enabled: bool
 
 
-class PromoteRequest(Record):
+class PromoteRequest(StrictRecord):
     """Make the secondary the primary. `to`: the host that shall become it; `force`: without the primary's consent."""
 
     to: str | None = None
@@ -134,7 +134,7 @@ class ImageList(Record):
     items: tuple[ImageEntry, ...]
 
 
-class ImageRegistration(Record):
+class ImageRegistration(StrictRecord):
     """Names an image whose blobs have been uploaded to the receiving host."""
 
     name: str = Field(min_length=1, max_length=512)

@@ -1,4 +1,8 @@
-"""The base of every record: frozen, strict about unknown fields, JSON in and out."""
+"""The bases of all records: frozen, JSON in and out.
+
+What is stored, or sent between agents, ignores fields that it does not know: agents one version apart share a
+store (rolling upgrades). What people write is strict, so that a misspelt field is an error and not a silence.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from pydantic.alias_generators import to_camel
 class Record(BaseModel):
     """An immutable value, equal by content; the form that is stored in etcd and sent on the wire."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     def to_json(self) -> str:
         """Return the canonical JSON text (aliases used, nothing left out)."""
@@ -31,7 +35,13 @@ class Record(BaseModel):
         return type(self).model_validate({**values, **changes}, by_name=True)
 
 
-class ManifestRecord(Record):
+class StrictRecord(Record):
+    """A record that people or scripts write: unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ManifestRecord(StrictRecord):
     """A record that users write: camelCase in files, snake_case in code."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
