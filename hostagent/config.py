@@ -32,7 +32,9 @@ class HostAddress(StrictRecord):
 class EmbeddedEtcd(StrictRecord):
     """A member that the agent starts and keeps running. Ports are the same on all members."""
 
-    members: dict[DnsLabel, IPv4Address] = Field(min_length=1)  # host -> management address, this host included
+    members: dict[DnsLabel, IPv4Address] = Field(
+        min_length=1
+    )  # host -> management address, this host included
     heartbeat_ms: int = Field(default=20, ge=5, le=1000)
     election_ms: int = Field(default=150, ge=50, le=10_000)
     client_port: int = ETCD_CLIENT_PORT
@@ -64,7 +66,9 @@ class Timings(StrictRecord):
     heartbeat_ms: int = Field(default=50, ge=10, le=1000)
     suspect_ms: int = Field(default=200, ge=50, le=10_000)
     isolated_pause_ms: int = Field(default=8_000, ge=1_000)
-    secondary_delay_ms: int = Field(default=30, ge=0)  # the primary's head start when only replication is lost
+    secondary_delay_ms: int = Field(
+        default=30, ge=0
+    )  # the primary's head start when only replication is lost
     liveness_ttl_s: int = Field(default=3, ge=2)
     leader_ttl_s: int = Field(default=3, ge=2)
     reprotect_backoff_s: float = Field(default=30.0, ge=0)

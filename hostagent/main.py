@@ -27,7 +27,13 @@ def main() -> None:
 
 
 @main.command(help="Run the agent in the foreground.\n\nExample: hostagent run --config /etc/vdc/agent.yaml")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), default=Path("/etc/vdc/agent.yaml"), show_default=True)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/vdc/agent.yaml"),
+    show_default=True,
+)
 def run(config_file: Path) -> None:
     """Run until SIGTERM or SIGINT; guests go on."""
     config = _load(config_file)
@@ -43,7 +49,13 @@ def run(config_file: Path) -> None:
 
 
 @main.command(help="Validate a configuration file.\n\nExample: hostagent check --config agent.yaml")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), default=Path("/etc/vdc/agent.yaml"), show_default=True)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/vdc/agent.yaml"),
+    show_default=True,
+)
 def check(config_file: Path) -> None:
     """Say whether the file could be run with."""
     config = _load(config_file)

@@ -60,6 +60,7 @@ class Agent:
         self._log = structlog.get_logger()
         self._incarnation = uuid.uuid4().hex[:12]
         self._moved_at_s = 0.0
+        self._manager: Manager | None = None
 
     async def run(self) -> None:
         """Run until cancelled. Raises VdcError where this host cannot take part at all."""
@@ -90,7 +91,9 @@ class Agent:
         embedded = self.config.etcd.embedded
         if embedded is None:
             return list(self.config.etcd.endpoints)
-        others = [str(address) for name, address in sorted(embedded.members.items()) if name != self.config.host]
+        others = [
+            str(address) for name, address in sorted(embedded.members.items()) if name != self.config.host
+        ]
         ordered = [str(embedded.members[self.config.host]), *others]
         return [f"http://{address}:{embedded.client_port}" for address in ordered]
 
@@ -105,7 +108,6 @@ class Agent:
         config = self.config
         netlink = Netlink()
         stack.push_async_callback(netlink.close)
-        self._manager_wake: Callable[[str], None] = lambda peer: None
         addresses: Mapping[NetworkKind, str] = {
             "management": str(config.management.address),
             "replication": str(config.replication.address),
@@ -113,7 +115,7 @@ class Agent:
         heartbeats = Heartbeats(
             config.host, self._incarnation, addresses, config.heartbeat_port,
             heartbeat_ms=config.timings.heartbeat_ms, suspect_ms=config.timings.suspect_ms,
-            clock=self._clock, on_change=lambda peer: self._manager_wake(peer),
+            clock=self._clock, on_change=self._on_peer_change,
         )  # fmt: skip
         stack.callback(heartbeats.close)
         self._blobs = BlobStore(config.state_dir / "images")
@@ -129,7 +131,7 @@ class Agent:
             config=config,
             record=record,
             store=store,
-            mirror=Mirror(store, report=lambda sentence: self._log.warning(sentence)),
+            mirror=Mirror(store, report=self._log.warning),
             events=EventLog(store, config.host, self._clock),
             clock=self._clock,
             heartbeats=heartbeats,
@@ -139,6 +141,11 @@ class Agent:
             store_heard_at_s=self._clock.boottime_s(),
             log=self._log,
         )
+
+    def _on_peer_change(self, peer: str) -> None:
+        """Heartbeats begin before there are supervisors to wake."""
+        if self._manager is not None:
+            self._manager.wake_peers_of(peer)
 
     async def _join(self, host: HostContext, group: asyncio.TaskGroup) -> None:
         """Become part of the cluster: heartbeats at once, the rest when the store answers."""
@@ -154,7 +161,7 @@ class Agent:
         self, host: HostContext, store: EtcdStore, session: aiohttp.ClientSession, group: asyncio.TaskGroup
     ) -> None:
         manager = Manager(host)
-        self._manager_wake = manager.wake_peers_of
+        self._manager = manager
         members = _Cached(store.admin.status, MEMBERS_EVERY_S, self._clock.boottime_s)
 
         async def checks() -> tuple[Check, ...]:
@@ -203,7 +210,7 @@ class Agent:
             controller = Controller(
                 store, host.mirror, host.events, self._clock,
                 backoff_s=self.config.timings.reprotect_backoff_s,
-                report=lambda sentence: self._log.info(sentence),
+                report=self._log.info,
                 keep_arbiter_away=keep_away,
             )  # fmt: skip
             await controller.run()
@@ -224,7 +231,9 @@ class Agent:
         leader = next((m for m in members if m.is_leader), None)
         if leader is None or not _is_at(leader, addresses):
             return
-        target = next((m for m in members if m.is_healthy and not m.is_leader and not _is_at(m, addresses)), None)
+        target = next(
+            (m for m in members if m.is_healthy and not m.is_leader and not _is_at(m, addresses)), None
+        )
         if target is not None:
             await store.admin.move_leader(target.member_id)
             self._log.info("moved etcd's leadership off a host with a primary", to=target.endpoint)
@@ -238,7 +247,10 @@ class Agent:
             changed.clear()
             others = {n: found.value for n, found in host.mirror.hosts.items() if n != host.name}
             host.heartbeats.set_peers(
-                {n: {"management": o.management_address, "replication": o.replication_address} for n, o in others.items()}
+                {
+                    n: {"management": o.management_address, "replication": o.replication_address}
+                    for n, o in others.items()
+                }
             )
             try:
                 await host.overlay.ensure([other.management_address for other in others.values()])
@@ -253,7 +265,10 @@ class _Cached:
     """The members' status, asked for at most every so often: `vdc get nodes -w` must not become a load."""
 
     def __init__(
-        self, ask: Callable[[], Awaitable[tuple[MemberStatus, ...]]], every_s: float, clock: Callable[[], float]
+        self,
+        ask: Callable[[], Awaitable[tuple[MemberStatus, ...]]],
+        every_s: float,
+        clock: Callable[[], float],
     ) -> None:
         self._ask = ask
         self._every_s = every_s
@@ -276,4 +291,6 @@ def _raise_priority() -> None:
     try:
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
     except PermissionError:
-        structlog.get_logger().warning("the agent's priority could not be raised; a busy machine may delay it")
+        structlog.get_logger().warning(
+            "the agent's priority could not be raised; a busy machine may delay it"
+        )

@@ -51,7 +51,9 @@ def _accelerator(host: HostContext) -> Check:
 
 def _inventory(host: HostContext) -> Check:
     if host.record.inventory_source == "libvirt":
-        return Check(name="inventory", level="ok", sentence=f"libvirt describes the CPU as {host.record.cpu_model}")
+        return Check(
+            name="inventory", level="ok", sentence=f"libvirt describes the CPU as {host.record.cpu_model}"
+        )
     return Check(
         name="inventory",
         level="warning",
@@ -64,7 +66,9 @@ def _store(host: HostContext, members: tuple[MemberStatus, ...]) -> Check:
     healthy = sum(member.is_healthy for member in members)
     sentence = f"{healthy} of {len(members)} etcd members answer"
     if healthy * 2 <= len(members):
-        return Check(name="etcd", level="error", sentence=f"{sentence}: no majority", hint="bring the other hosts back")
+        return Check(
+            name="etcd", level="error", sentence=f"{sentence}: no majority", hint="bring the other hosts back"
+        )
     level = "ok" if healthy == len(members) else "warning"
     return Check(name="etcd", level=level, sentence=sentence)
 
@@ -74,7 +78,10 @@ def _disk(host: HostContext) -> Check:
     if free >= LEAST_FREE_BYTES:
         return Check(name="disk", level="ok", sentence=f"{format_size(free)} are free for disks and images")
     return Check(
-        name="disk", level="warning", sentence=f"only {format_size(free)} are free", hint=f"free space below {host.config.state_dir}"
+        name="disk",
+        level="warning",
+        sentence=f"only {format_size(free)} are free",
+        hint=f"free space below {host.config.state_dir}",
     )
 
 

@@ -16,13 +16,17 @@ RETRY_S = 5.0
 async def keep_images(host: HostContext) -> None:
     """Fetch what is missing and say so in the image's record; never returns."""
     changed = asyncio.Event()
-    unsubscribe = host.mirror.subscribe(lambda key: changed.set() if not key or key.startswith(keys.IMAGES) else None)
+    unsubscribe = host.mirror.subscribe(
+        lambda key: changed.set() if not key or key.startswith(keys.IMAGES) else None
+    )
     changed.set()
     try:
         while True:
             await changed.wait()
             changed.clear()
-            for digest in [d for d, found in host.mirror.images.items() if host.name not in found.value.hosts]:
+            for digest in [
+                d for d, found in host.mirror.images.items() if host.name not in found.value.hosts
+            ]:
                 try:
                     await ensure_image(host, digest)
                 except VdcError as error:

@@ -88,7 +88,8 @@ class Heartbeats:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 6)
             self._transports[network] = transport
             self._echoes[network] = Echo(
-                self._addresses[network], lambda source, network=network: self._hear_echo(network, source)  # type: ignore[misc]
+                self._addresses[network],
+                lambda source, network=network: self._hear_echo(network, source),  # type: ignore[misc]
             )
 
     def close(self) -> None:

@@ -13,8 +13,8 @@ from hostagent.server.cluster import ClusterHandlers
 from hostagent.server.console import ConsoleHandler
 from hostagent.server.context import ServerContext
 from hostagent.server.endophytes import EndophyteHandlers
-from hostagent.server.metrics import MetricsHandler
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
+from hostagent.server.metrics import MetricsHandler
 from vdc.api.routes import ROUTES, Body
 from vdc.model.errors import BugError, UnavailableError
 
@@ -24,9 +24,16 @@ SHUTDOWN_S = 0.5
 def build_app(context: ServerContext) -> web.Application:
     """Raises BugError where a route has no handler."""
     app = web.Application(middlewares=[errors_as_problems], client_max_size=MAX_BODY_BYTES)
-    groups = (EndophyteHandlers(context), ClusterHandlers(context), ConsoleHandler(context), MetricsHandler(context))
+    groups = (
+        EndophyteHandlers(context),
+        ClusterHandlers(context),
+        ConsoleHandler(context),
+        MetricsHandler(context),
+    )
     for route in ROUTES:
-        handler: Handler | None = next((getattr(g, route.name) for g in groups if hasattr(g, route.name)), None)
+        handler: Handler | None = next(
+            (getattr(g, route.name) for g in groups if hasattr(g, route.name)), None
+        )
         if handler is None:
             raise BugError(f"route {route.name} has no handler")
         if route.method == "GET" and route.body is Body.BYTES:
@@ -39,8 +46,12 @@ def build_app(context: ServerContext) -> web.Application:
 class ApiServer:
     """Serves until cancelled. The unix socket is for this host's administrator (mode 0600)."""
 
-    def __init__(self, app: web.Application, *, socket: Path, address: str, port: int, on_ready: Callable[[], None]) -> None:
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True)
+    def __init__(
+        self, app: web.Application, *, socket: Path, address: str, port: int, on_ready: Callable[[], None]
+    ) -> None:
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
+        )
         self._socket = socket
         self._address = address
         self._port = port

@@ -53,7 +53,9 @@ class ClusterHandlers:
             host=host.name,
             leader=self._mirror.leader,
             store="ok" if silent_s < 3 else f"has not answered for {silent_s:.0f} s",
-            members=tuple({"endpoint": m.endpoint, "healthy": m.is_healthy, "leader": m.is_leader} for m in members),
+            members=tuple(
+                {"endpoint": m.endpoint, "healthy": m.is_healthy, "leader": m.is_leader} for m in members
+            ),
         )
 
     async def doctor(self, request: web.Request) -> wire.DoctorReport:
@@ -66,7 +68,9 @@ class ClusterHandlers:
 
     async def list_networks(self, request: web.Request) -> wire.NetworkList:
         """See the route table."""
-        return wire.NetworkList(items=tuple(found.value for _, found in sorted(self._mirror.networks.items())))
+        return wire.NetworkList(
+            items=tuple(found.value for _, found in sorted(self._mirror.networks.items()))
+        )
 
     async def list_events(self, request: web.Request) -> wire.EventList:
         """See the route table."""
@@ -176,7 +180,9 @@ class ClusterHandlers:
     async def write_blob(self, request: web.Request) -> wire.BlobReceipt:
         """See the route table."""
         digest = check_digest(request.match_info["digest"])
-        blob = await self._context.blobs.write(digest, request.content.iter_chunked(CHUNK), request.content_length)
+        blob = await self._context.blobs.write(
+            digest, request.content.iter_chunked(CHUNK), request.content_length
+        )
         return wire.BlobReceipt(digest=blob.digest, size_bytes=blob.size_bytes)
 
     async def close(self) -> None:

@@ -50,7 +50,9 @@ async def _accept(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
-async def _pump(socket: web.WebSocketResponse, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(
+    socket: web.WebSocketResponse, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     async def outward() -> None:
         while data := await reader.read(CHUNK):
             await socket.send_bytes(data)

@@ -35,7 +35,9 @@ class EndophyteHandlers:
     async def list_endophytes(self, request: web.Request) -> wire.EndophyteList:
         """See the route table."""
         items = sorted(self._mirror.endophytes.items())
-        return wire.EndophyteList(items=tuple(views.endophyte_view(self._mirror, found.value) for _, found in items))
+        return wire.EndophyteList(
+            items=tuple(views.endophyte_view(self._mirror, found.value) for _, found in items)
+        )
 
     async def get_endophyte(self, request: web.Request) -> wire.EndophyteView:
         """See the route table."""
@@ -86,7 +88,9 @@ class EndophyteHandlers:
     async def protect_endophyte(self, request: web.Request) -> wire.EndophyteView:
         """See the route table."""
         body = wire.ProtectionRequest.model_validate(await parse_body(request))
-        return await self._shown(await self._context.desired.set_protection(_name(request), enabled=body.enabled))
+        return await self._shown(
+            await self._context.desired.set_protection(_name(request), enabled=body.enabled)
+        )
 
     async def watch_endophytes(self, request: web.Request) -> web.StreamResponse:
         """See the route table."""
@@ -210,7 +214,11 @@ class EndophyteHandlers:
         try:
             async with asyncio.timeout(MIRROR_LAG_S):
                 while (present := self._mirror.endophyte(endophyte.name)) is None or present != endophyte:
-                    if present is not None and present.uid == endophyte.uid and present.generation > endophyte.generation:
+                    if (
+                        present is not None
+                        and present.uid == endophyte.uid
+                        and present.generation > endophyte.generation
+                    ):
                         break
                     changed.clear()
                     await changed.wait()

@@ -44,7 +44,9 @@ def _refuse_constant(text: str) -> float:
 
 def problem_response(error: VdcError) -> web.Response:
     """An error as the client rebuilds it."""
-    return web.Response(text=error.problem.to_json(), status=error.http_status, content_type="application/json")
+    return web.Response(
+        text=error.problem.to_json(), status=error.http_status, content_type="application/json"
+    )
 
 
 @web.middleware
@@ -59,7 +61,9 @@ async def errors_as_problems(request: web.Request, handler: Handler) -> web.Stre
         path = ".".join(str(part) for part in first["loc"])
         return problem_response(InvalidError(f"{path or 'body'}: {first['msg']}", code="body-invalid"))
     except web.HTTPException as error:
-        code = {404: "no-such-route", 405: "method-not-allowed", 413: "body-too-large"}.get(error.status, "http")
+        code = {404: "no-such-route", 405: "method-not-allowed", 413: "body-too-large"}.get(
+            error.status, "http"
+        )
         problem = Problem(code=code, message=error.reason)
         return web.Response(text=problem.to_json(), status=error.status, content_type="application/json")
     except Exception as error:  # the boundary of a request: a defect must not end the server

@@ -43,7 +43,9 @@ class _Figures(Collector):
         for peer in mirror.hosts:
             if peer != host.name:
                 silence.add_metric([peer, "management"], host.heartbeats.silent_ms(peer, "management") / 1000)
-                silence.add_metric([peer, "replication"], host.heartbeats.silent_ms(peer, "replication") / 1000)
+                silence.add_metric(
+                    [peer, "replication"], host.heartbeats.silent_ms(peer, "replication") / 1000
+                )
         store = GaugeMetricFamily("vdc_store_silence_seconds", "Time since the store last answered")
         store.add_metric([], host.store_silent_ms() / 1000)
         yield from (protected, epoch, pause, silence, store)

@@ -25,7 +25,9 @@ def find_endophyte(mirror: Mirror, name: str) -> Endophyte:
     """Raises NotFoundError with the way to see what there is."""
     endophyte = mirror.endophyte(name)
     if endophyte is None:
-        raise NotFoundError(f"there is no Endophyte named {name}", code="endophyte-not-found", hint="vdc get endophytes")
+        raise NotFoundError(
+            f"there is no Endophyte named {name}", code="endophyte-not-found", hint="vdc get endophytes"
+        )
     return endophyte
 
 
@@ -46,7 +48,9 @@ def endophyte_view(mirror: Mirror, endophyte: Endophyte) -> EndophyteView:
             annotations=manifest.metadata.annotations,
         ),
         spec=manifest.spec.model_dump(mode="json", by_alias=True),
-        status=endophyte_status(endophyte, pair, mirror.copies(name), mirror.alive, _problem(mirror, endophyte)),
+        status=endophyte_status(
+            endophyte, pair, mirror.copies(name), mirror.alive, _problem(mirror, endophyte)
+        ),
     )
 
 
@@ -87,7 +91,9 @@ def limits_of(endophyte: Endophyte) -> tuple[str, ...]:
         return ()
     limits = ["IPv6 and ARP of the guest are not compared between the copies; IPv4 TCP, UDP and ICMP are"]
     if spec.firmware is not Firmware.BIOS:
-        limits.append("UEFI variables written while protected are not on the secondary; they are after a cold start only if the primary's host lives")
+        limits.append(
+            "UEFI variables that the guest writes while protected do not reach the secondary's flash"
+        )
     if spec.display is not Display.NONE:
         limits.append("the screen of the secondary is its own until it is promoted")
     return tuple(limits)
@@ -99,7 +105,9 @@ def node_statuses(mirror: Mirror, members: tuple[MemberStatus, ...]) -> tuple[No
     found = []
     for name, versioned in sorted(mirror.hosts.items()):
         host = versioned.value
-        member = next((state for url, state in states.items() if f"//{host.management_address}:" in url), None)
+        member = next(
+            (state for url, state in states.items() if f"//{host.management_address}:" in url), None
+        )
         reserved, names = _reserved(mirror, name)
         found.append(
             NodeStatus(

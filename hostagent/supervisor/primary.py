@@ -10,6 +10,7 @@ import asyncio
 import time
 from contextlib import suppress
 
+from hostagent.drivers.disk.copy import disk_specs
 from hostagent.drivers.qemu import primary
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.qmp import QmpError
@@ -17,7 +18,6 @@ from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.machine import disk_sources, machine_spec
 from hostagent.supervisor.state import PlanRecord
-from hostagent.drivers.disk.copy import disk_specs
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, MachineFacts, RunState
 from vdc.model.errors import RefusedError, VdcError
 from vdc.model.event import Severity
@@ -108,8 +108,9 @@ async def enter(copy: Copy, pair: Pair) -> None:
     copy.meter.restart(time.monotonic())
     copy.lockstep_since_s = host.clock.boottime_s()
     await copy.save(stage=CopyStage.CHECKPOINTING)
+    sentence = f"copied to {pair.secondary}; the guest stood still for {report.stopped_ms:.0f} ms"
     await host.tell(
-        copy.name, "lockstep-entered", f"copied to {pair.secondary}; the guest stood still for {report.stopped_ms:.0f} ms",
+        copy.name, "lockstep-entered", sentence,
         epoch=pair.epoch, stopped_ms=report.stopped_ms, mirror_ms=report.mirror_ms, copy_ms=report.copy_ms,
         total_ms=report.total_ms, copied_bytes=float(report.copied_bytes),
     )  # fmt: skip
@@ -124,7 +125,10 @@ async def _call_off(copy: Copy, pair: Pair, error: VdcError) -> None:
     if copy.state.plan is not None:
         await primary.leave(copy.session(), copy.state.plan.plan())
     after = await swap_pair(
-        copy.host, copy.name, pair.epoch, lambda p, r, now: go_alone(p, reason=sentence, request_id=r, now=now)
+        copy.host,
+        copy.name,
+        pair.epoch,
+        lambda p, r, now: go_alone(p, reason=sentence, request_id=r, now=now),
     )
     await copy.save(stage=CopyStage.RUNNING, epoch=after.epoch, plan=None, listening_epoch=0)
 

@@ -73,7 +73,9 @@ def load_state(folder: Path) -> CopyState | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        raise ConflictError(f"{path} cannot be read: {error}".splitlines()[0], code="state-unreadable") from error
+        raise ConflictError(
+            f"{path} cannot be read: {error}".splitlines()[0], code="state-unreadable"
+        ) from error
 
 
 async def save_state(folder: Path, state: CopyState) -> None:

@@ -179,6 +179,20 @@ class Lab:
         if host is None:
             self.run(lab_api.up(self.name))
 
+    def wait_answering(self, address: str, deadline_s: float = 60.0) -> None:
+        """Wait until the guest at an address has booted: its echo service answers a connection of its own."""
+        program = (
+            "import socket\n"
+            f"with socket.create_connection(({address!r}, 7), 2) as s:\n"
+            "    s.sendall(b'hello\\n'); assert s.recv(6) == b'hello\\n'"
+        )
+        argv = self.in_client([sys.executable, "-I", "-S", "-c", program])
+
+        def answers() -> bool:
+            return subprocess.run(argv, capture_output=True, timeout=20, check=False).returncode == 0
+
+        wait_for(answers, deadline_s, f"{address} answers")
+
     def in_client(self, command: Sequence[str]) -> list[str]:
         """The command line that runs a command in the client's namespace."""
         return lab_api.exec_argv(self.name, "client", command)

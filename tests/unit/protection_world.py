@@ -11,6 +11,7 @@ from vdc.protection.snapshot import CopyView, PeerView, Snapshot
 
 UID = "11111111-2222-3333-4444-555555555555"
 DIGEST = "sha256:" + "0" * 64
+NOBODY_SILENT = PeerView()
 
 
 def manifest(name="web", *, memory="256MiB", nodes=3, sync="continuous", **spec):
@@ -37,13 +38,34 @@ def endophyte(name="web", *, uid=UID, run="running", protect=True, deleting=Fals
     )  # fmt: skip
 
 
-def pair(epoch=2, *, primary="h1", secondary="h2", sync=SyncState.IN_SYNC, spares=("h3",), uid=UID, name="web", slot=0):
+def pair(
+    epoch=2,
+    *,
+    primary="h1",
+    secondary="h2",
+    sync=SyncState.IN_SYNC,
+    spares=("h3",),
+    uid=UID,
+    name="web",
+    slot=0,
+):
     if secondary is None:
         sync = SyncState.NONE
-    return Pair(name=name, uid=uid, epoch=epoch, primary=primary, secondary=secondary, sync=sync, spares=spares, slot=slot)
+    return Pair(
+        name=name,
+        uid=uid,
+        epoch=epoch,
+        primary=primary,
+        secondary=secondary,
+        sync=sync,
+        spares=spares,
+        slot=slot,
+    )
 
 
-def host(name, *, memory=8 * GIB, version="11.1.3", lockstep=True, accelerator="tcg", labels=None, schedulable=True):
+def host(
+    name, *, memory=8 * GIB, version="11.1.3", lockstep=True, accelerator="tcg", labels=None, schedulable=True
+):
     return Host(
         name=name, api_url=f"http://{name}", management_address=f"10.70.0.{name[1:]}",
         replication_address=f"10.71.0.{name[1:]}", overlay_address=f"10.77.0.{name[1:]}", heartbeat_port=1,
@@ -57,7 +79,9 @@ def observed(host_name, role, stage, *, epoch=2, uid=UID, name="web", **more):
     return Observed(name=name, host=host_name, uid=uid, epoch=epoch, role=role, stage=stage, **more)
 
 
-def primary_in(stage, *, epoch=2, the_pair=None, the_endophyte=None, peer=PeerView(), peer_observed=None, **copy):
+def primary_in(
+    stage, *, epoch=2, the_pair=None, the_endophyte=None, peer=NOBODY_SILENT, peer_observed=None, **copy
+):
     alive = copy.pop("alive", stage not in (CopyStage.ABSENT, CopyStage.DEAD, CopyStage.FAILED))
     view = CopyView(role=CopyRole.PRIMARY, stage=stage, epoch=epoch, alive=alive, has_files=True, **copy)
     return Snapshot(
@@ -66,11 +90,16 @@ def primary_in(stage, *, epoch=2, the_pair=None, the_endophyte=None, peer=PeerVi
     )  # fmt: skip
 
 
-def secondary_in(stage, *, epoch=2, the_pair=None, peer=PeerView(), peer_observed=None, **copy):
+def secondary_in(stage, *, epoch=2, the_pair=None, peer=NOBODY_SILENT, peer_observed=None, **copy):
     alive = copy.pop("alive", stage not in (CopyStage.ABSENT, CopyStage.DEAD, CopyStage.FAILED))
     view = CopyView(role=CopyRole.SECONDARY, stage=stage, epoch=epoch, alive=alive, has_files=True, **copy)
     return Snapshot(
-        me="h2", endophyte=endophyte(), pair=the_pair or pair(), copy=view, peer=peer, peer_observed=peer_observed
+        me="h2",
+        endophyte=endophyte(),
+        pair=the_pair or pair(),
+        copy=view,
+        peer=peer,
+        peer_observed=peer_observed,
     )
 
 

@@ -92,7 +92,9 @@ def test_in_sync_needs_three_checkpoints_two_seconds_and_a_sane_guest():
     assert proving(checkpoints=3, lockstep_for_s=2.0) is Action.MARK
     assert proving(checkpoints=2, lockstep_for_s=9.0) is Action.HOLD
     assert proving(checkpoints=9, lockstep_for_s=1.9) is Action.HOLD
-    crashed = observed("h2", CopyRole.SECONDARY, CopyStage.CHECKPOINTING, error="the secondary's guest crashed")
+    crashed = observed(
+        "h2", CopyRole.SECONDARY, CopyStage.CHECKPOINTING, error="the secondary's guest crashed"
+    )
     assert proving(checkpoints=9, lockstep_for_s=9.0, peer_observed=crashed) is Action.HOLD
 
 
@@ -115,14 +117,21 @@ def test_stopping_a_protected_vm_ends_protection_first():
 
 def test_a_restart_is_a_power_cycle():
     wanted = endophyte(restarts=1)
-    assert action(primary_in(CopyStage.RUNNING, the_pair=ALONE, the_endophyte=wanted, restarts=0)) is Action.POWER_DOWN
-    assert action(primary_in(CopyStage.RUNNING, the_pair=ALONE, the_endophyte=wanted, restarts=1)) is Action.HOLD
+    assert (
+        action(primary_in(CopyStage.RUNNING, the_pair=ALONE, the_endophyte=wanted, restarts=0))
+        is Action.POWER_DOWN
+    )
+    assert (
+        action(primary_in(CopyStage.RUNNING, the_pair=ALONE, the_endophyte=wanted, restarts=1)) is Action.HOLD
+    )
 
 
 def test_nobody_to_ask_pauses_the_guest_after_a_while():
     def cut_off(silent_ms):
         snapshot = primary_in(CopyStage.LOCKSTEP, peer=SILENT)
-        return Snapshot(**{f: getattr(snapshot, f) for f in snapshot.__slots__} | {"store_silent_ms": silent_ms})
+        return Snapshot(
+            **{f: getattr(snapshot, f) for f in snapshot.__slots__} | {"store_silent_ms": silent_ms}
+        )
 
     assert action(cut_off(7_000)) is Action.GO_ALONE  # it asks; the store decides
     assert action(cut_off(8_100)) is Action.ISOLATE

@@ -62,7 +62,7 @@ def test_a_host_that_just_failed_is_left_alone_for_a_while():
     [
         (host("h2", lockstep=False, version="7.2.0"), "QEMU 7.2.0 on h2 cannot do lockstep"),
         (host("h2", version="11.0.0"), "h1 runs QEMU 11.1.3, h2 11.0.0"),
-        (host("h2", accelerator="kvm"), "h1 runs guests by tcg, h2 by kvm"),
+        (host("h2", accelerator="kvm"), "h1 runs guests by tcg, h2 runs guests by kvm"),
     ],
 )
 def test_hosts_that_do_not_match_are_no_pair(other, reason):

@@ -59,7 +59,15 @@ def test_only_primaries_go_alone():
 
 
 def test_a_dead_process_is_noticed_before_anything_else_that_needs_it():
-    needs_process = {Action.ENTER, Action.MARK, Action.LEAVE, Action.PAUSE, Action.RESUME, Action.ISOLATE, Action.POWER_DOWN}
+    needs_process = {
+        Action.ENTER,
+        Action.MARK,
+        Action.LEAVE,
+        Action.PAUSE,
+        Action.RESUME,
+        Action.ISOLATE,
+        Action.POWER_DOWN,
+    }
     by_state = defaultdict(list)
     for row in TABLE:
         by_state[row.state].append(row)

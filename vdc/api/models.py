@@ -22,8 +22,8 @@ class ViewMetadata(Record):
     uid: str
     generation: int = 1
     createdAt: str = ""  # noqa: N815 - the wire form follows Kubernetes
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
 
 
 class EndophyteView(Record):
@@ -154,7 +154,9 @@ class LogText(Record):
     name: str
     host: str
     text: str
-    end_offset: int = 0  # in bytes, of the end of `text` in that host's log; a follower asks for what comes after
+    end_offset: int = (
+        0  # in bytes, of the end of `text` in that host's log; a follower asks for what comes after
+    )
 
 
 class Check(Record):

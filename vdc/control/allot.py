@@ -43,7 +43,11 @@ def _address_for(port: NetworkPort, network: Network, taken: Set[str]) -> str:
 
 
 def allot_nics(
-    spec: EndophyteSpec, uid: str, networks: Mapping[str, Network], taken: Mapping[str, Set[str]], taken_macs: Set[str]
+    spec: EndophyteSpec,
+    uid: str,
+    networks: Mapping[str, Network],
+    taken: Mapping[str, Set[str]],
+    taken_macs: Set[str],
 ) -> tuple[Nic, ...]:
     """MAC and address for each NIC. `taken` maps a network to its used addresses.
 
@@ -55,7 +59,9 @@ def allot_nics(
         network = networks.get(port.network)
         if network is None:
             raise NotFoundError(
-                f"network {port.network} does not exist", code="network-not-found", hint="see `vdc get networks`"
+                f"network {port.network} does not exist",
+                code="network-not-found",
+                hint="see `vdc get networks`",
             )
         used = set(taken.get(port.network, ())) | {nic.address for nic in nics if nic.network == port.network}
         if port.mac is not None and port.mac in taken_macs:

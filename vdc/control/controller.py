@@ -117,7 +117,9 @@ class Controller:
         primary = choose_primary(endophyte, self._alive_hosts(), self._occupancy(endophyte.name))
         used = {pair.value.slot for pair in self._mirror.pairs.values()}
         slot = next(number for number in range(2700) if number not in used)
-        first = new_pair(endophyte.name, endophyte.uid, primary, (), slot, request_id=_request(), now=self._clock.wall())
+        first = new_pair(
+            endophyte.name, endophyte.uid, primary, (), slot, request_id=_request(), now=self._clock.wall()
+        )
         spares = choose_spares(endophyte, first, self._alive_hosts(), self._occupancy(endophyte.name))
         pair = with_spares(first, spares, request_id=first.request_id, now=first.changed_at)
         check_transition(None, pair)
@@ -156,7 +158,9 @@ class Controller:
     async def _keep_spares(self, endophyte: Endophyte, pair: Versioned[Pair]) -> None:
         spares = choose_spares(endophyte, pair.value, self._alive_hosts(), self._occupancy(endophyte.name))
         if set(spares) != set(pair.value.spares):
-            await self._swap(pair, with_spares(pair.value, spares, request_id=_request(), now=self._clock.wall()))
+            await self._swap(
+                pair, with_spares(pair.value, spares, request_id=_request(), now=self._clock.wall())
+            )
 
     async def _finish_deletion(self, found: Versioned[Endophyte], pair: Versioned[Pair] | None) -> None:
         endophyte = found.value
@@ -201,7 +205,9 @@ class Controller:
     def _backing_off(self, name: str) -> frozenset[str]:
         now = self._clock.boottime_s()
         return frozenset(
-            host for (owner, host), backoff in self._backoffs.items() if owner == name and backoff.until_s > now
+            host
+            for (owner, host), backoff in self._backoffs.items()
+            if owner == name and backoff.until_s > now
         )
 
     def _alive_hosts(self) -> list[Host]:
@@ -209,12 +215,16 @@ class Controller:
 
     def _occupancy(self, without: str) -> Occupancy:
         endophytes = {name: found.value for name, found in self._mirror.endophytes.items()}
-        return Occupancy.of((found.value for found in self._mirror.pairs.values()), endophytes, without=without)
+        return Occupancy.of(
+            (found.value for found in self._mirror.pairs.values()), endophytes, without=without
+        )
 
     async def _swap(self, before: Versioned[Pair], after: Pair) -> bool:
         check_transition(before.value, after)
         key = keys.pair(after.name)
-        return (await self._store.commit([Unchanged(key, before.revision)], [Put(key, after.to_json())])).succeeded
+        return (
+            await self._store.commit([Unchanged(key, before.revision)], [Put(key, after.to_json())])
+        ).succeeded
 
     async def _say_once(self, name: str, code: str, sentence: str) -> None:
         if self._said.get(name) != sentence:

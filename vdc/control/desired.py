@@ -29,14 +29,16 @@ Action = Literal["created", "configured", "unchanged"]
 class DesiredState:
     """The users' side of the store. `canonical` turns an image reference into its full form."""
 
-    def __init__(self, store: StateStore, mirror: Mirror, clock: Clock, canonical: Callable[[str], str]) -> None:
+    def __init__(
+        self, store: StateStore, mirror: Mirror, clock: Clock, canonical: Callable[[str], str]
+    ) -> None:
         self._store = store
         self._mirror = mirror
         self._clock = clock
         self._canonical = canonical
 
     async def create(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> Endophyte:
-        """Store a new Endophyte. Raises ConflictError (`name-taken`), or why it could never run; then nothing is kept."""
+        """Store a new Endophyte. Raises ConflictError (`name-taken`), or why it could never run; nothing is kept then."""
         name = manifest.metadata.name
         for _ in range(ATTEMPTS):
             present = await self._read(name)
@@ -48,7 +50,9 @@ class DesiredState:
             result = await self._store.commit(compares, puts)
             if result.succeeded:
                 return endophyte
-        raise UnavailableError(f"{name} could not be stored: others kept changing the same records", code="contention")
+        raise UnavailableError(
+            f"{name} could not be stored: others kept changing the same records", code="contention"
+        )
 
     async def apply(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> tuple[Action, Endophyte]:
         """Create, or change the present one to this manifest. RefusedError (`immutable-field`) names what cannot."""
@@ -197,7 +201,9 @@ def _name_taken(present: Endophyte) -> ConflictError:
 
 def _alive_or_refuse(name: str, endophyte: Endophyte | None) -> Endophyte:
     if endophyte is None:
-        raise NotFoundError(f"there is no Endophyte named {name}", code="endophyte-not-found", hint="vdc get endophytes")
+        raise NotFoundError(
+            f"there is no Endophyte named {name}", code="endophyte-not-found", hint="vdc get endophytes"
+        )
     if endophyte.deleting:
         raise ConflictError(f"{name} is being deleted", code="being-deleted")
     return endophyte
@@ -217,7 +223,9 @@ def _check_fits_image(manifest: EndophyteManifest, entry: ImageEntry) -> None:
                 f"disk {disk.name} is smaller than the image ({format_size(entry.image.disk_virtual_bytes)})",
                 code="disk-too-small",
             )
-    sizeless = [disk.name for disk in manifest.spec.disks[1 if entry.image.disk else 0 :] if disk.size is None]
+    sizeless = [
+        disk.name for disk in manifest.spec.disks[1 if entry.image.disk else 0 :] if disk.size is None
+    ]
     if sizeless:
         raise InvalidError(f"disk {sizeless[0]} has neither an image nor a size", code="disk-size-missing")
 

@@ -37,7 +37,11 @@ MANIFEST = {
     "apiVersion": "mycelium.network/v1",
     "kind": "Endophyte",
     "metadata": {"name": NAME},
-    "spec": {"image": IMAGE, "resources": {"cpus": 1, "memory": "256MiB"}, "virtualComputer": {"dedicatedNodes": 3}},
+    "spec": {
+        "image": IMAGE,
+        "resources": {"cpus": 1, "memory": "256MiB"},
+        "virtualComputer": {"dedicatedNodes": 3},
+    },
 }
 
 
@@ -53,8 +57,12 @@ class Demo:
         """Raises VdcError where anything does not happen as promised."""
         view = await self._create()
         address = view.status.addresses[0]
-        workload = Workload(lambda argv: lab.exec_argv(LAB, "client", argv), address, pause_ms=PAUSE_MS, tag=NAME)
-        self._screen.step("A client opens three TCP sessions to the guest and keeps asking: echo, clock, durable writes")
+        workload = Workload(
+            lambda argv: lab.exec_argv(LAB, "client", argv), address, pause_ms=PAUSE_MS, tag=NAME
+        )
+        self._screen.step(
+            "A client opens three TCP sessions to the guest and keeps asking: echo, clock, durable writes"
+        )
         try:
             await asyncio.to_thread(workload.start)
             await asyncio.to_thread(workload.wait_progress, 30, DEADLINE_S)
@@ -120,7 +128,11 @@ class Demo:
         self._screen.timeline(
             [
                 ("decided to act", (began - at) * 1000, event.sentence),
-                ("right to speak won", (began - at) * 1000 + figures.get("arbitrated_ms", 0.0), f"epoch {event.epoch}"),
+                (
+                    "right to speak won",
+                    (began - at) * 1000 + figures.get("arbitrated_ms", 0.0),
+                    f"epoch {event.epoch}",
+                ),
                 ("guest speaks", (happened - at) * 1000, f"on {event.host}"),
             ]
         )
@@ -137,7 +149,10 @@ class Demo:
 
     async def _until_lockstep(self) -> EndophyteView:
         return await until(
-            self._client, NAME, lambda view: view.status.protection is Protection.LOCKSTEP, self._screen.waiting
+            self._client,
+            NAME,
+            lambda view: view.status.protection is Protection.LOCKSTEP,
+            self._screen.waiting,
         )
 
 
@@ -156,7 +171,9 @@ async def until(
                 show(sentence)
                 await asyncio.sleep(0.1)
     except TimeoutError as error:
-        raise UnavailableError(f"{name} did not get there in {DEADLINE_S:.0f} s: {sentence}", code="demo-failed") from error
+        raise UnavailableError(
+            f"{name} did not get there in {DEADLINE_S:.0f} s: {sentence}", code="demo-failed"
+        ) from error
 
 
 def _worst_by_service(gaps: list[Gap], since: float) -> list[Gap]:

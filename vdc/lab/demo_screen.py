@@ -45,19 +45,25 @@ class Screen:
     def timeline(self, moments: Sequence[tuple[str, float, str]]) -> None:
         """Milestones in milliseconds since the fault."""
         for name, ms, note in moments:
-            self._line(f"  {self._paint('33', f'{max(0.0, ms):7.0f} ms')}  {name:<20} {self._paint('2', note)}")
+            self._line(
+                f"  {self._paint('33', f'{max(0.0, ms):7.0f} ms')}  {name:<20} {self._paint('2', note)}"
+            )
 
     def gap(self, service: str, ms: float) -> None:
         """The longest wait that a session noticed."""
         bar = "█" * min(LONGEST_BAR, max(1, round(ms / BAR_MS)))
-        self._line(f"  {self._paint('35', f'{ms:7.0f} ms')}  {service + ' waited':<20} {self._paint('35', bar)}")
+        self._line(
+            f"  {self._paint('35', f'{ms:7.0f} ms')}  {service + ' waited':<20} {self._paint('35', bar)}"
+        )
 
     def summary(self, report: Report, took_s: float) -> None:
         """What the client can say at the end, and where to look next."""
         requests = sum(session.requests for session in report.sessions.values())
         self._line("")
         self._line(self._paint("1", "What the client saw"))
-        self.fact(f"{requests} requests on {len(report.sessions)} TCP sessions, none opened twice, no wrong answer")
+        self.fact(
+            f"{requests} requests on {len(report.sessions)} TCP sessions, none opened twice, no wrong answer"
+        )
         self.fact(f"{report.acknowledged} writes were acknowledged, and every one of them is there")
         self.fact(f"longest wait for an answer: {report.longest_gap_ms:.0f} ms")
         self._line("")

@@ -67,6 +67,7 @@ class Connection:
             raise WrongAnswerError(f"an answer to nothing: {self._received[:80]!r}")
 
     def close(self) -> None:
+        """End the session."""
         self._socket.close()
 
 

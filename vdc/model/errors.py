@@ -1,13 +1,13 @@
 """The errors that reach a user: a stable code, one line, a hint; classes by what the caller can do.
 
-    VdcError
-    ├── InvalidError      the request itself is wrong; repeat it corrected          (HTTP 400)
-    ├── NotFoundError     the named object does not exist                            (HTTP 404)
-    ├── ConflictError     the state has moved on or forbids it; look and decide      (HTTP 409)
-    ├── FencedError       a newer epoch exists; whoever asked must stand down        (HTTP 412)
-    ├── RefusedError      understood and not done, with the reason                   (HTTP 422)
-    ├── UnavailableError  something needed does not answer; trying later is safe     (HTTP 503)
-    └── BugError          none of the above; a defect of this program                (HTTP 500)
+VdcError
+├── InvalidError      the request itself is wrong; repeat it corrected          (HTTP 400)
+├── NotFoundError     the named object does not exist                            (HTTP 404)
+├── ConflictError     the state has moved on or forbids it; look and decide      (HTTP 409)
+├── FencedError       a newer epoch exists; whoever asked must stand down        (HTTP 412)
+├── RefusedError      understood and not done, with the reason                   (HTTP 422)
+├── UnavailableError  something needed does not answer; trying later is safe     (HTTP 503)
+└── BugError          none of the above; a defect of this program                (HTTP 500)
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pydantic import Field
+
 from vdc.model.base import Record
 
 
@@ -26,4 +28,6 @@ class Event(Record):
     code: str  # stable, for example `promoted`, `secondary-lost`
     severity: Severity = Severity.NORMAL
     sentence: str
-    figures: dict[str, float] = {}  # measured values, units in their names (`detect_ms`)
+    figures: dict[str, float] = Field(
+        default_factory=dict
+    )  # measured values, units in their names (`detect_ms`)

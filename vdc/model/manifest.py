@@ -168,7 +168,9 @@ class EndophyteManifest(ManifestRecord):
             raise ValueError(f"annotation {SERVICE_TYPE}: {service_type[:40]!r} contradicts kind Endophyte")
         level = self.metadata.annotations.get(ISOLATION_LEVEL, "shared")
         if level not in ("shared", "dedicated"):
-            raise ValueError(f"annotation {ISOLATION_LEVEL}: {level[:40]!r} is neither 'shared' nor 'dedicated'")
+            raise ValueError(
+                f"annotation {ISOLATION_LEVEL}: {level[:40]!r} is neither 'shared' nor 'dedicated'"
+            )
         return self
 
     @property

@@ -24,6 +24,10 @@ class Network(Record):
 
     @model_validator(mode="after")
     def _range_inside(self) -> Network:
-        if not (self.guest_first in self.cidr and self.guest_last in self.cidr and self.guest_first <= self.guest_last):
+        if not (
+            self.guest_first in self.cidr
+            and self.guest_last in self.cidr
+            and self.guest_first <= self.guest_last
+        ):
             raise ValueError("guest_first and guest_last must lie in cidr, in this order")
         return self

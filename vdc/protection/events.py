@@ -125,10 +125,14 @@ PREDICATES: Mapping[Event, Callable[[Snapshot], bool]] = {
     Event.IN_SYNC: lambda s: s.pair is not None and s.pair.sync is SyncState.IN_SYNC,
     Event.PROVEN: _proven,
     Event.STALLED: lambda s: s.copy.stalled_ms > s.limits.checkpoint_budget_ms,
-    Event.STALLED_LATER: lambda s: s.copy.stalled_ms > s.limits.checkpoint_budget_ms + s.limits.stall_head_start_ms,
+    Event.STALLED_LATER: lambda s: (
+        s.copy.stalled_ms > s.limits.checkpoint_budget_ms + s.limits.stall_head_start_ms
+    ),
     Event.QEMU_GONE: lambda s: not s.copy.alive,
     Event.QEMU_LEFT: lambda s: s.copy.colo_ended,
-    Event.GUEST_POWERED_OFF: lambda s: s.copy.powered_off and s.endophyte is not None and not s.is_stop_wanted,
+    Event.GUEST_POWERED_OFF: lambda s: (
+        s.copy.powered_off and s.endophyte is not None and not s.is_stop_wanted
+    ),
     Event.GUEST_RESET: lambda s: s.copy.guest_reset,
     Event.PEER_COPY_DEAD: lambda s: s.peer.copy_dead,
     Event.PEER_LOST: _peer_lost,

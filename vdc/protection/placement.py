@@ -34,7 +34,9 @@ class Occupancy:
     dedicated: frozenset[str]  # hosts that a dedicated Endophyte keeps for itself
 
     @classmethod
-    def of(cls, pairs: Iterable[Pair], endophytes: Mapping[str, Endophyte], *, without: str = "") -> Occupancy:
+    def of(
+        cls, pairs: Iterable[Pair], endophytes: Mapping[str, Endophyte], *, without: str = ""
+    ) -> Occupancy:
         """Add up all pairs but the one named `without`."""
         reserved: dict[str, int] = {}
         names: dict[str, tuple[str, ...]] = {}
@@ -73,11 +75,14 @@ def why_not_a_pair(primary: Host, secondary: Host) -> str:
     """The reason why two hosts cannot be in lockstep with each other; empty where they can."""
     for host in (primary, secondary):
         if not host.qemu.lockstep:
-            return f"QEMU {host.qemu.version or '(none)'} on {host.name} cannot do lockstep: {host.qemu.reason}"
+            return (
+                f"QEMU {host.qemu.version or '(none)'} on {host.name} cannot do lockstep: {host.qemu.reason}"
+            )
     if primary.qemu.version != secondary.qemu.version:
         return f"{primary.name} runs QEMU {primary.qemu.version}, {secondary.name} {secondary.qemu.version}"
     if primary.accelerator.name != secondary.accelerator.name:
-        return f"{primary.name} runs guests by {primary.accelerator.name}, {secondary.name} by {secondary.accelerator.name}"
+        ways = [f"{host.name} runs guests by {host.accelerator.name}" for host in (primary, secondary)]
+        return ", ".join(ways)
     return ""
 
 
@@ -109,7 +114,12 @@ def choose_primary(endophyte: Endophyte, alive: Iterable[Host], occupancy: Occup
 
 
 def choose_secondary(
-    endophyte: Endophyte, pair: Pair, alive: Iterable[Host], occupancy: Occupancy, *, avoid: frozenset[str] = frozenset()
+    endophyte: Endophyte,
+    pair: Pair,
+    alive: Iterable[Host],
+    occupancy: Occupancy,
+    *,
+    avoid: frozenset[str] = frozenset(),
 ) -> str:
     """The best host for lockstep with the pair's primary: spares in their order, then by room; `avoid` are backing off.
 
@@ -123,7 +133,9 @@ def choose_secondary(
     others = _roomiest_first((h for h in by_name.values() if h.name != pair.primary), occupancy)
     rank = {name: place for place, name in enumerate(pair.spares)}
     for host in sorted(others, key=lambda h: rank.get(h.name, len(rank))):
-        reason = why_not_a_pair(primary, host) or why_not(endophyte, host, occupancy, secondary_cost_bytes(endophyte))
+        reason = why_not_a_pair(primary, host) or why_not(
+            endophyte, host, occupancy, secondary_cost_bytes(endophyte)
+        )
         if not reason and host.name in avoid:
             reason = "failed a moment ago and is left alone for a while"
         if not reason:
@@ -132,12 +144,15 @@ def choose_secondary(
     raise _refusal(endophyte, reasons, "a secondary")
 
 
-def choose_spares(endophyte: Endophyte, pair: Pair, alive: Iterable[Host], occupancy: Occupancy) -> tuple[str, ...]:
+def choose_spares(
+    endophyte: Endophyte, pair: Pair, alive: Iterable[Host], occupancy: Occupancy
+) -> tuple[str, ...]:
     """Hosts held ready beside the pair, as many as `dedicatedNodes` leaves; present ones are kept."""
     wanted = max(0, endophyte.manifest.spec.virtual_computer.dedicated_nodes - len(pair.hosts))
     able = [
         host.name
         for host in _roomiest_first(alive, occupancy)
-        if host.name not in pair.hosts and not why_not(endophyte, host, occupancy, secondary_cost_bytes(endophyte))
+        if host.name not in pair.hosts
+        and not why_not(endophyte, host, occupancy, secondary_cost_bytes(endophyte))
     ]
     return tuple(sorted(able, key=lambda name: name not in pair.spares)[:wanted])

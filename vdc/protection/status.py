@@ -25,7 +25,11 @@ _UP = (
 
 
 def endophyte_status(
-    endophyte: Endophyte, pair: Pair | None, copies: Iterable[Observed], alive: frozenset[str], problem: str = ""
+    endophyte: Endophyte,
+    pair: Pair | None,
+    copies: Iterable[Observed],
+    alive: frozenset[str],
+    problem: str = "",
 ) -> EndophyteStatus:
     """Derive phase, protection and the sentence. `problem` is why the leader could not place it."""
     by_host = {copy.host: copy for copy in copies if copy.uid == endophyte.uid}
@@ -37,12 +41,14 @@ def endophyte_status(
         protection=protection,
         epoch=pair.epoch if pair else 0,
         primary=_copy_status(pair.primary, primary, alive) if pair else None,
-        secondary=_copy_status(pair.secondary, by_host.get(pair.secondary), alive) if pair and pair.secondary else None,
+        secondary=_copy_status(pair.secondary, by_host.get(pair.secondary), alive)
+        if pair and pair.secondary
+        else None,
         spares=pair.spares if pair else (),
         addresses=tuple(nic.address for nic in endophyte.nics),
         mac=endophyte.nics[0].mac if endophyte.nics else "",
         checkpoints=primary.checkpoints if primary else CheckpointFigures(),
-        sentence=_sentence(endophyte, pair, by_host, phase, protection, problem),
+        sentence=_sentence(pair, by_host, phase, protection, problem),
     )
 
 
@@ -56,8 +62,10 @@ def _phase(endophyte: Endophyte, pair: Pair | None, primary: Observed | None, al
         return Phase.UNKNOWN
     if endophyte.run is RunState.STOPPED:
         return Phase.STOPPED if is_off else Phase.STOPPING
-    if primary is None or is_off or primary.stage is CopyStage.PREPARING or primary.role is not CopyRole.PRIMARY:
+    if primary is None or is_off or primary.stage is CopyStage.PREPARING:
         return Phase.STARTING
+    if primary.role is CopyRole.SECONDARY:  # the record has made it the primary; its agent is about to say so
+        return Phase.RUNNING if primary.stage is CopyStage.LOCKSTEP else Phase.STARTING
     if primary.stage in _UP:
         return Phase.RUNNING
     by_stage = {CopyStage.PAUSED: Phase.PAUSED, CopyStage.ISOLATED: Phase.ISOLATED}
@@ -90,10 +98,11 @@ def _copy_status(host: str, observed: Observed | None, alive: frozenset[str]) ->
 
 
 def _sentence(
-    endophyte: Endophyte, pair: Pair | None, by_host: Mapping[str, Observed], phase: Phase, protection: Protection, problem: str
+    pair: Pair | None, by_host: Mapping[str, Observed], phase: Phase, protection: Protection, problem: str
 ) -> str:
     if pair is None:
-        return problem or {Phase.STOPPED: "stopped", Phase.DELETING: "being deleted"}.get(phase, "waits to be placed")
+        words = {Phase.STOPPED: "stopped", Phase.DELETING: "being deleted"}
+        return problem or words.get(phase, "waits to be placed")
     if phase is Phase.UNKNOWN:
         return f"host {pair.primary} does not answer; it is not known whether the guest runs"
     primary = by_host.get(pair.primary)

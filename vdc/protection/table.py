@@ -75,6 +75,7 @@ class Row:
 
 S, E, A = State, Event, Action
 
+# fmt: off
 TABLE: tuple[Row, ...] = (
     Row(S.OUTSIDE, E.RECORD_UNKNOWN, A.HOLD, S.OUTSIDE, "waits to learn what belongs here"),
     Row(S.OUTSIDE, E.LEFTOVERS, A.SWEEP, S.OUTSIDE, "removing the files of an old copy"),
@@ -170,3 +171,4 @@ TABLE: tuple[Row, ...] = (
     Row(S.S_DEAD, E.ALWAYS, A.HOLD, S.S_DEAD, "the secondary's copy is gone; {primary} goes on alone"),
     Row(S.S_FAILED, E.ALWAYS, A.HOLD, S.S_FAILED, "this host could not be made a secondary"),
 )
+# fmt: on
