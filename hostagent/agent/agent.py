@@ -84,6 +84,7 @@ class Agent:
             member = EmbeddedMember(
                 self.config.host, embedded, state_dir=self.config.state_dir, runtime=self.config.runtime
             )
+            member.check_data()
             group.create_task(member.run(), name="etcd")
 
     def _endpoints(self) -> list[str]:

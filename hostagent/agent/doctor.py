@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from hostagent.drivers.etcd import timing_warnings
 from hostagent.supervisor.host import HostContext
 from vdc.api.models import Check
 from vdc.model.units import GIB, format_size
@@ -19,6 +20,7 @@ def host_checks(host: HostContext, members: tuple[MemberStatus, ...]) -> tuple[C
         _accelerator(host),
         _inventory(host),
         _store(host, members),
+        *_arbiter_timing(host, members),
         _disk(host),
         *_links(host),
         *(Check(name="host", level="warning", sentence=warning) for warning in host.record.warnings),
@@ -71,6 +73,23 @@ def _store(host: HostContext, members: tuple[MemberStatus, ...]) -> Check:
         )
     level = "ok" if healthy == len(members) else "warning"
     return Check(name="etcd", level=level, sentence=sentence)
+
+
+def _arbiter_timing(host: HostContext, members: tuple[MemberStatus, ...]) -> list[Check]:
+    """An election that is shorter than the network allows would never end."""
+    embedded = host.config.etcd.embedded
+    if embedded is None or not members:
+        return []
+    measured = {member.endpoint: member.rtt_ms or None for member in members if member.is_healthy}
+    return [
+        Check(
+            name="etcd",
+            level="warning",
+            sentence=warning,
+            hint="raise etcd.embedded.heartbeat_ms and election_ms",
+        )
+        for warning in timing_warnings(embedded, measured)
+    ]
 
 
 def _disk(host: HostContext) -> Check:

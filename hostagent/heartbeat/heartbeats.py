@@ -16,7 +16,7 @@ from typing import Literal
 
 from hostagent.heartbeat.echo import Echo
 from hostagent.heartbeat.link import Link
-from hostagent.heartbeat.message import Message
+from hostagent.heartbeat.message import Content, decode, encode
 from vdc.control.clock import Clock
 
 NetworkKind = Literal["management", "replication"]
@@ -32,7 +32,7 @@ class Peer:
     addresses: Mapping[NetworkKind, str]
     links: dict[NetworkKind, Link]
     incarnation: str = ""
-    dead: frozenset[tuple[str, int]] = frozenset()
+    dead: tuple[tuple[str, int], ...] = ()
     suspected: dict[NetworkKind, bool] = field(default_factory=lambda: dict.fromkeys(NETWORKS, False))
 
 
@@ -75,6 +75,7 @@ class Heartbeats:
         self._transports: dict[NetworkKind, asyncio.DatagramTransport] = {}
         self._echoes: dict[NetworkKind, Echo] = {}
         self._sequence = 0
+        self._body = self._content()
 
     async def start(self) -> None:
         """Open both sockets. Raises OSError where an address is not this host's."""
@@ -115,12 +116,17 @@ class Heartbeats:
         self._dead[uid, epoch] = None
         while len(self._dead) > 64:
             del self._dead[next(iter(self._dead))]
+        self._body = self._content()
         self._send_all()
 
     def untell(self, uid: str) -> None:
         """A new copy of `uid` begins here; what was told of older ones is no longer of use."""
         for key in [key for key in self._dead if key[0] == uid]:
             del self._dead[key]
+        self._body = self._content()
+
+    def _content(self) -> bytes:
+        return Content(self._host, self._incarnation, tuple(self._dead)).encode()
 
     def silent_ms(self, host: str, network: NetworkKind) -> float:
         """Silence of a peer; 0 for one that is not known."""
@@ -161,30 +167,32 @@ class Heartbeats:
 
     def _send_all(self) -> None:
         self._sequence += 1
-        data = Message(self._host, self._incarnation, self._sequence, tuple(self._dead)).encode()
+        data = encode(self._sequence, self._body)
         for peer in self._peers.values():
             for network, transport in self._transports.items():
                 transport.sendto(data, (peer.addresses[network], self._port))
 
     def _hear(self, network: NetworkKind, data: bytes, source: str) -> None:
-        message = Message.decode(data)
-        peer = self._peers.get(message.host) if message else None
-        if message is None or peer is None or peer.addresses[network] != source:
+        message = decode(data)
+        if message is None:
+            return
+        sequence, content = message
+        peer = self._peers.get(content.host)
+        if peer is None or peer.addresses[network] != source:
             return
         now = self._clock.boottime_s()
-        if message.incarnation != peer.incarnation:
-            peer.incarnation = message.incarnation
+        if content.incarnation != peer.incarnation:
+            peer.incarnation = content.incarnation
             for link in peer.links.values():
                 link.restart(now)
-        peer.links[network].hear(now, message.sequence)
-        dead = frozenset(message.dead)
-        has_news = bool(dead - peer.dead)
-        peer.dead = dead
+        peer.links[network].hear(now, sequence)
+        has_news = content.dead != peer.dead
+        peer.dead = content.dead
         if peer.suspected[network]:
             peer.suspected[network] = False
             has_news = True
         if has_news:
-            self._on_change(message.host)
+            self._on_change(content.host)
 
     def _hear_echo(self, network: NetworkKind, source: str) -> None:
         now = self._clock.boottime_s()

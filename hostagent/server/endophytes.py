@@ -13,12 +13,12 @@ from hostagent.drivers.qemu.spec import SERIAL_LOG
 from hostagent.server import views
 from hostagent.server.context import ServerContext
 from hostagent.server.http import parse_body, stream_lines
+from hostagent.server.promotion import promote
 from vdc.api import models as wire
 from vdc.control.desired import parse_manifest
 from vdc.model.base import Record
 from vdc.model.endophyte import Endophyte, RunState
-from vdc.model.errors import ConflictError, InvalidError, RefusedError, UnavailableError
-from vdc.model.pair import Pair, SyncState
+from vdc.model.errors import ConflictError, InvalidError, UnavailableError
 from vdc.store import keys
 
 LOG_TAIL_BYTES = 256 * 1024
@@ -125,53 +125,9 @@ class EndophyteHandlers:
     # ---- promotion
 
     async def promote_endophyte(self, request: web.Request) -> wire.PromoteResult:
-        """See the route table. Runs on the secondary's agent; others hand the request on."""
+        """See the route table."""
         body = wire.PromoteRequest.model_validate(await parse_body(request))
-        context, name = self._context, _name(request)
-        pair = self._promotable(name, body)
-        assert pair.secondary is not None
-        if pair.secondary != context.host.name:
-            return await context.peer(pair.secondary).promote_endophyte(name, to=body.to, force=body.force)
-        clock = context.host.clock
-        began = clock.boottime_s()
-
-        async def ask_primary(before: Pair) -> None:
-            if not body.force:
-                peer = wire.PeerRequest(epoch=before.epoch, from_host=context.host.name)
-                await context.peer(before.primary).peer_quiesce(name, peer)
-
-        reason = f"promoted to {pair.secondary} by hand"
-        after = await context.supervisors.find(name).promote_planned(reason, ask_primary)
-        return wire.PromoteResult(
-            name=name,
-            epoch=after.epoch,
-            primary=after.primary,
-            previous=pair.primary,
-            total_ms=round((clock.boottime_s() - began) * 1000, 1),
-            sentence=f"{name} runs on {after.primary} now (was on {pair.primary}), epoch {after.epoch}",
-        )
-
-    def _promotable(self, name: str, body: wire.PromoteRequest) -> Pair:
-        endophyte = views.find_endophyte(self._mirror, name)
-        pair = self._mirror.pair(name)
-        if pair is None or pair.secondary is None:
-            hint = f"vdc protect {name}" if not endophyte.protect else f"vdc describe endophyte {name}"
-            raise ConflictError(f"{name} has no replica to promote", code="no-secondary", hint=hint)
-        if body.to == pair.primary:
-            raise ConflictError(f"{name} already runs on {body.to}", code="already-primary")
-        if body.to is not None and body.to != pair.secondary:
-            raise RefusedError(
-                f"{body.to} has no copy of {name}; its replica is on {pair.secondary}",
-                code="not-secondary",
-                hint=f"vdc promote replica {name} --to {pair.secondary}",
-            )
-        if pair.sync is not SyncState.IN_SYNC:
-            raise RefusedError(
-                f"the replica of {name} on {pair.secondary} is not in sync yet",
-                code="not-in-sync",
-                hint=f"wait for lockstep: vdc get endophyte {name} -w",
-            )
-        return pair
+        return await promote(self._context, _name(request), body)
 
     async def peer_quiesce(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""

@@ -59,6 +59,7 @@ class Copy:
         self.qemu_word = ""
         self.progress: float | None = None
         self.guest_reset = False
+        self.booting_since_s: float | None = None  # powered on or reset, and not seen at rest since
         self.powered_off = asyncio.Event()
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
@@ -161,6 +162,7 @@ class Copy:
             command, pidfile=self.folder / PIDFILE, log_path=self.folder / QEMU_LOG, tag=endophyte.uid,
             niceness=GUEST_NICENESS,
         )  # fmt: skip
+        self.booting_since_s = self.host.clock.boottime_s() if role is CopyRole.PRIMARY else None
         self._watch()
         await self._connect_to_new()
 
@@ -229,6 +231,7 @@ class Copy:
                 self.colo_ended = True
             case _ if event in ENDS_LOCKSTEP and data.get("reason") not in _OWN_DOING:
                 self.guest_reset = True
+                self.booting_since_s = self.host.clock.boottime_s()
                 if event == "SHUTDOWN" and data.get("guest"):
                     self.powered_off.set()
         self._wake()
@@ -245,6 +248,8 @@ class Copy:
             qmp, self.qmp = self.qmp, None
             with suppress(QmpError, TimeoutError):
                 await qmp.close()
+        if self.process is None:
+            self.process = await adopt(self.folder / PIDFILE)  # what the files name must not outlive them
         if self.process is not None:
             self.process.kill()
             await self.process.wait_gone()

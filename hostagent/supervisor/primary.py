@@ -25,6 +25,10 @@ from vdc.model.pair import Pair
 from vdc.protection.arbitration import go_alone, mark_in_sync
 
 ENTER_DEADLINE_S = 600.0
+BOOT_LIMIT_S = 30.0
+BOOT_SAMPLE_S = 0.25
+BOOT_QUIET_SAMPLES = 2
+BOOT_QUIET_SHARE = 0.5  # of one processor; a guest that boots takes all of one
 SHUTDOWN_GRACE_S = 30
 SHUTDOWN_REPEAT_S = 5  # a guest that boots misses the first ones
 
@@ -70,7 +74,11 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
 
 async def adopt_epoch(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     """Act under the newer epoch; where a secondary was added, open the channels that it will connect to."""
-    await copy.save(epoch=pair.epoch)
+    earlier = copy.state.plan
+    if earlier is not None and earlier.epoch != pair.epoch:
+        await copy.reconnect()
+        await primary.leave(copy.session(), earlier.plan())  # its channels would keep their ports
+    await copy.save(epoch=pair.epoch, plan=None, listening_epoch=0)
     await copy.disks.renew(pair.epoch)
     if pair.secondary is None:
         return
@@ -96,6 +104,7 @@ async def enter(copy: Copy, pair: Pair) -> None:
     """Copy disk and memory and enter lockstep. On failure the guest runs on, and the secondary is given up."""
     host, plan = copy.host, copy.state.plan
     assert plan is not None and plan.epoch == pair.epoch
+    await _boot_settled(copy)
     await copy.save(stage=CopyStage.ENTERING)
     copy.colo_ended = False
     try:
@@ -114,6 +123,27 @@ async def enter(copy: Copy, pair: Pair) -> None:
         epoch=pair.epoch, stopped_ms=report.stopped_ms, mirror_ms=report.mirror_ms, copy_ms=report.copy_ms,
         total_ms=report.total_ms, copied_bytes=float(report.copied_bytes),
     )  # fmt: skip
+
+
+async def _boot_settled(copy: Copy) -> None:
+    """Wait until an emulated guest that was just powered on or reset has come to rest, at most BOOT_LIMIT_S.
+
+    While a guest boots it loads code where other code has been. Its secondary, whose memory each checkpoint
+    replaces behind the emulator's back, would go on with translations of what was there before, and crash
+    (see `refresh_code` of the QEMU driver). KVM has no translations.
+    """
+    clock, process = copy.host.clock, copy.process
+    if process is None or copy.booting_since_s is None or copy.host.record.accelerator.name != "tcg":
+        return
+    before_s, busy_before_s = clock.boottime_s(), process.busy_s()
+    quiet_samples = 0
+    while quiet_samples < BOOT_QUIET_SAMPLES and clock.boottime_s() - copy.booting_since_s < BOOT_LIMIT_S:
+        await asyncio.sleep(BOOT_SAMPLE_S)
+        now_s, busy_s = clock.boottime_s(), process.busy_s()
+        is_quiet = busy_s - busy_before_s < BOOT_QUIET_SHARE * (now_s - before_s)
+        quiet_samples = quiet_samples + 1 if is_quiet else 0
+        before_s, busy_before_s = now_s, busy_s
+    copy.booting_since_s = None
 
 
 async def _call_off(copy: Copy, pair: Pair, error: VdcError) -> None:

@@ -345,5 +345,9 @@ def _is_same_work(action: Action, running: Action | None) -> bool:
 
 # Jobs that end the process themselves: its end is no news while they run, and they are never left half-done.
 _ENDS_PROCESS = frozenset({Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP})
-_WORK = {Action.TAKE_OVER: Action.PROMOTE, Action.LEAVE: Action.GO_ALONE}
+_WORK = {
+    Action.TAKE_OVER: Action.PROMOTE,
+    Action.LEAVE: Action.GO_ALONE,
+    Action.ADOPT_EPOCH: Action.GO_ALONE,
+}
 _RETRIED_LATER = frozenset(Action) - {Action.HOLD, Action.NOTE, Action.DISCARD, Action.SWEEP}

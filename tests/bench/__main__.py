@@ -116,6 +116,9 @@ async def _one(suite: Suite, name: str, work: Callable[[Suite], Awaitable[None]]
         except (VdcError, TimeoutError) as trouble:
             suite.problem(f"{name}: the lab could not be put in order: {trouble}")
     finally:
+        for crash in suite.world.crashes:
+            suite.problem(f"{name}: {crash}")
+        suite.world.crashes.clear()
         suite.took_s[name] = round(time.monotonic() - began, 1)
         suite.save()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from hostagent.drivers.qemu.spec import SERIAL_LOG
 from vdc.api.client import ApiClient
 from vdc.api.models import EndophyteView
 from vdc.api.transport import Deadlines
@@ -23,7 +25,7 @@ from vdc.lab.models import LabStatus
 from vdc.lab.plan import LabPlan
 from vdc.lab.processes import Process
 from vdc.lab.settings import Settings
-from vdc.model.endophyte import Protection
+from vdc.model.endophyte import Phase, Protection
 from vdc.model.errors import NotFoundError, UnavailableError, VdcError
 from vdc.model.event import Event
 from vdc.model.manifest import EndophyteManifest
@@ -36,6 +38,7 @@ DEADLINE_S = 90.0
 ECHO = 7
 POLL_S = 0.1
 SETTLE_S = 1.0
+CRASH = re.compile(r"Kernel panic|BUG: |Oops: |general protection fault")
 _EVENTS = 200
 
 T = TypeVar("T")
@@ -55,6 +58,7 @@ class World:
         self.say = say
         self.settings = Settings.from_environment()
         self.status: LabStatus | None = None
+        self.crashes: list[str] = []  # of guests, found on their consoles when they were deleted
         self._client: ApiClient | None = None
 
     async def __aenter__(self) -> Self:
@@ -126,7 +130,8 @@ class World:
         await self.api.create_endophyte(EndophyteManifest.model_validate(manifest))
 
     async def delete(self) -> None:
-        """Delete the VM, if there is one, and wait until it is gone."""
+        """Delete the VM, if there is one, and wait until it is gone; its consoles are read first."""
+        self.crashes += await asyncio.to_thread(self._crashes)
         with suppress(NotFoundError):
             await self.api.delete_endophyte(NAME)
 
@@ -139,16 +144,27 @@ class World:
 
             await until(is_gone, f"the end of {NAME}")
 
+    def _crashes(self) -> list[str]:
+        """Which copies' consoles show a crash of the guest's kernel."""
+        found = []
+        for host in self.plan.hosts:
+            with suppress(OSError):
+                text = (host.state_dir / "vms" / NAME / SERIAL_LOG).read_text(errors="replace")
+                if line := next((line for line in text.splitlines() if CRASH.search(line)), ""):
+                    found.append(f"the guest's copy on {host.name} crashed: {line.strip()[:100]}")
+        return found
+
     @asynccontextmanager
     async def protected(self, memory: str = "256MiB") -> AsyncIterator[str]:
-        """A VM in lockstep for the time of the block; its address."""
+        """A VM for the time of the block, protected once its guest has booted; its address."""
         await self.delete()
         await self.create(memory)
         try:
-            view = await self.lockstep()
-            await self.answers(view.status.addresses[0])
-            await asyncio.sleep(SETTLE_S)
-            yield view.status.addresses[0]
+            await self.unprotect()
+            address = (await self.view()).status.addresses[0]
+            await self.answers(address)
+            await self.protect()
+            yield address
         finally:
             await asyncio.shield(self.delete())
 
@@ -181,7 +197,8 @@ class World:
 
         async def is_alone() -> bool:
             status = (await self.view()).status
-            return status.protection is Protection.NONE and status.secondary is None
+            has_started = status.phase is Phase.RUNNING
+            return has_started and status.secondary is None and status.protection is not Protection.LOCKSTEP
 
         await until(is_alone, "the end of protection")
         await asyncio.sleep(SETTLE_S)

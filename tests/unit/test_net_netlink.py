@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.drivers.net import messages
+from hostagent.drivers.net import messages, watch
 from hostagent.drivers.net.codec import ifinfmsg, ndmsg
 from hostagent.drivers.net.errors import KernelRefusedError, NetworkTimeoutError
 from hostagent.drivers.net.netlink import NLM_F_ACK, Netlink, Request, split
@@ -136,3 +136,18 @@ def test_the_codec_loads_a_sixth_of_pyroute2_and_leaves_the_rest_usable() -> Non
     count, *names = done.stdout.split()
     assert int(count) < 40
     assert names == ["IPRoute", "AsyncIPRoute"]
+
+
+def test_reports_that_change_nothing_are_dropped_before_they_cost_anything() -> None:
+    def report(kind: int, flags: int, *, index: int = 7, family: int = 0) -> bytes:
+        return struct.pack("=IHHIIBxHiII", 32, kind, 0, 0, 0, family, 1, index, flags, 0)
+
+    seen = watch._SeenFlags()
+    new_link, del_link = 16, 17
+    assert seen.is_news(new_link, report(new_link, 1))
+    assert not seen.is_news(new_link, report(new_link, 1))
+    assert seen.is_news(new_link, report(new_link, 1, index=8))
+    assert seen.is_news(new_link, report(new_link, 0))
+    assert not seen.is_news(new_link, report(new_link, 3, family=7))  # the bridge's view of a port
+    assert seen.is_news(del_link, report(del_link, 0))
+    assert seen.is_news(new_link, report(new_link, 0))

@@ -29,6 +29,7 @@ from vdc.model.manifest import EndophyteManifest
 R = TypeVar("R", bound=Record)
 
 BLOB_CHUNK_BYTES = 1024**2
+MOVE_PATIENCE_S = 330.0  # for a promotion that has to move the replica first
 _SEEN_EVENTS = 4096  # that a stream of events remembers, so that a reconnect repeats none
 
 
@@ -151,10 +152,13 @@ class ApiClient:
     async def promote_endophyte(
         self, name: str, *, to: str | None = None, force: bool = False
     ) -> wire.PromoteResult:
-        """Make the secondary the primary; `RefusedError` with the reason where that is not safe."""
-        return await self._post(
-            wire.PromoteResult, "promote_endophyte", name, wire.PromoteRequest(to=to, force=force)
-        )
+        """Make the secondary the primary; `RefusedError` with the reason where that is not safe.
+
+        With `to` the replica may have to be moved there first, which takes as long as copying memory and disk.
+        """
+        body = wire.PromoteRequest(to=to, force=force)
+        patience_s = MOVE_PATIENCE_S if to else None
+        return await self._post(wire.PromoteResult, "promote_endophyte", name, body, first_byte_s=patience_s)
 
     async def endophyte_log(
         self, name: str, *, lines: int | None = None, offset: int | None = None
@@ -242,8 +246,11 @@ class ApiClient:
     async def _get(self, model: type[R], route: str, **path: str) -> R:
         return await self._call(model, make_call(route, path))
 
-    async def _post(self, model: type[R], route: str, name: str, body: Record) -> R:
-        return await self._call(model, make_call(route, {"name": name}, json_body=body.to_json()))
+    async def _post(
+        self, model: type[R], route: str, name: str, body: Record, *, first_byte_s: float | None = None
+    ) -> R:
+        call = make_call(route, {"name": name}, json_body=body.to_json(), first_byte_s=first_byte_s)
+        return await self._call(model, call)
 
     async def _call(self, model: type[R], call: Call) -> R:
         return _parse(model, await self.transport.request(call))

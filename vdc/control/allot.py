@@ -14,10 +14,14 @@ from vdc.model.network import Network
 _QEMU_OUI = "52:54:00"
 
 
-def mac_for(uid: str, index: int, taken: Set[str] = frozenset()) -> str:
-    """A MAC of QEMU's prefix, derived from the uid, that is not in `taken`."""
+def mac_for(network: str, address: str, taken: Set[str] = frozenset()) -> str:
+    """A MAC of QEMU's prefix, derived from the address, that is not in `taken`.
+
+    An address that is given to another guest keeps its MAC: who has talked to the earlier guest would else
+    go on sending to a MAC that is gone, for up to a minute, until its neighbour entry is checked again.
+    """
     for attempt in range(256):
-        digest = hashlib.sha256(f"{uid}/{index}/{attempt}".encode()).digest()
+        digest = hashlib.sha256(f"{network}/{address}/{attempt}".encode()).digest()
         mac = ":".join((_QEMU_OUI, *(f"{byte:02x}" for byte in digest[:3])))
         if mac not in taken:
             return mac
@@ -44,7 +48,6 @@ def _address_for(port: NetworkPort, network: Network, taken: Set[str]) -> str:
 
 def allot_nics(
     spec: EndophyteSpec,
-    uid: str,
     networks: Mapping[str, Network],
     taken: Mapping[str, Set[str]],
     taken_macs: Set[str],
@@ -55,7 +58,7 @@ def allot_nics(
     RefusedError where nothing is free.
     """
     nics: list[Nic] = []
-    for index, port in enumerate(spec.networks):
+    for port in spec.networks:
         network = networks.get(port.network)
         if network is None:
             raise NotFoundError(
@@ -64,8 +67,10 @@ def allot_nics(
                 hint="see `vdc get networks`",
             )
         used = set(taken.get(port.network, ())) | {nic.address for nic in nics if nic.network == port.network}
-        if port.mac is not None and port.mac in taken_macs:
+        used_macs = taken_macs | {nic.mac for nic in nics}
+        if port.mac is not None and port.mac in used_macs:
             raise ConflictError(f"MAC {port.mac} is in use", code="mac-taken")
-        mac = port.mac or mac_for(uid, index, taken_macs)
-        nics.append(Nic(network=port.network, mac=mac, address=_address_for(port, network, used)))
+        address = _address_for(port, network, used)
+        mac = port.mac or mac_for(port.network, address, used_macs)
+        nics.append(Nic(network=port.network, mac=mac, address=address))
     return tuple(nics)

@@ -137,7 +137,7 @@ class DesiredState:
         uid = new_uid()
         taken, taken_macs = await self._taken()
         networks = {name: found.value for name, found in self._mirror.networks.items()}
-        nics = allot_nics(spec, uid, networks, taken, taken_macs)
+        nics = allot_nics(spec, networks, taken, taken_macs)
         endophyte = Endophyte(
             manifest=manifest, uid=uid, image_digest=entry.digest, nics=nics, created_at=self._clock.wall()
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +21,8 @@ _RTMGRP_LINK, _RTMGRP_IPV4_ROUTE = 0x1, 0x40
 OWN_ROUTE_PROTOCOL = 190  # the mark of the agent's routes; programs choose values above 4 freely
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_DELROUTE = 16, 17, 25
 _RTM_PROTOCOL_OFFSET = 16 + 5  # behind the header: family, two lengths, tos, table, protocol
+
+_IFINFO = struct.Struct("=16xBxHiII")  # behind the header: family, type, index, flags, changed flags
 
 
 class EventKind(StrEnum):
@@ -46,6 +49,7 @@ async def watch_network() -> AsyncIterator[NetworkEvent]:
     sock = open_socket(_RTMGRP_LINK | _RTMGRP_IPV4_ROUTE)
     sock.setblocking(False)
     loop = asyncio.get_running_loop()
+    seen = _SeenFlags()
     try:
         yield NetworkEvent(EventKind.MISSED)
         while True:
@@ -57,11 +61,35 @@ async def watch_network() -> AsyncIterator[NetworkEvent]:
                 yield NetworkEvent(EventKind.MISSED)
                 continue
             for _, kind, _, message in split(data):
-                event = parse_event(kind, message)
+                event = parse_event(kind, message) if seen.is_news(kind, message) else None
                 if event is not None:
                     yield event
     finally:
         sock.close()
+
+
+class _SeenFlags:
+    """Drops the reports of a link whose flags are what they were, before they cost anything.
+
+    A secondary's tap is reported twice with every checkpoint, because QEMU sets its offloads again.
+    """
+
+    def __init__(self) -> None:
+        self._flags: dict[int, int] = {}
+
+    def is_news(self, kind: int, data: bytes) -> bool:
+        """Whether the message is worth parsing."""
+        if kind not in (_RTM_NEWLINK, _RTM_DELLINK) or len(data) < _IFINFO.size:
+            return True
+        family, _, index, flags, _ = _IFINFO.unpack_from(data)
+        if family != 0:
+            return False
+        if kind == _RTM_DELLINK:
+            self._flags.pop(index, None)
+            return True
+        is_new: bool = self._flags.get(index) != flags
+        self._flags[index] = flags
+        return is_new
 
 
 def parse_event(kind: int, data: bytes) -> NetworkEvent | None:

@@ -144,6 +144,19 @@ class ProcessHandle:
         """Whether the program runs now; a zombie does not."""
         return self._program.is_alive
 
+    def busy_s(self) -> float:
+        """Seconds that all its threads have run or wanted to run since they began; 0 where it has ended.
+
+        Waiting for a processor counts (/proc/PID/task/*/schedstat), so a busy machine does not make a busy
+        program look idle.
+        """
+        total_ns = 0
+        for path in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                ran, waited, _ = path.read_text().split()
+                total_ns += int(ran) + int(waited)
+        return total_ns / 1e9
+
     def signal(self, number: signal.Signals) -> bool:
         """Send a signal to the program; False where it has ended."""
         return self._program.send(number)

@@ -1,0 +1,194 @@
+"""Heartbeats: the datagram, the echo, and what counts as suspicious silence."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hostagent.heartbeat.echo import checksum, is_reply, request
+from hostagent.heartbeat.heartbeats import Heartbeats
+from hostagent.heartbeat.link import Link
+from hostagent.heartbeat.message import MAX_BYTES, Content, decode, encode
+
+UID = "11111111-2222-3333-4444-555555555555"
+
+
+def test_a_heartbeat_survives_the_wire():
+    content = Content("h1", "abc", ((UID, 3),))
+    assert decode(encode(7, content.encode())) == (7, content)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_no_heartbeat_and_no_error(data):
+    decode(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"7",
+        b"7\n",
+        b"7\nnull",
+        b'7\n{"v":2}',
+        b'-1\n{"v":1,"h":"h","i":"i","d":[]}',
+        b'x\n{"v":1}',
+        b'7\n{"v":1,"h":1}',
+    ],
+)
+def test_what_is_not_of_this_version_is_ignored(data):
+    assert decode(data) is None
+
+
+def test_many_deaths_do_not_split_the_datagram():
+    content = Content("h1", "abc", tuple((UID, number) for number in range(100)))
+    data = encode(10**12, content.encode())
+    assert len(data) <= MAX_BYTES
+    found = decode(data)
+    assert found is not None and found[1].dead[-1] == (UID, 99)
+
+
+def test_the_echo_request_has_a_right_checksum():
+    assert checksum(request(0x1234, 9)) == 0
+
+
+def test_only_answers_to_our_own_requests_count():
+    ip = bytes([0x45]) + bytes(19)
+    ours = struct.pack("!BBHHH", 0, 0, 0, 0x1234, 9)
+    assert is_reply(ip + ours, 0x1234)
+    assert not is_reply(ip + ours, 0x4321)
+    assert not is_reply(ip + request(0x1234, 9), 0x1234)
+    assert not is_reply(ip[:12], 0x1234)
+    assert not is_reply(b"", 0x1234)
+
+
+def regular_link(interval_s=0.05, beats=100):
+    link = Link(0.0, interval_s)
+    for number in range(beats):
+        link.hear(number * interval_s, number)
+    return link, (beats - 1) * interval_s
+
+
+def test_a_regular_link_is_suspect_at_the_floor():
+    link, _ = regular_link()
+    assert link.suspect_ms(200) == 200
+
+
+def test_jitter_widens_what_is_tolerated_but_not_without_end():
+    link, now = regular_link()
+    for number in range(100, 200):
+        now += 0.01 if number % 2 else 0.15
+        link.hear(now, number)
+    assert 200 < link.suspect_ms(200) <= 600
+    link.deviation_s = 10
+    assert link.suspect_ms(200) == 600
+
+
+def test_a_lost_datagram_is_counted_and_is_no_jitter():
+    link, now = regular_link()
+    link.hear(now + 0.1, 101)
+    assert link.lost == 1
+    assert link.suspect_ms(200) == 200
+
+
+def test_an_echo_breaks_the_silence_of_the_host_not_of_its_agent():
+    link, now = regular_link()
+    link.echoed_at_s = now + 1.0
+    assert link.silent_ms(now + 1.1) == pytest.approx(100)
+    assert link.agent_silent_ms(now + 1.1) == pytest.approx(1100)
+
+
+class FakeClock:
+    def __init__(self):
+        self.now = 100.0
+
+    def boottime_s(self):
+        return self.now
+
+    def wall(self):
+        return ""
+
+
+class FakeEcho:
+    def __init__(self):
+        self.asked = []
+
+    def ask(self, address):
+        self.asked.append(address)
+
+
+@pytest.fixture
+def beats():
+    changes = []
+    made = Heartbeats(
+        "h1", "me", {"management": "10.0.0.1", "replication": "10.1.0.1"}, 1,
+        heartbeat_ms=50, suspect_ms=200, clock=FakeClock(), on_change=changes.append,
+    )  # fmt: skip
+    made._echoes = {"management": FakeEcho(), "replication": FakeEcho()}
+    made.changes = changes
+    made.set_peers({"h2": {"management": "10.0.0.2", "replication": "10.1.0.2"}})
+    return made
+
+
+def hear(beats, sequence, *, dead=(), networks=("management", "replication"), incarnation="i"):
+    for network, source in (("management", "10.0.0.2"), ("replication", "10.1.0.2")):
+        if network in networks:
+            beats._hear(network, encode(sequence, Content("h2", incarnation, dead).encode()), source)
+
+
+def pass_time(beats, ms, *, step_ms=10, answering=()):
+    for _ in range(int(ms / step_ms)):
+        beats._clock.now += step_ms / 1000
+        beats._judge(beats._clock.now)
+        for network, source in answering:
+            if beats._echoes[network].asked:
+                beats._echoes[network].asked.clear()
+                beats._hear_echo(network, source)
+
+
+def test_a_host_that_answers_neither_way_is_suspected_in_time(beats):
+    hear(beats, 1)
+    pass_time(beats, 190)
+    assert not beats.is_suspected("h2", "management")
+    pass_time(beats, 20)
+    assert beats.is_suspected("h2", "management") and beats.is_suspected("h2", "replication")
+    assert beats.changes == ["h2"]
+
+
+def test_a_host_whose_agent_is_gone_but_answers_echoes_is_not_suspected(beats):
+    hear(beats, 1)
+    pass_time(beats, 3_000, answering=(("management", "10.0.0.2"), ("replication", "10.1.0.2")))
+    assert not beats.is_suspected("h2", "management")
+
+
+def test_one_silent_network_is_one_silent_network(beats):
+    hear(beats, 1)
+    for number in range(2, 30):
+        pass_time(beats, 50)
+        hear(beats, number, networks=("management",))
+    assert not beats.is_suspected("h2", "management")
+    assert beats.is_suspected("h2", "replication")
+
+
+def test_being_heard_again_is_news(beats):
+    hear(beats, 1)
+    pass_time(beats, 300)
+    beats.changes.clear()
+    hear(beats, 2)
+    assert not beats.is_suspected("h2", "management")
+    assert beats.changes == ["h2", "h2"]
+
+
+def test_a_death_is_told_once_and_believed_for_its_epoch_alone(beats):
+    hear(beats, 1, dead=((UID, 4),))
+    assert beats.says_dead("h2", UID, 4)
+    assert not beats.says_dead("h2", UID, 5)
+    assert beats.changes == ["h2"]
+
+
+def test_a_datagram_from_a_strangers_address_is_ignored(beats):
+    beats._hear("management", encode(1, Content("h2", "i", ((UID, 4),)).encode()), "10.0.0.99")
+    assert not beats.says_dead("h2", UID, 4)
