@@ -152,6 +152,7 @@ class Controller:
         )  # fmt: skip
         after = add_secondary(pair.value, secondary, request_id=_request(), now=self._clock.wall())
         if await self._swap(pair, after):
+            self._last_pairs[endophyte.name] = after  # the next pass may see it given up already
             self._said.pop(endophyte.name, None)
             await self._log(endophyte.name, "protecting", f"protecting on {secondary}", after.epoch)
 

@@ -1,0 +1,167 @@
+"""The leader's loop over a store in memory: placing, protecting, spares, deletion, back-off."""
+
+from __future__ import annotations
+
+import pytest
+from protection_world import endophyte, host, observed, pair
+from test_control_desired import World
+
+from vdc.control.controller import Controller
+from vdc.control.events import EventLog, read_events
+from vdc.model.endophyte import CopyRole, CopyStage
+from vdc.model.pair import Pair, SyncState
+from vdc.store import keys
+from vdc.store.protocol import Delete
+
+
+class SettableClock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def boottime_s(self):
+        return self.now
+
+    def wall(self):
+        return f"2026-01-01T00:00:{self.now % 60:09.6f}Z"
+
+
+class Cluster(World):
+    """A World with a leader in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.clock = SettableClock()
+        self.controller = Controller(
+            self.store, self.mirror, EventLog(self.store, "h1", self.clock), self.clock,
+            backoff_s=30.0, report=lambda sentence: None,
+        )  # fmt: skip
+
+    async def reconcile(self):
+        await self.mirror.read_all()
+        await self.controller.reconcile()
+        await self.mirror.read_all()
+
+    async def pair(self):
+        item = await self.store.get(keys.pair("web"))
+        return Pair.from_json(item.value) if item else None
+
+    async def with_running_primary(self, **changes):
+        await self.put((keys.endophyte("web"), endophyte(**changes).to_json()))
+        await self.reconcile()
+        present = await self.pair()
+        await self.says(present.primary, CopyRole.PRIMARY, CopyStage.RUNNING, present.epoch)
+        return present
+
+    async def says(self, host_name, role, stage, epoch):
+        await self.put(
+            (keys.observed("web", host_name), observed(host_name, role, stage, epoch=epoch).to_json())
+        )
+
+
+@pytest.fixture
+async def cluster():
+    return await Cluster().fill()
+
+
+async def test_a_new_endophyte_is_placed_alone_at_epoch_one(cluster):
+    await cluster.put((keys.endophyte("web"), endophyte().to_json()))
+    await cluster.reconcile()
+    present = await cluster.pair()
+    assert (present.epoch, present.primary, present.secondary, present.spares) == (
+        1,
+        "h1",
+        None,
+        ("h2", "h3"),
+    )
+
+
+async def test_it_gets_a_secondary_only_when_it_runs_under_the_present_epoch(cluster):
+    await cluster.put((keys.endophyte("web"), endophyte().to_json()))
+    await cluster.reconcile()
+    await cluster.says("h1", CopyRole.PRIMARY, CopyStage.PREPARING, 1)
+    await cluster.reconcile()
+    assert (await cluster.pair()).secondary is None
+    await cluster.says("h1", CopyRole.PRIMARY, CopyStage.RUNNING, 1)
+    await cluster.reconcile()
+    present = await cluster.pair()
+    assert (present.epoch, present.secondary, present.sync, present.spares) == (
+        2,
+        "h2",
+        SyncState.SYNCING,
+        ("h3",),
+    )
+
+
+async def test_passes_repeat_without_effect(cluster):
+    await cluster.with_running_primary()
+    await cluster.reconcile()
+    before = await cluster.pair()
+    await cluster.reconcile()
+    assert await cluster.pair() == before
+
+
+async def test_a_host_that_failed_as_secondary_is_left_alone_for_a_while(cluster):
+    await cluster.with_running_primary()
+    await cluster.reconcile()
+    lost = await cluster.pair()
+    alone = lost.with_(epoch=3, secondary=None, sync="none", spares=("h3", lost.secondary))
+    await cluster.put((keys.pair("web"), alone.to_json()))
+    await cluster.says("h1", CopyRole.PRIMARY, CopyStage.RUNNING, 3)
+    await cluster.put((keys.host("h3"), host("h3", schedulable=False).to_json()))
+    await cluster.reconcile()
+    assert (await cluster.pair()).secondary is None
+    cluster.clock.now += 31
+    await cluster.reconcile()
+    assert (await cluster.pair()).secondary == "h2"
+
+
+async def test_after_a_promotion_nobody_is_backing_off(cluster):
+    await cluster.with_running_primary()
+    await cluster.reconcile()
+    promoted = pair(epoch=3, primary="h2", secondary=None, spares=("h3", "h1"))
+    await cluster.put((keys.pair("web"), promoted.to_json()))
+    await cluster.says("h2", CopyRole.PRIMARY, CopyStage.RUNNING, 3)
+    await cluster.reconcile()
+    assert (await cluster.pair()).secondary == "h3"
+
+
+async def test_a_dead_hosts_vm_is_not_started_elsewhere(cluster):
+    """Silence is no proof of death (I5): nobody knows that the old copy has stopped."""
+    await cluster.with_running_primary(protect=False)
+    await cluster.store.commit([], [Delete(keys.liveness("h1"))])
+    await cluster.reconcile()
+    assert (await cluster.pair()).primary == "h1"
+
+
+async def test_deletion_waits_for_the_disks_and_then_leaves_nothing(cluster):
+    await cluster.with_running_primary()
+    await cluster.put((keys.endophyte("web"), endophyte(deleting=True).to_json()))
+    await cluster.reconcile()
+    assert await cluster.pair() is not None
+    await cluster.says("h1", None, CopyStage.ABSENT, 1)
+    await cluster.reconcile()
+    left = [item.key for item in (await cluster.store.list(keys.ROOT)).items if "web" in item.key]
+    assert [key for key in left if not key.startswith(keys.EVENTS)] == []
+    assert [item.key for item in (await cluster.store.list(keys.SLOTS)).items] == []
+
+
+async def test_why_there_is_no_secondary_is_said_once(cluster):
+    for name in ("h2", "h3"):
+        await cluster.put((keys.host(name), host(name, lockstep=False, version="7.2.0").to_json()))
+    await cluster.with_running_primary()
+    await cluster.reconcile()
+    await cluster.reconcile()
+    said = [event for event in await read_events(cluster.store) if event.code == "no-host"]
+    assert len(said) == 1
+    assert "cannot do lockstep" in said[0].sentence
+
+
+async def test_two_endophytes_never_share_replication_ports(cluster):
+    await cluster.put(
+        (keys.endophyte("web"), endophyte().to_json()),
+        (keys.endophyte("db"), endophyte("db", uid="other").to_json()),
+    )
+    await cluster.reconcile()
+    await cluster.reconcile()
+    slots = [found.value.slot for found in cluster.mirror.pairs.values()]
+    assert sorted(slots) == [0, 1]
