@@ -16,7 +16,7 @@ import aiohttp
 import structlog
 
 from hostagent.agent.doctor import host_checks
-from hostagent.agent.images import keep_images
+from hostagent.agent.images import ImageKeeper
 from hostagent.agent.manager import Manager
 from hostagent.agent.names import NameService
 from hostagent.agent.presence import keep_present, publish_network
@@ -197,7 +197,7 @@ class Agent:
                 await asyncio.sleep(0.5)
         group.create_task(manager.run(), name="manager")
         group.create_task(NameService(host).run(), name="names")
-        group.create_task(keep_images(host), name="images")
+        group.create_task(ImageKeeper(host, self._blobs).run(), name="images")
         election = Election(store, host.name, self.config.timings.leader_ttl_s)
         group.create_task(election.run(self._term(host, store)), name="election")
 

@@ -42,7 +42,7 @@ def disk_sources(endophyte: Endophyte, image: Image) -> tuple[DiskSource, ...]:
     sources: list[DiskSource] = []
     if image.disk is not None:
         size = given.pop(0).size if given else None
-        sources.append(DiskSource(size_bytes=size, base=relative_path(image.disk.digest)))
+        sources.append(DiskSource(size, relative_path(image.disk.digest), image.disk_format))
     return (*sources, *(DiskSource(size_bytes=disk.size) for disk in given))
 
 

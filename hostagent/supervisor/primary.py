@@ -106,7 +106,7 @@ async def enter(copy: Copy, pair: Pair) -> None:
     assert plan is not None and plan.epoch == pair.epoch
     await _boot_settled(copy)
     await copy.save(stage=CopyStage.ENTERING)
-    copy.colo_ended = False
+    copy.colo_ended = copy.guest_reset = False  # what happened while it ran alone ends no lockstep
     try:
         report = await primary.enter(
             copy.session(), plan.plan(), progress=copy.report_progress, deadline_s=ENTER_DEADLINE_S

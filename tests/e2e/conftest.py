@@ -59,6 +59,7 @@ def protected_vm(lab: Lab) -> Callable[..., VM]:
         vm = lab.create(name, *options)
         view = vm.view()
         assert view.status.protection.value == "lockstep", view.status
+        lab.wait_answering(vm.address)
         return vm
 
     return make

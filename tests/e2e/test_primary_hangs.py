@@ -31,5 +31,7 @@ def test_the_secondary_takes_over_and_the_old_copy_is_killed(
         vm.wait_lockstep()
         workload.wait_progress(more=30, deadline_s=20)
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < 15_000  # a stalled checkpoint has two seconds, then TCP waits as long
+    assert (
+        workload.report.longest_gap_ms < 15_000
+    )  # a stalled checkpoint has two seconds, then TCP waits as long
     workload.check_store()

@@ -199,7 +199,11 @@ class Lab:
 
     def workload(self, vm: VM, *services: str, **options: Any) -> Workload:
         """Sessions from the client to a VM."""
-        return Workload(self.in_client, vm.address, services or ("echo", "diverging", "durable"), **options)
+        return self.sessions_to(vm.address, *services, **options)
+
+    def sessions_to(self, address: str, *services: str, **options: Any) -> Workload:
+        """Sessions from the client to an address."""
+        return Workload(self.in_client, address, services or ("echo", "diverging", "durable"), **options)
 
     # ---- hosts
 

@@ -38,7 +38,7 @@ class DesiredState:
         self._canonical = canonical
 
     async def create(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> Endophyte:
-        """Store a new Endophyte. Raises ConflictError (`name-taken`), or why it could never run; nothing is kept then."""
+        """Store a new Endophyte. Raises ConflictError (`name-taken`), or why it could never run; nothing stays then."""
         name = manifest.metadata.name
         for _ in range(ATTEMPTS):
             present = await self._read(name)

@@ -54,6 +54,7 @@ class DiskSource:
 
     size_bytes: int | None
     base: str | None = None
+    base_format: str = "qcow2"
 
 
 class DiskSet:
@@ -73,7 +74,9 @@ class DiskSet:
         heads = tuple(f"disk{i}.qcow2" for i in range(len(sources)))
         for head, source in zip(heads, sources, strict=True):
             if source.base is not None:
-                await self._tool.create_overlay(head, source.base, size_bytes=source.size_bytes)
+                await self._tool.create_overlay(
+                    head, source.base, base_format=source.base_format, size_bytes=source.size_bytes
+                )
             elif source.size_bytes is not None:
                 await self._tool.create(head, source.size_bytes)
             else:

@@ -48,11 +48,13 @@ class QemuImg:
         """An empty qcow2 image."""
         await self._run("create", "-q", "-f", "qcow2", _own(name), str(size_bytes))
 
-    async def create_overlay(self, name: str, base: str, *, size_bytes: int | None = None) -> None:
-        """A qcow2 image over a read-only qcow2 base of the image store, grown to `size_bytes` where given."""
+    async def create_overlay(
+        self, name: str, base: str, *, base_format: str = "qcow2", size_bytes: int | None = None
+    ) -> None:
+        """A qcow2 image over a read-only base of the image store, grown to `size_bytes` where given."""
         size = [] if size_bytes is None else [str(size_bytes)]
         backing = f"{IMAGE_DIR}/{_relative(base)}"
-        await self._run("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing, _own(name), *size)
+        await self._run("create", "-q", "-f", "qcow2", "-F", base_format, "-b", backing, _own(name), *size)
 
     async def create_layer(self, name: str, below: str) -> None:
         """A qcow2 image over another one of the same folder."""
