@@ -51,7 +51,7 @@ MEANINGS = {
     "etcd.embedded.peer_port": "The same on all members",
     "etcd.endpoints": "URLs of an etcd that exists already",
     "api_port": "TCP port of the API on the management address",
-    "heartbeat_port": "UDP port of the heartbeats on both networks",
+    "heartbeat_port": "UDP port of the heartbeats on both networks; the same on all hosts",
     "runtime": "Runtime root with QEMU, swtpm, etcd and dnsmasq; without it the host's own programs are used",
     "cache_dir": "Where findings about this machine are kept for one boot; without it below `state_dir`",
     "memory": "What guests may use in all, for example `48GiB`; without it what the host has less a reserve",
@@ -186,6 +186,8 @@ def _options(model: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
 
 
 def _type_name(annotation: Any) -> str:
+    if annotation == AgentConfig.model_fields["memory"].annotation:
+        return "size"
     text = getattr(annotation, "__name__", "") if isinstance(annotation, type) else str(annotation)
     if "dict" in text:
         return "map"
@@ -211,5 +213,3 @@ PARTS = (
     Part(_SENTENCES, "table", rows_table),
     Part(_OPTIONS, "options", options_table),
 )
-
-

@@ -25,7 +25,9 @@ class PaperTool:
         self.asked.append(("create", name, size_bytes))
         (self.folder / name).touch()
 
-    async def create_overlay(self, name: str, base: str, *, size_bytes: int | None = None) -> None:
+    async def create_overlay(
+        self, name: str, base: str, *, base_format: str = "qcow2", size_bytes: int | None = None
+    ) -> None:
         self.asked.append(("overlay", name, base, size_bytes))
         (self.folder / name).touch()
 

@@ -1,0 +1,105 @@
+"""The parts of the supervisor that decide nothing: remembered state, which jobs continue, which machine is made."""
+
+from __future__ import annotations
+
+import pytest
+from protection_world import UID, endophyte
+
+from hostagent.supervisor.machine import disk_sources, machine_spec
+from hostagent.supervisor.state import CopyState, PlanRecord, load_state, save_state
+from hostagent.supervisor.supervisor import _ENDS_PROCESS, _is_same_work
+from vdc.model.endophyte import CopyRole, CopyStage, MachineFacts
+from vdc.model.errors import ConflictError
+from vdc.model.image import Blob, Image, ImageKind
+from vdc.protection.table import Action
+
+BLOB = Blob(digest="sha256:" + "a" * 64, size_bytes=1)
+MINI = Image(kind=ImageKind.KERNEL, disk=BLOB, kernel=BLOB, initrd=BLOB, cmdline="console=ttyS0")
+FACTS = MachineFacts(accelerator="tcg", cpu_model="qemu64", qemu_version="11.1.3", disk_sizes_bytes=(1,))
+
+
+@pytest.mark.parametrize(
+    ("running", "decided"),
+    [
+        (Action.PROMOTE, Action.TAKE_OVER),  # its own commit shows in the record before it is done
+        (Action.GO_ALONE, Action.LEAVE),
+        (Action.GO_ALONE, Action.ADOPT_EPOCH),
+        (Action.ENTER, Action.ENTER),
+    ],
+)
+def test_a_job_is_not_cut_short_by_the_pass_that_sees_its_own_commit(running, decided):
+    assert _is_same_work(decided, running)
+
+
+def test_another_decision_ends_a_job():
+    assert not _is_same_work(Action.GO_ALONE, Action.ENTER)
+    assert not _is_same_work(Action.DISCARD, Action.PROMOTE)
+    assert not _is_same_work(Action.START, None)
+
+
+def test_what_ends_processes_is_never_left_half_done():
+    assert {Action.POWER_DOWN, Action.DISCARD, Action.SWEEP} <= _ENDS_PROCESS
+
+
+async def test_state_survives_the_agent(tmp_path):
+    plan = PlanRecord(
+        epoch=4,
+        slot=2,
+        disks=1,
+        nics=1,
+        primary_address="a",
+        secondary_address="b",
+        has_rewriter=True,
+        checkpoint_ms=300,
+    )
+    state = CopyState(
+        name="web", uid=UID, role=CopyRole.PRIMARY, stage=CopyStage.LOCKSTEP, epoch=4, plan=plan
+    )
+    await save_state(tmp_path, state)
+    assert load_state(tmp_path) == state
+
+
+def test_no_state_is_no_state(tmp_path):
+    assert load_state(tmp_path) is None
+
+
+def test_state_of_a_newer_agent_is_understood(tmp_path):
+    text = CopyState(name="web", uid=UID).to_json()
+    (tmp_path / "agent.json").write_text(text[:-1] + ',"field_of_tomorrow":1}')
+    assert load_state(tmp_path) == CopyState(name="web", uid=UID)
+
+
+def test_state_that_cannot_be_read_is_not_taken_for_none(tmp_path):
+    (tmp_path / "agent.json").write_text('{"name": "we')
+    with pytest.raises(ConflictError) as caught:
+        load_state(tmp_path)
+    assert caught.value.code == "state-unreadable"
+
+
+def test_both_sides_of_a_pair_derive_the_same_plan():
+    record = PlanRecord(
+        epoch=4,
+        slot=2,
+        disks=1,
+        nics=1,
+        primary_address="a",
+        secondary_address="b",
+        has_rewriter=False,
+        checkpoint_ms=300,
+    )
+    assert record.plan() == PlanRecord.from_json(record.to_json()).plan()
+
+
+def test_the_guest_learns_its_name_and_boots_from_the_store():
+    spec = machine_spec(endophyte(), MINI, FACTS, ())
+    assert spec.boot.cmdline == "console=ttyS0 vdc.hostname=web"
+    assert spec.boot.kernel == "/images/blobs/sha256/" + "a" * 64
+    assert spec.nics[0].mac == "52:54:00:00:00:01"
+
+
+def test_the_image_disk_comes_first_and_may_grow():
+    grown = endophyte(disks=[{"name": "root", "size": "1GiB"}, {"name": "data", "size": "2GiB"}])
+    root, data = disk_sources(grown, MINI)
+    assert (root.base, root.size_bytes) == ("blobs/sha256/" + "a" * 64, 2**30)
+    assert (data.base, data.size_bytes) == (None, 2 * 2**30)
+    assert disk_sources(endophyte(), MINI)[0].size_bytes is None
