@@ -40,7 +40,7 @@ PROBE_DEADLINE_S = 0.3
 QMP_POLL_S = 0.01  # QEMU tells nobody when it listens
 END_GRACE_S = 5.0
 _OWN_DOING = ("host-qmp-quit", "host-qmp-system-reset", "host-signal")
-_PANIC_SIGNS = (b"Kernel panic", b"BUG: ", b"Call Trace:", b"Oops: ", b"general protection fault")
+_PANIC_SIGNS = (b"Kernel panic", b"BUG: ", b"Oops: ", b"general protection fault")
 
 
 class Copy:
@@ -51,6 +51,7 @@ class Copy:
         self.name = name
         self.folder: Path = host.vms_dir / name
         self.state = load_state(self.folder) or CopyState(name=name, uid="")
+        self._fenced_uid = self.state.uid  # whose `highest_epoch` is; outlives `discard`
         self.meter = CheckpointMeter()
         self.process: ProcessHandle | None = None
         self.qmp: QmpSession | None = None
@@ -58,7 +59,7 @@ class Copy:
         self.lockstep_since_s: float | None = None
         self.qemu_word = ""
         self.progress: float | None = None
-        self.guest_reset = False
+        self.guest_reset = self.guest_crashed = False
         self.booting_since_s: float | None = None  # powered on or reset, and not seen at rest since
         self.powered_off = asyncio.Event()
         self._wake = wake
@@ -109,6 +110,9 @@ class Copy:
     async def save(self, **changes: object) -> None:
         """Remember changed state; durably on disk when it returns."""
         self.state = self.state.with_(**changes)
+        if self.state.uid and self.state.uid != self._fenced_uid:  # epochs of an earlier VM of this name
+            self._fenced_uid = self.state.uid
+            self.state = self.state.with_(highest_epoch=0)
         self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, self.state.epoch))
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         await save_state(self.folder, self.state)
@@ -261,7 +265,7 @@ class Copy:
             await self._tpm.terminate(0)
             self._tpm = None
         self.colo_ended = False
-        self.guest_reset = False
+        self.guest_reset = self.guest_crashed = False
         self.powered_off.clear()
         self.lockstep_since_s = None
         self.qemu_word = ""

@@ -30,6 +30,7 @@ IDLE_TICK_S = 2.0
 FIGURES_EVERY_S = 5.0
 FIRST_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
+_CHECKPOINTED = (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)
 _IN_LOCKSTEP = (CopyStage.ENTERING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP, CopyStage.READY)
 _STAGES: Mapping[State, CopyStage] = {
     State.P_DEAD: CopyStage.DEAD,
@@ -95,6 +96,7 @@ class Supervisor:
     # ---- one pass
 
     async def _pass(self) -> None:
+        self._watch_for_crash()
         decision = decide(snapshot(self.copy, retry_due=self.host.clock.boottime_s() >= self._retry_at_s))
         if decision.sentence != self._sentence:
             self.host.log.info(
@@ -102,8 +104,6 @@ class Supervisor:
             )
             self._sentence = decision.sentence
         await self._dispatch(decision)
-        if self.copy.state.role is CopyRole.SECONDARY and self.copy.state.stage is CopyStage.CHECKPOINTING:
-            self._watch_for_panic()
         self._publish.set()
 
     async def _dispatch(self, decision: Decision) -> None:
@@ -242,9 +242,11 @@ class Supervisor:
             await asyncio.gather(self._job, return_exceptions=True)
         self._job, self._job_action = None, None
 
-    def _watch_for_panic(self) -> None:
-        if self.copy.panic_seen():
-            self._error = "the secondary's guest crashed"
+    def _watch_for_crash(self) -> None:
+        """A secondary whose guest runs on memory that does not fit together says so on its console."""
+        state = self.copy.state
+        if state.role is CopyRole.SECONDARY and state.stage in _CHECKPOINTED and self.copy.panic_seen():
+            self.copy.guest_crashed = True
 
     # ---- what the API asks for
 

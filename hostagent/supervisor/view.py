@@ -59,6 +59,7 @@ def copy_view(copy: Copy, pair: Pair | None, *, retry_due: bool) -> CopyView:
         lockstep_for_s=now - copy.lockstep_since_s if copy.lockstep_since_s is not None else 0.0,
         stalled_ms=copy.quiet_ms() if state.stage in _CHECKPOINTED else 0.0,
         guest_reset=copy.guest_reset,
+        guest_crashed=copy.guest_crashed,
         powered_off=copy.powered_off.is_set(),
         retry_due=retry_due,
     )

@@ -88,7 +88,8 @@ def updated(page: str, text: str) -> str:
         pattern = re.compile(re.escape(begin) + r".*?(?=<!-- end -->)", re.DOTALL)
         if len(pattern.findall(text)) != 1:
             raise ValueError(f"{page} needs exactly one part named {part.name}")
-        text = pattern.sub(lambda _, body=part.make(): f"{begin}{body}", text)  # type: ignore[misc]
+        generated = (begin + part.make()).replace("\\", r"\\")
+        text = pattern.sub(generated, text)
     return text
 
 

@@ -76,9 +76,10 @@ def blocks(page: str, *languages: str) -> Iterator[str]:
 def shown_commands(page: str) -> Iterator[tuple[str, bool]]:
     """(command line, whether it is complete); one that is mentioned in a sentence may lack its arguments."""
     for body in blocks(page, "", "sh", "console", "text"):
-        for line in body.splitlines():
-            line = line.strip().removeprefix("$ ").removeprefix("sudo ").removeprefix(".venv/bin/")
-            if line.split(" ", 1)[0] in _PROGRAMS and "│" not in line:
+        for shown in body.splitlines():
+            line = shown.strip().removeprefix("$ ").removeprefix("sudo ").removeprefix(".venv/bin/")
+            is_drawing = re.search(r"[│─]", line)
+            if line.split(" ", 1)[0] in _PROGRAMS and not is_drawing:
                 yield line, True
     prose = _FENCE.sub("", (ROOT / page).read_text())
     for span in _SPAN.findall(prose):

@@ -9,7 +9,7 @@ from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.pair import SyncState
 from vdc.protection.decide import decide
 from vdc.protection.snapshot import CopyView, PeerView, Snapshot
-from vdc.protection.table import Action
+from vdc.protection.table import Action, State
 
 SILENT = PeerView(management_silent_ms=500, replication_silent_ms=500)
 REPLICATION_CUT = PeerView(replication_silent_ms=500)
@@ -165,3 +165,17 @@ def test_nothing_is_removed_while_the_store_is_silent():
 
 def test_a_guest_that_powered_itself_off_stays_off():
     assert action(primary_in(CopyStage.DEAD, the_pair=ALONE, powered_off=True)) is Action.RECORD_POWER_OFF
+
+
+def test_a_secondary_whose_guest_crashed_is_given_up_while_the_primary_lives():
+    assert decide(secondary_in(CopyStage.LOCKSTEP, guest_crashed=True)).row.to is State.S_FAILED
+    failed = observed("h2", CopyRole.SECONDARY, CopyStage.FAILED)
+    assert action(primary_in(CopyStage.LOCKSTEP, peer_observed=failed)) is Action.GO_ALONE
+
+
+def test_a_crashed_secondary_is_better_than_none_when_the_primary_is_lost():
+    assert action(secondary_in(CopyStage.LOCKSTEP, peer=SILENT, guest_crashed=True)) is Action.PROMOTE
+
+
+def test_a_reset_guest_gets_a_fresh_secondary():
+    assert action(primary_in(CopyStage.LOCKSTEP, guest_reset=True)) is Action.GO_ALONE

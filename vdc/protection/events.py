@@ -36,6 +36,7 @@ class Event(StrEnum):
     QEMU_LEFT = "qemu_left"
     GUEST_POWERED_OFF = "guest_powered_off"
     GUEST_RESET = "guest_reset"
+    GUEST_CRASHED = "guest_crashed"
     PEER_COPY_DEAD = "peer_copy_dead"
     PEER_LOST = "peer_lost"
     PEER_LOST_LATER = "peer_lost_later"
@@ -134,6 +135,7 @@ PREDICATES: Mapping[Event, Callable[[Snapshot], bool]] = {
         s.copy.powered_off and s.endophyte is not None and not s.is_stop_wanted
     ),
     Event.GUEST_RESET: lambda s: s.copy.guest_reset,
+    Event.GUEST_CRASHED: lambda s: s.copy.guest_crashed,
     Event.PEER_COPY_DEAD: lambda s: s.peer.copy_dead,
     Event.PEER_LOST: _peer_lost,
     Event.PEER_LOST_LATER: _peer_lost_later,

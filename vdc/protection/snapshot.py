@@ -36,7 +36,7 @@ class CopyView:
     checkpoints: int = 0
     lockstep_for_s: float = 0.0
     stalled_ms: float = 0.0  # how long no checkpoint has completed, in lockstep
-    guest_suspicious: bool = False  # a panic on the secondary's console
+    guest_crashed: bool = False  # the console shows a kernel crash, in lockstep as the secondary
     guest_reset: bool = False  # the guest was reset, shut down or crashed while in lockstep
     powered_off: bool = False  # the guest shut itself down
     retry_due: bool = False  # the back-off after a failed start has passed
