@@ -16,6 +16,7 @@ import structlog
 
 from hostagent.agent.agent import Agent
 from hostagent.config import AgentConfig, load_config
+from hostagent.drivers.etcd import EmbeddedMember
 from vdc import __version__
 from vdc.model.errors import VdcError
 
@@ -60,6 +61,32 @@ def check(config_file: Path) -> None:
     """Say whether the file could be run with."""
     config = _load(config_file)
     click.echo(f"{config_file} is valid: host {config.host}")
+
+
+@main.command(
+    help="Take part in etcd again as a new member, after this host's etcd data was lost for good.\n\n"
+    "Example: hostagent rejoin --config /etc/vdc/agent.yaml"
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/vdc/agent.yaml"),
+    show_default=True,
+)
+def rejoin(config_file: Path) -> None:
+    """Replace the member; the agent's next start joins."""
+    config = _load(config_file)
+    if config.etcd.embedded is None:
+        _fail("this host runs no etcd member of its own", "etcd.endpoints names another cluster's")
+    member = EmbeddedMember(
+        config.host, config.etcd.embedded, state_dir=config.state_dir, runtime=config.runtime
+    )
+    try:
+        asyncio.run(member.rejoin())
+    except VdcError as error:
+        _fail(f"{error} ({error.code})", error.problem.hint)
+    click.echo(f"{config.host} joins as a new etcd member when its agent starts")
 
 
 def _load(path: Path) -> AgentConfig:

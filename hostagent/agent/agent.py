@@ -166,7 +166,7 @@ class Agent:
         members = _Cached(store.admin.status, MEMBERS_EVERY_S, self._clock.boottime_s)
 
         async def checks() -> tuple[Check, ...]:
-            return host_checks(host, await members())
+            return host_checks(host, await members(), await host.overlay.check_underlay())
 
         context = ServerContext(
             host=host,

@@ -13,8 +13,8 @@ from vdc.store.etcd_admin import MemberStatus
 LEAST_FREE_BYTES = 2 * GIB
 
 
-def host_checks(host: HostContext, members: tuple[MemberStatus, ...]) -> tuple[Check, ...]:
-    """All findings about this host."""
+def host_checks(host: HostContext, members: tuple[MemberStatus, ...], underlay: str) -> tuple[Check, ...]:
+    """All findings about this host; `underlay` is what is wrong with the network below the overlay, if anything."""
     return (
         _qemu(host),
         _accelerator(host),
@@ -22,6 +22,7 @@ def host_checks(host: HostContext, members: tuple[MemberStatus, ...]) -> tuple[C
         _store(host, members),
         *_arbiter_timing(host, members),
         _disk(host),
+        *([Check(name="underlay", level="error", sentence=underlay)] if underlay else []),
         *_links(host),
         *(Check(name="host", level="warning", sentence=warning) for warning in host.record.warnings),
     )

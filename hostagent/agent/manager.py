@@ -35,6 +35,7 @@ class Manager:
         for folder in sorted(self.host.vms_dir.iterdir()):
             if folder.is_dir():
                 self._ensure(folder.name)
+        await self._sweep_ports()
         unsubscribe = self.host.mirror.subscribe(self._on_change)
         placer = asyncio.create_task(self._keep_placements(), name="placements")
         try:
@@ -48,6 +49,14 @@ class Manager:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(placer, *self._tasks.values(), return_exceptions=True)
+
+    async def _sweep_ports(self) -> None:
+        """Remove taps that a crash left behind; where a folder could not be read, nothing is known to be left."""
+        if len(self.supervisors) < sum(1 for folder in self.host.vms_dir.iterdir() if folder.is_dir()):
+            return
+        known = {supervisor.copy.state.uid for supervisor in self.supervisors.values()}
+        for ifname in await self.host.overlay.sweep(known):
+            self.host.log.info("removed a tap that nothing owns", ifname=ifname)
 
     def wake_peers_of(self, host_name: str) -> None:
         """A peer fell silent, was heard again, or told of a death."""

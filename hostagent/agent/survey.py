@@ -21,7 +21,7 @@ from hostagent.drivers.process import boot_id, write_atomically
 from hostagent.drivers.qemu.capabilities import probe, probe_accelerator
 from vdc import __version__
 from vdc.model.base import Record
-from vdc.model.errors import UnavailableError
+from vdc.model.errors import RefusedError, UnavailableError
 from vdc.model.host import Accelerator, Host, QemuVersion
 
 
@@ -68,7 +68,9 @@ async def survey(config: AgentConfig, incarnation: str, now: str) -> tuple[Host,
 
 
 async def _qemu(config: AgentConfig, cache_file: Path) -> QemuVersion:
-    wanted = _KnownQemu(boot_id=boot_id(), runtime=str(config.runtime), qemu=QemuVersion())
+    wanted = _KnownQemu(
+        boot_id=boot_id(), runtime=str(config.runtime and config.runtime.resolve()), qemu=QemuVersion()
+    )
     try:
         known = _KnownQemu.from_json(cache_file.read_bytes())
         if known.with_(qemu=wanted.qemu) == wanted:
@@ -88,7 +90,14 @@ async def _accelerator(config: AgentConfig, qemu: QemuVersion, cache_file: Path)
         return Accelerator(name="tcg", reason="the configuration says so")
     if not qemu.version:
         return Accelerator(name="tcg", reason="there is no QEMU to try it with")
-    return await probe_accelerator(config.runtime, cache_file=cache_file)
+    found = await probe_accelerator(config.runtime, cache_file=cache_file)
+    if config.accelerator == "kvm" and found.name != "kvm":
+        raise RefusedError(
+            f"accelerator: kvm is configured, and {found.reason}",
+            code="kvm-unavailable",
+            hint="mend KVM on this host, or configure accelerator: auto",
+        )
+    return found
 
 
 @asynccontextmanager

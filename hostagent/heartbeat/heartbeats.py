@@ -23,6 +23,7 @@ NetworkKind = Literal["management", "replication"]
 NETWORKS: tuple[NetworkKind, ...] = ("management", "replication")
 _LATE_S = 0.03
 _ASK_EVERY_S = 0.025
+_ANSWER_S = 0.03  # that an echo is given before silence counts, however long it has lasted
 
 
 @dataclass(slots=True)
@@ -211,8 +212,9 @@ class Heartbeats:
                     continue
                 if link.agent_silent_ms(now) >= threshold / 2:
                     self._echoes[network].ask(peer.addresses[network])
+                    link.asked_at_s = min(link.asked_at_s, now)
                     again = min(again, now + _ASK_EVERY_S)
-                left_s = (threshold - link.silent_ms(now)) / 1000
+                left_s = max((threshold - link.silent_ms(now)) / 1000, link.asked_at_s + _ANSWER_S - now)
                 if left_s <= 0:
                     peer.suspected[network] = changed = True
                 else:

@@ -20,6 +20,7 @@ class Link:
     sequence: int = -1
     lost: int = 0
     echoed_at_s: float = float("-inf")  # the host answered an echo while its agent was silent
+    asked_at_s: float = float("inf")  # the first echo request of the present silence
 
     def hear(self, now_s: float, sequence: int) -> None:
         """Count an arrival; the interval widens or narrows what counts as suspicious silence."""
@@ -32,6 +33,7 @@ class Link:
             self.lost += sequence - self.sequence - 1
         self.heard_ever = True
         self.heard_at_s = now_s
+        self.asked_at_s = float("inf")
         self.sequence = sequence
 
     def restart(self, now_s: float) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 MAX_BYTES = 1400
-VERSION = 1
+VERSION = 2
 _MAX_SEQUENCE_DIGITS = 18
 
 

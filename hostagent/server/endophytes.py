@@ -135,12 +135,6 @@ class EndophyteHandlers:
         await self._context.supervisors.find(_name(request)).quiesce(body.epoch)
         return wire.Acknowledged(sentence="stopped")
 
-    async def peer_resume(self, request: web.Request) -> wire.Acknowledged:
-        """See the route table."""
-        body = wire.PeerRequest.model_validate(await parse_body(request))
-        await self._context.supervisors.find(_name(request)).unquiesce(body.epoch)
-        return wire.Acknowledged(sentence="running again")
-
     # ---- the guest's console
 
     async def endophyte_log(self, request: web.Request) -> wire.LogText:

@@ -235,11 +235,6 @@ async def quiesce(copy: Copy) -> None:
     await primary.quiesce(copy.session())
 
 
-async def unquiesce(copy: Copy) -> None:
-    """The planned promotion was called off."""
-    await primary.resume(copy.session())
-
-
 async def pause(copy: Copy) -> None:
     """The user's pause."""
     await primary.quiesce(copy.session())

@@ -44,6 +44,8 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         facts = observed.machine
         assert facts is not None
         reason = why_not_a_pair(host.mirror.hosts[pair.primary].value, host.record)
+        if not reason and facts.qemu_version != host.record.qemu.version:
+            reason = f"the primary was started by QEMU {facts.qemu_version}, this host runs {host.record.qemu.version}"
         if reason:
             raise RefusedError(reason, code="lockstep-impossible")
         record = await copy.disks.create_secondary(endophyte.uid, pair.epoch, facts.disk_sizes_bytes)

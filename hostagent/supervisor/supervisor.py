@@ -288,11 +288,6 @@ class Supervisor:
         self._require_epoch(epoch)
         await primary.quiesce(self.copy)
 
-    async def unquiesce(self, epoch: int) -> None:
-        """The promotion did not happen; let the guest run again."""
-        self._require_epoch(epoch)
-        await primary.unquiesce(self.copy)
-
     def _require_epoch(self, epoch: int) -> None:
         pair = self.host.mirror.pair(self.name)
         present = max(self.copy.state.highest_epoch, pair.epoch if pair else 0)

@@ -106,7 +106,7 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
         role=state.role,
         stage=state.stage,
         pid=copy.pid,
-        qemu=copy.qemu_word if copy.is_alive else "",
+        qemu=_qemu_word(copy),
         checkpoints=CheckpointFigures(
             count=meter.count, pause_ms_p50=meter.p50_ms, pause_ms_p99=meter.p99_ms, last=copy.last_checkpoint
         ),
@@ -118,3 +118,11 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
         machine=state.machine,
         incarnation=copy.host.record.incarnation,
     )
+
+
+def _qemu_word(copy: Copy) -> str:
+    """QEMU's own word for its state; the short stops of checkpoints are not a pause."""
+    if not copy.is_alive:
+        return ""
+    is_stepping = copy.state.stage in _CHECKPOINTED and copy.quiet_ms() < _DEFAULT_BUDGET_MS
+    return "running" if is_stepping else copy.qemu_word

@@ -164,6 +164,19 @@ def test_a_host_whose_agent_is_gone_but_answers_echoes_is_not_suspected(beats):
     assert not beats.is_suspected("h2", "management")
 
 
+def test_a_starved_agent_asks_before_it_suspects(beats):
+    """All agents of an overloaded machine fall silent together; the kernels still answer."""
+    hear(beats, 1)
+    beats._clock.now += 1.0
+    beats._judge(beats._clock.now)
+    assert not beats.is_suspected("h2", "management")
+    assert beats._echoes["management"].asked == ["10.0.0.2"]
+    beats._hear_echo("management", "10.0.0.2")
+    beats._hear_echo("replication", "10.1.0.2")
+    pass_time(beats, 100)
+    assert not beats.is_suspected("h2", "management")
+
+
 def test_one_silent_network_is_one_silent_network(beats):
     hear(beats, 1)
     for number in range(2, 30):

@@ -239,10 +239,6 @@ class ApiClient:
         """Stop the guest for a planned promotion; `FencedError` where the peer knows a newer epoch."""
         return await self._post(wire.Acknowledged, "peer_quiesce", name, request)
 
-    async def peer_resume(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
-        """Undo a quiesce."""
-        return await self._post(wire.Acknowledged, "peer_resume", name, request)
-
     async def _get(self, model: type[R], route: str, **path: str) -> R:
         return await self._call(model, make_call(route, path))
 

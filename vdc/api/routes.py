@@ -102,10 +102,6 @@ ROUTES: tuple[Route, ...] = (
         "peer_quiesce", "POST", "/v1/peer/endophytes/{name}/quiesce", "Stop the guest for a planned promotion",
         request=wire.PeerRequest, response=wire.Acknowledged, is_peer=True,
     ),
-    Route(
-        "peer_resume", "POST", "/v1/peer/endophytes/{name}/resume", "Undo a quiesce",
-        request=wire.PeerRequest, response=wire.Acknowledged, is_peer=True,
-    ),
 )  # fmt: skip
 
 BY_NAME: dict[str, Route] = {route.name: route for route in ROUTES}

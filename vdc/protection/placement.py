@@ -11,7 +11,7 @@ from vdc.model.host import Host
 from vdc.model.pair import Pair
 from vdc.model.units import MIB, format_size
 
-PRIMARY_OVERHEAD_BYTES = 80 * MIB  # QEMU itself (measured, docs/architecture.md)
+PRIMARY_OVERHEAD_BYTES = 80 * MIB  # booked for QEMU itself
 SECONDARY_OVERHEAD_BYTES = 180 * MIB  # QEMU and COLO's cache book-keeping (lockstep.md, decision 8)
 
 

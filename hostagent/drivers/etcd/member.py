@@ -145,7 +145,7 @@ class EmbeddedMember:
             raise RefusedError(
                 f"the data of etcd member {self.host} is gone from {self.data_dir}; it must not vote again",
                 code="etcd-data-lost",
-                hint="if the data will not come back, let the host rejoin the cluster as a new member",
+                hint="if the data will not come back, run `hostagent rejoin` on this host",
             )
 
     @property

@@ -12,7 +12,7 @@ from hostagent.drivers.net.names import bridge_name, tap_name, vxlan_name
 from hostagent.drivers.net.netlink import Netlink
 from hostagent.drivers.net.overlay import OverlayNetwork
 from hostagent.drivers.net.ports import Port, PortState
-from hostagent.drivers.net.routes import OverlayDetours, ReplicationRoutes
+from hostagent.drivers.net.routes import ReplicationRoutes
 from hostagent.drivers.net.watch import EventKind, NetworkEvent, watch_network
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "Netlink",
     "NetworkEvent",
     "NetworkTimeoutError",
-    "OverlayDetours",
     "OverlayNetwork",
     "Port",
     "PortState",

@@ -1,15 +1,9 @@
-"""Routes that the agent owns: quick acknowledgements to the peers, and detours of the overlay.
+"""Routes that the agent owns: quick acknowledgements to the peers.
 
 `quickack 1` on the route to a peer takes a checkpoint's pause from 47 ms to 16-19 ms (the migration stream
 suffers from Nagle with delayed acknowledgement). It is a /32 route beside the connected one, so nothing that
 the administrator configured is changed. The kernel deletes it when the interface is set down: `keep` puts it
 back.
-
-A detour sends the overlay's packets for a peer over another network while its own is down. The peer's VXLAN
-address stays what it is (static forwarding entries are compared with the source address of what arrives, so
-another address would fence the peer off); only the next hop changes, in a table of its own that a rule
-consults for VXLAN alone: heartbeats and replication go on to tell the truth about their network.
-Danger: with strict reverse-path filtering (rp_filter 1) both ends have to take the detour.
 """
 
 from __future__ import annotations
@@ -21,10 +15,10 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from hostagent.drivers.net import messages
-from hostagent.drivers.net.codec import fibmsg, rtmsg
+from hostagent.drivers.net.codec import rtmsg
 from hostagent.drivers.net.errors import KernelRefusedError
 from hostagent.drivers.net.netlink import Netlink, Request
-from hostagent.drivers.net.segment import VXLAN_PORT, find_link
+from hostagent.drivers.net.segment import find_link
 from hostagent.drivers.net.watch import OWN_ROUTE_PROTOCOL, EventKind, watch_network
 from vdc.model.errors import UnavailableError
 
@@ -83,20 +77,6 @@ def _lookup_route(peer: IPv4Address, oif: int) -> Request:
     message["dst_len"] = 32
     message["attrs"] = [("RTA_DST", str(peer)), ("RTA_OIF", oif)]
     return Request(f"look up the route to {peer}", _RTM_GETROUTE, 0, message, _LATER)
-
-
-def _detour_rule(kind: int, flags: int) -> Request:
-    message = fibmsg()
-    message["family"] = socket.AF_INET
-    message["action"] = _FR_ACT_TO_TBL
-    message["attrs"] = [
-        ("FRA_PRIORITY", _DETOUR_PRIORITY),
-        ("FRA_TABLE", _DETOUR_TABLE),
-        ("FRA_IP_PROTO", socket.IPPROTO_UDP),
-        ("FRA_DPORT_RANGE", f"{VXLAN_PORT}:{VXLAN_PORT}"),
-    ]
-    tolerate = frozenset({errno.EEXIST} if kind == _RTM_NEWRULE else {errno.ENOENT, errno.ESRCH})
-    return Request("rule for detours of the overlay", kind, flags, message, tolerate)
 
 
 class ReplicationRoutes:
@@ -159,53 +139,3 @@ class ReplicationRoutes:
                 return False
             raise
         return True
-
-
-class OverlayDetours:
-    """Sends the overlay's packets for single peers over another network, and back."""
-
-    def __init__(self, netlink: Netlink) -> None:
-        self._netlink = netlink
-
-    async def divert(self, vtep: IPv4Address | str, *, via: IPv4Address | str, interface: str) -> None:
-        """Reach `vtep` through the peer's address `via` on `interface` from now on."""
-        peer, gateway = IPv4Address(vtep), str(via)
-
-        def job() -> None:
-            link = find_link(self._netlink, interface)
-            if link is None:
-                raise KernelRefusedError(f"look up {interface}", errno.ENODEV)
-            message = _route_message(peer, link.index, gateway=gateway, source=None, table=_DETOUR_TABLE)
-            flags = messages.NLM_F_CREATE | messages.NLM_F_REPLACE
-            route = Request(f"detour to {peer} via {via}", _RTM_NEWROUTE, flags, message)
-            rule = _detour_rule(_RTM_NEWRULE, messages.NLM_F_CREATE | messages.NLM_F_EXCL)
-            self._netlink.batch_now([route, rule])
-
-        await self._netlink.run(f"detour to {peer}", job)
-
-    async def restore(self, vtep: IPv4Address | str) -> None:
-        """Reach the peer over its own network again."""
-        await self._netlink.batch([_delete_route(IPv4Address(vtep), _DETOUR_TABLE)])
-
-    async def active(self) -> dict[str, str]:
-        """The detours that the kernel has now, of whichever run of the agent: endpoint -> next hop."""
-        return await self._netlink.run("list detours", self._list)
-
-    async def remove(self) -> None:
-        """Delete all detours and the rule."""
-
-        def job() -> None:
-            routes = [_delete_route(IPv4Address(vtep), _DETOUR_TABLE) for vtep in self._list()]
-            self._netlink.batch_now([*routes, _detour_rule(_RTM_DELRULE, 0)])
-
-        await self._netlink.run("remove detours", job)
-
-    def _list(self) -> dict[str, str]:
-        message = rtmsg()
-        message["family"] = socket.AF_INET
-        answers = self._netlink.dump_now(Request("list detours", _RTM_GETROUTE, 0, message))
-        return {
-            answer.get_attr("RTA_DST"): answer.get_attr("RTA_GATEWAY")
-            for answer in answers
-            if answer.get_attr("RTA_TABLE") == _DETOUR_TABLE and answer["proto"] == OWN_ROUTE_PROTOCOL
-        }
