@@ -206,7 +206,10 @@ class Agent:
             self._log.info("this agent leads the cluster now")
 
             async def keep_away() -> None:
-                await self._keep_arbiter_away(host, store)
+                try:
+                    await self._keep_arbiter_away(host, store)
+                except UnavailableError as error:
+                    self._log.warning("etcd's leadership could not be moved", why=str(error))
 
             controller = Controller(
                 store, host.mirror, host.events, self._clock,

@@ -55,8 +55,11 @@ class Manager:
         if len(self.supervisors) < sum(1 for folder in self.host.vms_dir.iterdir() if folder.is_dir()):
             return
         known = {supervisor.copy.state.uid for supervisor in self.supervisors.values()}
-        for ifname in await self.host.overlay.sweep(known):
-            self.host.log.info("removed a tap that nothing owns", ifname=ifname)
+        try:
+            for ifname in await self.host.overlay.sweep(known):
+                self.host.log.info("removed a tap that nothing owns", ifname=ifname)
+        except VdcError as error:
+            self.host.log.warning("left-over taps could not be looked for", why=str(error))
 
     def wake_peers_of(self, host_name: str) -> None:
         """A peer fell silent, was heard again, or told of a death."""
@@ -100,17 +103,20 @@ class Manager:
             self._tasks[name] = asyncio.create_task(supervisor.run(), name=f"supervisor {name}")
 
     async def _drop_idle(self) -> None:
-        for name in [name for name, supervisor in self.supervisors.items() if supervisor.is_idle]:
+        for name in list(self.supervisors):
+            if not self.supervisors[name].is_idle:
+                continue
             del self.supervisors[name]
             task = self._tasks.pop(name)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             if self.host.mirror.endophyte(name) is None or self.host.mirror.observed(name, self.host.name):
                 await self._forget_observed(name)
-        for name, task in self._tasks.items():
+        for name, task in list(self._tasks.items()):
             if task.done() and not task.cancelled() and task.exception() is not None:
                 self.host.log.error("a supervisor ended", endophyte=name, why=repr(task.exception()))
-                self.supervisors.pop(name, None)
+                del self._tasks[name], self.supervisors[name]
+                self._ensure(name)
 
     async def _forget_observed(self, name: str) -> None:
         from vdc.store.protocol import Delete
@@ -133,8 +139,8 @@ class Manager:
                 if self._placed.keys() - wanted.keys():
                     await self.host.overlay.sync_placements(wanted)
                 self._placed = wanted
-            except VdcError as error:
-                self.host.log.warning("forwarding entries could not be set", why=str(error))
+            except Exception as error:  # this task's boundary: nobody would start it again
+                self.host.log.warning("forwarding entries could not be set", why=repr(error))
                 await asyncio.sleep(0.2)
                 self._placements_dirty.set()
 

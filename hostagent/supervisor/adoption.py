@@ -6,6 +6,8 @@ under way are repeated (they are idempotent) or undone; a guest that runs is nev
 
 from __future__ import annotations
 
+import time
+
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.inspect import LiveState, inspect
 from hostagent.drivers.qemu.qmp import QmpError
@@ -24,6 +26,7 @@ async def take_over_after_restart(copy: Copy) -> None:
     if not copy.is_alive:
         if state.role is not None and state.stage not in _OVER:
             await copy.save(stage=CopyStage.DEAD)
+        if state.role is not None and copy.state.stage is CopyStage.DEAD:
             copy.host.heartbeats.tell_dead(state.uid, state.epoch)
         return
     try:
@@ -35,7 +38,11 @@ async def take_over_after_restart(copy: Copy) -> None:
         await copy.session().execute(Command.CONT)
     stage = _stage_now(copy, live)
     copy.host.log.info("taken over", endophyte=copy.name, pid=copy.pid, was=state.stage, now=stage)
+    if live.status == "shutdown":  # the guest powered itself off while nobody listened
+        copy.powered_off.set()
+        copy.guest_reset = True
     if live.is_colo:
+        copy.meter.restart(time.monotonic())
         copy.lockstep_since_s = copy.host.clock.boottime_s()
     if stage in (CopyStage.DEAD, CopyStage.FAILED):
         await copy.end_process()

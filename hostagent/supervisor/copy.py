@@ -34,7 +34,8 @@ from vdc.model.manifest import Firmware
 
 PIDFILE = "qemu.pid"
 QEMU_LOG = "qemu.log"
-QMP_CONNECT_S = 15.0
+QMP_CONNECT_S = 15.0  # from the start of QEMU until it serves
+QMP_GREETING_S = 2.0
 GUEST_NICENESS = 0  # below the agent and etcd: a busy guest must not delay the decision about it
 PROBE_DEADLINE_S = 0.3
 QMP_POLL_S = 0.01  # QEMU tells nobody when it listens
@@ -66,6 +67,7 @@ class Copy:
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
         self._log_seen = 0
+        self._saving = asyncio.Lock()
 
     # ---- what is there
 
@@ -114,14 +116,19 @@ class Copy:
             self._fenced_uid = self.state.uid
             self.state = self.state.with_(highest_epoch=0)
         self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, self.state.epoch))
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        await save_state(self.folder, self.state)
+        await self._write_state()
         self._wake()
+
+    async def _write_state(self) -> None:
+        """One write at a time, each of the state as it is then: an older one never lands after a newer."""
+        async with self._saving:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            await save_state(self.folder, self.state)
 
     async def remember_epoch(self, epoch: int) -> None:
         """Write an epoch that is about to be acted on to this host's disk, and nothing else."""
         self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, epoch))
-        await save_state(self.folder, self.state)
+        await self._write_state()
 
     def report_progress(self, fraction: float) -> None:
         """How much of disk and memory has been copied, 0 to 1."""
@@ -180,9 +187,14 @@ class Copy:
         with suppress(QmpError):
             await self._connect()
 
+    @property
+    def needs_session(self) -> bool:
+        """Whether QEMU lives and there is no session with it."""
+        return self.is_alive and (self.qmp is None or self.qmp.closed.is_set())
+
     async def reconnect(self) -> None:
         """Connect again where the session was lost and the process lives. Raises QmpError."""
-        if self.is_alive and (self.qmp is None or self.qmp.closed.is_set()):
+        if self.needs_session:
             await self._connect()
 
     async def _connect_to_new(self) -> None:
@@ -203,7 +215,7 @@ class Copy:
         return ""
 
     async def _connect(self) -> None:
-        qmp = await QmpSession.connect(self.folder / QMP_SOCKET, name=self.name, deadline_s=QMP_CONNECT_S)
+        qmp = await QmpSession.connect(self.folder / QMP_SOCKET, name=self.name, deadline_s=QMP_GREETING_S)
         qmp.add_listener(self._on_event)
         qmp.on_closed = self._wake
         self.qmp = qmp
@@ -286,8 +298,14 @@ class Copy:
         self._log_seen = 0
         self._wake()
 
-    def close(self) -> None:
-        """Let go of the process without touching it (the agent stops; the guest goes on)."""
+    async def close(self) -> None:
+        """Let go of the process without touching it (the agent stops; the guest goes on).
+
+        The session is closed, or the next supervisor could not connect: QEMU serves one at a time.
+        """
+        if self.qmp is not None:
+            with suppress(QmpError, TimeoutError):
+                await self.qmp.close()
         if self._watcher is not None:
             self._watcher.cancel()
         for process in (self.process, self._tpm):

@@ -47,7 +47,7 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         entry = host.mirror.images[endophyte.image_digest].value
         await host.ensure_image(entry)
         record = await copy.disks.load()
-        if record is None and pair.epoch == 1:
+        if pair.epoch == 1 and copy.disks.is_unmade(record):
             record = await copy.disks.create_primary(
                 endophyte.uid, pair.epoch, disk_sources(endophyte, entry.image)
             )
@@ -148,6 +148,7 @@ async def _boot_settled(copy: Copy) -> None:
 
 async def _call_off(copy: Copy, pair: Pair, error: VdcError) -> None:
     """Lockstep was not reached and everything for it is undone: give the secondary up, so that another is chosen."""
+    copy.mark_stage(CopyStage.LEAVING)  # from here on the table finishes it, whatever fails below
     sentence = f"lockstep with {pair.secondary} was not reached: {error}"
     await copy.host.tell(
         copy.name, "protection-failed", sentence, epoch=pair.epoch, severity=Severity.WARNING

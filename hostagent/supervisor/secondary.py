@@ -14,6 +14,7 @@ from hostagent.drivers.disk.copy import disk_specs
 from hostagent.drivers.net import tap_name
 from hostagent.drivers.qemu import secondary
 from hostagent.drivers.qemu.qmp import QmpError
+from hostagent.drivers.qemu.steps import run_state
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.machine import machine_spec
@@ -140,34 +141,49 @@ async def _speak(copy: Copy, pair: Pair, *, planned: bool) -> dict[str, float]:
     qmp = copy.session()
     copy.state = copy.state.with_(role=CopyRole.PRIMARY, stage=CopyStage.PROMOTING, epoch=pair.epoch)
     members = [(tap_name(copy.state.uid, index), mac) for index, mac in enumerate(copy.state.macs)]
-    async with asyncio.TaskGroup() as group:
-        promoting = group.create_task(secondary.promote(qmp, plan.plan(), planned=planned), name="qmp")
-        group.create_task(host.overlay.go_live(members), name="bridge")
+    # Each has to be done whatever the other fails at: the epoch is won, nobody else will speak.
+    spoken, live, _ = await asyncio.gather(
+        secondary.promote(qmp, plan.plan(), planned=planned),
+        host.overlay.go_live(members),
+        copy.save(),
+        return_exceptions=True,
+    )
+    for result in (spoken, live):
+        if isinstance(result, BaseException):
+            raise result
     await secondary.announce(qmp)
     if host.record.accelerator.name == "tcg":
         await secondary.refresh_code(qmp)
-    return {
-        f"{step}_ms": round(took_ms, 1) for step, took_ms in promoting.result().items() if step != "total"
-    }
+    assert isinstance(spoken, dict)
+    return {f"{step}_ms": round(took_ms, 1) for step, took_ms in spoken.items() if step != "total"}
 
 
 async def _tidy(copy: Copy) -> None:
     """Not urgent any more: remember, and take out what a lone primary does not need."""
     facts, plan = copy.state.machine, copy.state.plan
     assert facts is not None and plan is not None
-    copy.colo_ended = False
+    copy.colo_ended = copy.guest_reset = copy.guest_crashed = False
+    if await run_state(copy.session()) != "shutdown":
+        copy.powered_off.clear()  # said by a copy that went its own way, and was put right by a checkpoint
     copy.lockstep_since_s = None
     copy.meter.restart(time.monotonic())
     await copy.save(machine=facts.with_(has_rewriter=True))
     try:
         await secondary.settle(copy.session(), plan.plan())
-        await copy.disks.settled()
     except QmpError as error:
         await copy.host.tell(
             copy.name, "tidy-failed", f"clean-up after the promotion failed: {error}",
             epoch=copy.state.epoch, severity=Severity.WARNING,
         )  # fmt: skip
+        raise  # the stage stays PROMOTING, so it is done again: the disks' record must not lag behind QEMU
+    await copy.disks.settled()
     await copy.save(stage=CopyStage.RUNNING, plan=None, listening_epoch=0)
+
+
+async def inherit(copy: Copy, pair: Pair) -> None:
+    """The record made this host the primary, and its copy ended before that was remembered."""
+    await copy.save(role=CopyRole.PRIMARY, stage=CopyStage.DEAD, epoch=pair.epoch, plan=None)
+    await copy.end_process()
 
 
 async def failed(copy: Copy, error: VdcError) -> None:

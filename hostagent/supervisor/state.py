@@ -5,12 +5,11 @@ Invariant (I2): an epoch is on disk before anything is done to QEMU in its name.
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from hostagent.drivers.process.files import write_atomically
+from hostagent.drivers.process import in_thread, write_atomically
 from hostagent.drivers.qemu.plan import LockstepPlan, LockstepPorts
 from vdc.model.base import Record
 from vdc.model.endophyte import CopyRole, CopyStage, MachineFacts
@@ -80,4 +79,4 @@ def load_state(folder: Path) -> CopyState | None:
 
 async def save_state(folder: Path, state: CopyState) -> None:
     """Write it durably (fsync) before returning."""
-    await asyncio.to_thread(write_atomically, folder / STATE_FILE, state.to_json())
+    await in_thread(write_atomically, folder / STATE_FILE, state.to_json())

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
+from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import primary, secondary
 from hostagent.supervisor.adoption import take_over_after_restart
 from hostagent.supervisor.copy import Copy
@@ -38,6 +39,7 @@ _STAGES: Mapping[State, CopyStage] = {
     State.S_FAILED: CopyStage.FAILED,
     State.S_CHECKPOINTING: CopyStage.CHECKPOINTING,
     State.S_LOCKSTEP: CopyStage.LOCKSTEP,
+    State.P_LOCKSTEP: CopyStage.LOCKSTEP,
 }
 
 
@@ -54,6 +56,7 @@ class Supervisor:
         self._sentence = ""
         self._error = ""
         self._failures = 0
+        self._failed_action: Action | None = None
         self._retry_at_s = 0.0
         self._published: Observed | None = None
         self._published_at_s = 0.0
@@ -79,15 +82,23 @@ class Supervisor:
             await take_over_after_restart(self.copy)
             while True:
                 self._wakeup.clear()
-                await self._pass()
-                tick = self._tick_s()
+                tick = await self._guarded_pass()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(tick):
                         await self._wakeup.wait()
         finally:
             publisher.cancel()
             await self._cancel_job()
-            self.copy.close()
+            await self.copy.close()
+
+    async def _guarded_pass(self) -> float:
+        """One pass; returns when to look again. Whatever it fails at, the guest keeps its supervisor."""
+        try:
+            await self._pass()
+        except Exception as error:  # this task's boundary
+            self.host.log.exception("a pass failed", endophyte=self.name, why=repr(error))
+            return FIRST_RETRY_S
+        return self._tick_s()
 
     def _tick_s(self) -> float:
         """When to look again though nothing happened: sooner while silence and stalls matter."""
@@ -96,7 +107,10 @@ class Supervisor:
     # ---- one pass
 
     async def _pass(self) -> None:
+        if not self.host.mirror.is_readable(self.name):
+            return  # neither gone nor as it was: nothing may be done until it can be read
         self._watch_for_crash()
+        await self._keep_session()
         decision = decide(snapshot(self.copy, retry_due=self.host.clock.boottime_s() >= self._retry_at_s))
         if decision.sentence != self._sentence:
             self.host.log.info(
@@ -116,7 +130,7 @@ class Supervisor:
         if action is Action.NOTE:
             await self._note(decision)
             return
-        if self.host.clock.boottime_s() < self._retry_at_s and action in _RETRIED_LATER:
+        if action is self._failed_action and self.host.clock.boottime_s() < self._retry_at_s:
             return
         await self._cancel_job()
         self._job_action = action
@@ -143,7 +157,7 @@ class Supervisor:
         try:
             async with self._exclusive:
                 await self._act(decision)
-            self._failures = 0
+            self._failures, self._failed_action = 0, None
             self._error = ""
             self._retry_at_s = 0.0
         except FencedError as error:
@@ -196,6 +210,7 @@ class Supervisor:
             Action.PREPARE: lambda: secondary.prepare(copy, endophyte, pair),
             Action.PROMOTE: lambda: secondary.promote(copy, pair, decision.sentence),
             Action.TAKE_OVER: lambda: secondary.take_over(copy, pair),
+            Action.INHERIT: lambda: secondary.inherit(copy, pair),
         }
         await jobs[decision.action]()
 
@@ -216,10 +231,13 @@ class Supervisor:
         )
 
     async def _failed(self, action: Action, error: VdcError) -> None:
-        self._failures += 1
-        pause = min(MAX_RETRY_S, FIRST_RETRY_S * 2 ** (self._failures - 1))
-        if isinstance(error, UnavailableError) and action in (Action.PROMOTE, Action.GO_ALONE, Action.MARK):
-            pause = 0.05  # the store did not answer in time: who may speak is still open
+        self._failures = self._failures + 1 if action is self._failed_action else 1
+        self._failed_action = action
+        pause = min(MAX_RETRY_S, FIRST_RETRY_S * 2 ** min(self._failures - 1, 10))
+        if isinstance(error, UnavailableError) and action in _URGENT:
+            pause = 0.05  # somebody waits for it: who may speak is open, or decided and not carried out
+        if action is Action.ENTER and self.copy.state.stage is CopyStage.ENTERING:
+            self.copy.mark_stage(CopyStage.LEAVING)
         self._retry_at_s = self.host.clock.boottime_s() + pause
         self._error = str(error)
         asyncio.get_running_loop().call_later(pause, self.wake)
@@ -241,6 +259,16 @@ class Supervisor:
             self._job.cancel()
             await asyncio.gather(self._job, return_exceptions=True)
         self._job, self._job_action = None, None
+
+    async def _keep_session(self) -> None:
+        """Connect again to a QEMU that lives; without a session its events would go unheard."""
+        is_busy = self._job is not None and not self._job.done()
+        if is_busy or not self.copy.needs_session:
+            return
+        try:
+            await self.copy.reconnect()
+        except QmpError as error:
+            self.host.log.warning("QEMU does not answer", endophyte=self.name, why=str(error))
 
     def _watch_for_crash(self) -> None:
         """A secondary whose guest runs on memory that does not fit together says so on its console."""
@@ -290,7 +318,7 @@ class Supervisor:
 
     def _require_epoch(self, epoch: int) -> None:
         pair = self.host.mirror.pair(self.name)
-        present = max(self.copy.state.highest_epoch, pair.epoch if pair else 0)
+        present = max(self.copy.state.epoch, pair.epoch if pair else 0)
         if epoch < present:
             raise FencedError(
                 f"{self.name} is at epoch {present}; a request of epoch {epoch} has no effect any more"
@@ -326,6 +354,10 @@ class Supervisor:
             except UnavailableError:
                 await asyncio.sleep(0.2)
                 self._publish.set()
+            except Exception as error:  # this task's boundary: nobody would start it again
+                self.host.log.exception("publishing failed", endophyte=self.name, why=repr(error))
+                await asyncio.sleep(FIRST_RETRY_S)
+                self._publish.set()
 
     def _is_news(self, record: Observed) -> bool:
         before = self._published
@@ -347,4 +379,4 @@ _WORK = {
     Action.LEAVE: Action.GO_ALONE,
     Action.ADOPT_EPOCH: Action.GO_ALONE,
 }
-_RETRIED_LATER = frozenset(Action) - {Action.HOLD, Action.NOTE, Action.DISCARD, Action.SWEEP}
+_URGENT = (Action.PROMOTE, Action.TAKE_OVER, Action.GO_ALONE, Action.LEAVE, Action.MARK)

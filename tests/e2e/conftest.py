@@ -46,9 +46,19 @@ def lab(session_lab: Lab) -> Iterator[Lab]:
     try:
         session_lab.assert_clean("as the test left it")
     finally:
-        session_lab.heal()
-        session_lab.remove_all_vms()
-        session_lab.assert_clean("after everything was healed and removed")
+        _begin_anew(session_lab)
+
+
+def _begin_anew(lab: Lab) -> None:
+    """Heal and remove everything. Where that fails the next test gets a new lab, and this one an error."""
+    try:
+        lab.heal()
+        lab.remove_all_vms()
+        lab.assert_clean("after everything was healed and removed")
+    except BaseException:
+        lab.down()
+        lab.up()
+        raise
 
 
 @pytest.fixture

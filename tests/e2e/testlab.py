@@ -38,6 +38,7 @@ from vdc.model.errors import VdcError
 T = TypeVar("T")
 
 POLL_S = 0.1
+_PASSED_ON = ("VDC_STATE_DIR", "VDC_CACHE_DIR", "PYTHONPATH")
 CLI_S = 150.0
 QUIET_S = 30.0  # until a cluster that was left alone has tidied up
 TAP_ALIAS = "vdc:port:"
@@ -105,7 +106,7 @@ class Lab:
             "HOME": str(config.parent),
             "VDC_CONFIG": str(config),
             "NO_COLOR": "1",
-            **{key: value for key, value in os.environ.items() if key in ("VDC_STATE_DIR", "VDC_CACHE_DIR")},
+            **{key: value for key, value in os.environ.items() if key in _PASSED_ON},
         }
         self.settings = Settings.from_environment()
         self._runner = asyncio.Runner()

@@ -179,3 +179,38 @@ def test_a_crashed_secondary_is_better_than_none_when_the_primary_is_lost():
 
 def test_a_reset_guest_gets_a_fresh_secondary():
     assert action(primary_in(CopyStage.LOCKSTEP, guest_reset=True)) is Action.GO_ALONE
+
+
+def test_a_record_that_is_older_than_the_copy_is_waited_out():
+    won = secondary_in(CopyStage.PROMOTING, epoch=3)
+    older = Snapshot(
+        **{f: getattr(won, f) for f in won.__slots__}
+        | {"copy": CopyView(CopyRole.PRIMARY, CopyStage.PROMOTING, 3, True, True)}
+    )
+    assert action(older) is Action.HOLD
+
+
+def test_a_promotion_that_was_won_keeps_its_disks_though_the_copy_ended():
+    won = pair(epoch=3, primary="h2", secondary=None, spares=("h3", "h1"))
+    assert action(secondary_in(CopyStage.LOCKSTEP, the_pair=won, alive=False)) is Action.INHERIT
+
+
+def test_a_mark_whose_answer_was_lost_is_noted():
+    assert (
+        decide(primary_in(CopyStage.CHECKPOINTING, checkpoints=9, lockstep_for_s=9.0)).row.to
+        is State.P_LOCKSTEP
+    )
+
+
+def test_an_entry_that_was_cut_short_gives_the_secondary_up():
+    assert action(primary_in(CopyStage.LEAVING, the_pair=SYNCING)) is Action.GO_ALONE
+
+
+def test_a_dead_primary_is_not_bound_for_ever_to_a_secondary_that_stays_away():
+    away = PeerView(management_silent_ms=9_000, replication_silent_ms=9_000)
+    assert action(primary_in(CopyStage.DEAD, peer=away)) is Action.GO_ALONE
+    assert action(primary_in(CopyStage.DEAD, the_endophyte=endophyte(run="stopped"))) is Action.GO_ALONE
+
+
+def test_a_secondary_that_was_in_sync_is_so_whatever_its_qemu_said_first():
+    assert decide(secondary_in(CopyStage.CHECKPOINTING, colo_ended=True)).row.to is State.S_LOCKSTEP

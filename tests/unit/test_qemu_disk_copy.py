@@ -92,14 +92,30 @@ async def test_disks_of_an_earlier_vm_of_the_same_name_are_not_booted(tmp_path: 
         await disks.bootable("u2")
 
 
-@pytest.mark.parametrize("text", [None, "", "{", '{"uid": "u1"}'])
-async def test_without_a_readable_record_there_is_no_copy(tmp_path: Path, text: str | None) -> None:
+async def test_without_a_record_there_is_no_copy(tmp_path: Path) -> None:
     disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
-    if text is not None:
-        (tmp_path / RECORD_FILE).write_text(text)
     assert await disks.load() is None
+    assert disks.is_unmade(None)
     with pytest.raises(ConflictError, match="no copy"):
         await disks.bootable("u1")
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"uid": "u1"}'])
+async def test_a_record_that_cannot_be_read_protects_the_disks_beside_it(tmp_path: Path, text: str) -> None:
+    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    (tmp_path / RECORD_FILE).write_text(text)
+    with pytest.raises(ConflictError) as caught:
+        await disks.load()
+    assert caught.value.code == "disk-record-unreadable"
+
+
+async def test_disks_that_were_never_completed_may_be_made_again(tmp_path: Path) -> None:
+    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    complete = await disks.create_primary("u1", 1, [DiskSource(MIB)])
+    assert not disks.is_unmade(complete)
+    assert disks.is_unmade(await disks.create_secondary("u1", 1, [MIB]))
+    (tmp_path / "disk0.qcow2").touch()
+    assert not disks.is_unmade(None)
 
 
 async def test_a_crash_while_disks_are_made_leaves_a_dirty_copy(tmp_path: Path) -> None:

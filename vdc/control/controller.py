@@ -87,12 +87,16 @@ class Controller:
     async def reconcile(self) -> None:
         """One pass over everything. A fault with one Endophyte does not keep the others from their turn."""
         for name in sorted(set(self._mirror.endophytes) | set(self._mirror.pairs)):
+            if not self._mirror.is_readable(name):
+                continue
             try:
                 await self._reconcile_one(name)
             except UnavailableError:
                 raise
             except RefusedError as refusal:
                 await self._say_once(name, refusal.code, str(refusal))
+            except Exception as error:  # one Endophyte's boundary: the others get their turn
+                self._report(f"{name}: defect in the controller: {error!r}")
 
     async def _reconcile_one(self, name: str) -> None:
         found, pair = self._mirror.endophytes.get(name), self._mirror.pairs.get(name)

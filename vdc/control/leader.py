@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from vdc.model.errors import UnavailableError
 from vdc.store import keys
@@ -58,3 +59,5 @@ class Election:
         finally:
             leading.cancel()
             await asyncio.gather(leading, return_exceptions=True)
+            with suppress(UnavailableError):  # so that the next leader need not wait for its end
+                await self._store.revoke_lease(lease, deadline_s=0.5)

@@ -15,7 +15,9 @@ class Event(StrEnum):
 
     ALWAYS = "always"
     RECORD_UNKNOWN = "record_unknown"
+    RECORD_OLDER = "record_older"
     TOOK_OVER_ALREADY = "took_over_already"
+    WON_AND_DIED = "won_and_died"
     LEFTOVERS = "leftovers"
     STOP_WANTED = "stop_wanted"
     DELETION_WANTED = "deletion_wanted"
@@ -40,6 +42,7 @@ class Event(StrEnum):
     PEER_COPY_DEAD = "peer_copy_dead"
     PEER_LOST = "peer_lost"
     PEER_LOST_LATER = "peer_lost_later"
+    PEER_SILENT_LONG = "peer_silent_long"
     STORE_SILENT = "store_silent"
     CUT_OFF = "cut_off"
     RETRY_DUE = "retry_due"
@@ -80,6 +83,13 @@ def _took_over_already(s: Snapshot) -> bool:
     return s.role is CopyRole.PRIMARY and s.copy.role is CopyRole.SECONDARY and s.copy.alive
 
 
+def _won_and_died(s: Snapshot) -> bool:
+    """As TOOK_OVER_ALREADY, but the copy ended before that was remembered. Its disks are the current ones."""
+    pair, copy = s.pair, s.copy
+    is_ours = s.role is CopyRole.PRIMARY and copy.role is CopyRole.SECONDARY and not copy.alive
+    return is_ours and pair is not None and 0 < copy.epoch < pair.epoch
+
+
 def _proven(s: Snapshot) -> bool:
     return (
         s.copy.checkpoints >= REQUIRED_CHECKPOINTS
@@ -108,7 +118,9 @@ def _cut_off(s: Snapshot) -> bool:
 PREDICATES: Mapping[Event, Callable[[Snapshot], bool]] = {
     Event.ALWAYS: lambda s: True,
     Event.RECORD_UNKNOWN: lambda s: s.is_store_silent,
+    Event.RECORD_OLDER: lambda s: s.pair is not None and s.pair.epoch < s.copy.epoch,
     Event.TOOK_OVER_ALREADY: _took_over_already,
+    Event.WON_AND_DIED: _won_and_died,
     Event.LEFTOVERS: lambda s: s.copy.has_files and not s.copy.alive,
     Event.STOP_WANTED: lambda s: s.is_stop_wanted if s.copy.alive else not s.is_power_wanted,
     Event.DELETION_WANTED: lambda s: s.endophyte is not None and s.endophyte.deleting and s.copy.has_files,
@@ -139,6 +151,9 @@ PREDICATES: Mapping[Event, Callable[[Snapshot], bool]] = {
     Event.PEER_COPY_DEAD: lambda s: s.peer.copy_dead,
     Event.PEER_LOST: _peer_lost,
     Event.PEER_LOST_LATER: _peer_lost_later,
+    Event.PEER_SILENT_LONG: lambda s: (
+        min(s.peer.management_silent_ms, s.peer.replication_silent_ms) > s.limits.isolated_pause_ms
+    ),
     Event.STORE_SILENT: lambda s: s.is_store_silent,
     Event.CUT_OFF: _cut_off,
     Event.RETRY_DUE: lambda s: s.copy.retry_due,

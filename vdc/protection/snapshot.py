@@ -114,5 +114,5 @@ class Snapshot:
 
     @property
     def is_store_silent(self) -> bool:
-        """The store has not answered for longer than an election takes."""
-        return self.store_silent_ms > max(1_000.0, 4 * self.limits.suspect_ms)
+        """The store has not answered for longer than an election and two renewals of a lease take."""
+        return self.store_silent_ms > max(2_500.0, 4 * self.limits.suspect_ms)

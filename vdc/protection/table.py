@@ -53,6 +53,7 @@ class Action(StrEnum):
     LEAVE = "leave"  # leave lockstep; the record says already that this copy is alone
     PREPARE = "prepare"  # make the secondary's QEMU wait for the migration
     PROMOTE = "promote"  # CAS, then speak
+    INHERIT = "inherit"  # the record names this host the primary, and its copy has ended: remember that
     TAKE_OVER = "take_over"  # speak; the record says already that this copy is the primary
     POWER_DOWN = "power_down"  # ask the guest, then end QEMU
     SWITCH_OFF = "switch_off"  # QEMU has ended: its ports go, its disks stay
@@ -78,14 +79,18 @@ S, E, A = State, Event, Action
 # fmt: off
 TABLE: tuple[Row, ...] = (
     Row(S.OUTSIDE, E.RECORD_UNKNOWN, A.HOLD, S.OUTSIDE, "waits to learn what belongs here"),
+    Row(S.OUTSIDE, E.RECORD_OLDER, A.HOLD, S.OUTSIDE, "the record as seen here is older than this copy"),
     Row(S.OUTSIDE, E.LEFTOVERS, A.SWEEP, S.OUTSIDE, "removing the files of an old copy"),
     Row(S.OUTSIDE, E.ALWAYS, A.HOLD, S.OUTSIDE, "not on this host"),
     Row(S.STRAY, E.RECORD_UNKNOWN, A.HOLD, S.STRAY, "waits to learn who may speak"),
+    Row(S.STRAY, E.RECORD_OLDER, A.HOLD, S.STRAY, "the record as seen here is older than this copy"),
     Row(S.STRAY, E.TOOK_OVER_ALREADY, A.TAKE_OVER, S.P_RUNNING, "promoted under epoch {epoch}; taking over"),
+    Row(S.STRAY, E.WON_AND_DIED, A.INHERIT, S.P_DEAD, "promoted under epoch {epoch}, and the copy ended since"),
     Row(S.STRAY, E.ALWAYS, A.DISCARD, S.OUTSIDE, "a newer epoch ({epoch}) is in force; ending this host's copy"),
     # ---- primary
     Row(S.P_ABSENT, E.DELETION_WANTED, A.SWEEP, S.P_ABSENT, "removing the disks"),
     Row(S.P_ABSENT, E.STOP_WANTED, A.HOLD, S.P_ABSENT, "stopped"),
+    Row(S.P_ABSENT, E.PROTECTION_UNWANTED, A.GO_ALONE, S.P_ABSENT, "protection is not wanted"),
     Row(S.P_ABSENT, E.SECONDARY_MAY_SPEAK, A.HOLD, S.P_ABSENT, "the copy here is gone; {secondary} may take over"),
     Row(S.P_ABSENT, E.HAS_SECONDARY, A.GO_ALONE, S.P_ABSENT, "starting again without {secondary}"),
     Row(S.P_ABSENT, E.ALWAYS, A.START, S.P_RUNNING, "starting on {me}"),
@@ -114,6 +119,7 @@ TABLE: tuple[Row, ...] = (
     Row(S.P_CHECKPOINTING, E.PEER_LOST, A.GO_ALONE, S.P_RUNNING, "{secondary} does not answer; going on alone"),
     Row(S.P_CHECKPOINTING, E.GUEST_RESET, A.GO_ALONE, S.P_RUNNING, "the guest was reset; a fresh secondary is made"),
     Row(S.P_CHECKPOINTING, E.STALLED, A.GO_ALONE, S.P_RUNNING, "a checkpoint took too long; going on alone"),
+    Row(S.P_CHECKPOINTING, E.IN_SYNC, A.NOTE, S.P_LOCKSTEP, "the record says in sync already"),
     Row(S.P_CHECKPOINTING, E.PROVEN, A.MARK, S.P_LOCKSTEP, "three checkpoints completed"),
     Row(S.P_CHECKPOINTING, E.ALWAYS, A.HOLD, S.P_CHECKPOINTING, "first checkpoints with {secondary}"),
     Row(S.P_LOCKSTEP, E.QEMU_GONE, A.NOTE, S.P_DEAD, "the guest's process ended; {secondary} may take over"),
@@ -128,6 +134,7 @@ TABLE: tuple[Row, ...] = (
     Row(S.P_PROMOTING, E.QEMU_GONE, A.NOTE, S.P_DEAD, "the guest's process ended during the promotion"),
     Row(S.P_PROMOTING, E.ALWAYS, A.TAKE_OVER, S.P_RUNNING, "taking over on {me}"),
     Row(S.P_LEAVING, E.QEMU_GONE, A.NOTE, S.P_DEAD, "the guest's process ended while it left lockstep"),
+    Row(S.P_LEAVING, E.HAS_SECONDARY, A.GO_ALONE, S.P_RUNNING, "giving {secondary} up"),
     Row(S.P_LEAVING, E.ALWAYS, A.LEAVE, S.P_RUNNING, "going on alone on {me}"),
     Row(S.P_PAUSED, E.QEMU_GONE, A.NOTE, S.P_DEAD, "the guest's process ended"),
     Row(S.P_PAUSED, E.EPOCH_MOVED, A.ADOPT_EPOCH, S.P_PAUSED, "paused under epoch {epoch}"),
@@ -142,6 +149,8 @@ TABLE: tuple[Row, ...] = (
     Row(S.P_ISOLATED, E.ALWAYS, A.GO_ALONE, S.P_RUNNING, "the store answers again; asking to go on alone"),
     Row(S.P_DEAD, E.GUEST_POWERED_OFF, A.RECORD_POWER_OFF, S.P_DEAD, "the guest powered itself off"),
     Row(S.P_DEAD, E.SECONDARY_USELESS, A.GO_ALONE, S.P_ABSENT, "both copies are gone; starting again on {me}"),
+    Row(S.P_DEAD, E.PROTECTION_UNWANTED, A.GO_ALONE, S.P_DEAD, "protection is not wanted"),
+    Row(S.P_DEAD, E.PEER_SILENT_LONG, A.GO_ALONE, S.P_DEAD, "{secondary} has not answered for long; starting again here"),
     Row(S.P_DEAD, E.SECONDARY_MAY_SPEAK, A.HOLD, S.P_DEAD, "the copy here is gone; {secondary} may take over"),
     Row(S.P_DEAD, E.HAS_SECONDARY, A.GO_ALONE, S.P_ABSENT, "the copy here is gone and {secondary} had no full copy"),
     Row(S.P_DEAD, E.STOP_WANTED, A.SWITCH_OFF, S.P_ABSENT, "stopped"),
@@ -154,14 +163,14 @@ TABLE: tuple[Row, ...] = (
     Row(S.S_ABSENT, E.ALWAYS, A.PREPARE, S.S_READY, "preparing a secondary on {me}"),
     Row(S.S_PREPARING, E.ALWAYS, A.HOLD, S.S_READY, "preparing a secondary on {me}"),
     Row(S.S_READY, E.QEMU_GONE, A.NOTE, S.S_DEAD, "the secondary's process ended"),
-    Row(S.S_READY, E.QEMU_LEFT, A.NOTE, S.S_FAILED, "the primary called the copying off"),
     Row(S.S_READY, E.IN_SYNC, A.NOTE, S.S_LOCKSTEP, "in lockstep with {primary}"),
+    Row(S.S_READY, E.QEMU_LEFT, A.NOTE, S.S_FAILED, "the primary called the copying off"),
     Row(S.S_READY, E.CHECKPOINT_SEEN, A.NOTE, S.S_CHECKPOINTING, "the memory of {primary} arrived"),
     Row(S.S_READY, E.ALWAYS, A.HOLD, S.S_READY, "waits for the memory of {primary}"),
     Row(S.S_CHECKPOINTING, E.QEMU_GONE, A.NOTE, S.S_DEAD, "the secondary's process ended"),
+    Row(S.S_CHECKPOINTING, E.IN_SYNC, A.NOTE, S.S_LOCKSTEP, "in lockstep with {primary}"),
     Row(S.S_CHECKPOINTING, E.QEMU_LEFT, A.NOTE, S.S_FAILED, "lockstep ended before it was proven"),
     Row(S.S_CHECKPOINTING, E.GUEST_CRASHED, A.NOTE, S.S_FAILED, "the secondary's guest crashed"),
-    Row(S.S_CHECKPOINTING, E.IN_SYNC, A.NOTE, S.S_LOCKSTEP, "in lockstep with {primary}"),
     Row(S.S_CHECKPOINTING, E.ALWAYS, A.HOLD, S.S_CHECKPOINTING, "first checkpoints with {primary}"),
     Row(S.S_LOCKSTEP, E.QEMU_GONE, A.NOTE, S.S_DEAD, "the secondary's process ended"),
     Row(S.S_LOCKSTEP, E.PEER_COPY_DEAD, A.PROMOTE, S.P_PROMOTING, "{primary} says that its copy died; taking over"),

@@ -1,8 +1,8 @@
 """A local copy of the cluster's records, kept current by one watch and repaired by periodic full reads.
 
 It is for looking, never for deciding: whoever acts on what it shows commits with a compare on the version
-(`Versioned.revision`) that it looked at. A record that cannot be parsed is reported and left out; it never
-stops the others.
+(`Versioned.revision`) that it looked at. A record that cannot be parsed is reported and stands in `unreadable`:
+it is neither absent nor what it was before, and nothing may be done about what it describes.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Mirror:
         self._texts: dict[str, dict[str, str]] = {prefix: {} for prefix in _PLAIN}
         self.revision = 0
         self.synced = asyncio.Event()
+        self.unreadable: set[str] = set()  # keys whose value is there and cannot be parsed
 
     # ---- what is known
 
@@ -127,6 +128,10 @@ class Mirror:
         found = self.endophytes.get(name)
         return found.value if found else None
 
+    def is_readable(self, name: str) -> bool:
+        """Whether the records of an Endophyte can be understood (or are not there)."""
+        return self.unreadable.isdisjoint((keys.pair(name), keys.endophyte(name)))
+
     # ---- how it is kept
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
@@ -153,12 +158,21 @@ class Mirror:
         listing = await self._store.list(keys.ROOT)
         if listing.revision < self.revision:
             return
+        ahead = [  # shown early from this process's own commits, after the listing was made
+            (table, name, entry)
+            for table in self._tables.values()
+            for name, entry in table.items()
+            if entry.revision > listing.revision
+        ]
         for records in self._tables.values():
             records.clear()
         for texts in self._texts.values():
             texts.clear()
+        self.unreadable.clear()
         for item in listing.items:
             self._take(item)
+        for table, name, entry in ahead:
+            table[name] = entry
         self.revision = listing.revision
         self.synced.set()
         self._notify("")
@@ -199,9 +213,10 @@ class Mirror:
                 try:
                     record = record_type.from_json(item.value)
                 except ValidationError as error:
-                    self._report(f"{item.key} cannot be read and is left out: {error.error_count()} errors")
-                    self._drop(item.key)
+                    self._report(f"{item.key} cannot be read: {error.error_count()} errors")
+                    self.unreadable.add(item.key)
                     return
+                self.unreadable.discard(item.key)
                 table, name = self._tables[prefix], item.key.removeprefix(prefix)
                 if name not in table or table[name].revision <= item.mod_revision:
                     table[name] = Versioned(record, item.mod_revision)
@@ -211,6 +226,7 @@ class Mirror:
                 self._texts[prefix][item.key.removeprefix(prefix)] = item.value
 
     def _drop(self, key: str) -> None:
+        self.unreadable.discard(key)
         for prefix, records in self._tables.items():
             if key.startswith(prefix):
                 records.pop(key.removeprefix(prefix), None)

@@ -65,8 +65,14 @@ class DiskSet:
         self._folder = tool.folder
 
     async def load(self) -> CopyRecord | None:
-        """The record; None where there is no copy or its record is unreadable, which makes it worthless."""
+        """The record; None where there is no copy. Raises ConflictError where it cannot be read."""
         return await asyncio.to_thread(_read_record, self._folder / RECORD_FILE)
+
+    def is_unmade(self, record: CopyRecord | None) -> bool:
+        """Whether no disk has been completed here yet: nothing is lost by making them (again)."""
+        if record is None:
+            return not any(self._folder.glob("*.qcow2"))
+        return record.state is CopyState.DIRTY and not record.heads
 
     async def create_primary(self, uid: str, epoch: int, sources: Sequence[DiskSource]) -> CopyRecord:
         """Make the disks of a new VM, replacing whatever is there."""
@@ -201,8 +207,12 @@ def disk_specs(record: CopyRecord, count: int | None = None) -> tuple[DiskSpec, 
 def _read_record(path: Path) -> CopyRecord | None:
     try:
         return CopyRecord.from_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
+    except FileNotFoundError:
         return None
+    except ValidationError as error:
+        raise ConflictError(
+            f"{path} cannot be read; the disks beside it are left alone", code="disk-record-unreadable"
+        ) from error
 
 
 def _write_durably(path: Path, text: str) -> None:
