@@ -31,12 +31,12 @@ class NameService:
     async def run(self) -> None:
         """Never returns; dnsmasq outlives the agent."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._files.write(self._config())
+        owed = self._files.write(self._config())
         unsubscribe = self._host.mirror.subscribe(self._on_change)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._process.run(), name="dnsmasq")
-                group.create_task(self._follow(), name="dnsmasq files")
+                group.create_task(self._follow(owed), name="dnsmasq files")
         finally:
             unsubscribe()
 
@@ -44,19 +44,23 @@ class NameService:
         if not key or key.startswith((keys.ENDOPHYTES, keys.HOSTS)):
             self._dirty.set()
 
-    async def _follow(self) -> None:
+    async def _follow(self, owed: Change) -> None:
+        """`owed` is what a dnsmasq that an earlier agent started has not been told yet."""
+        handle = await self._process.running()
+        if self._process.is_adopted:
+            self._tell(handle, owed)
         while True:
             await self._dirty.wait()
             await asyncio.sleep(DEBOUNCE_S)
             self._dirty.clear()
             change = self._files.write(self._config())
-            handle = self._process.handle
-            if handle is None:
-                continue
-            if change is Change.RELOAD:
-                self._files.reload(handle.pid)
-            elif change is Change.RESTART:
-                handle.signal(signal.SIGTERM)  # its supervisor starts it again
+            self._tell(await self._process.running(), change)
+
+    def _tell(self, handle: ProcessHandle, change: Change) -> None:
+        if change is Change.RELOAD:
+            self._files.reload(handle.pid)
+        elif change is Change.RESTART:
+            handle.signal(signal.SIGTERM)  # its supervisor starts it again
 
     def _config(self) -> DhcpDnsConfig:
         mirror, config = self._host.mirror, self._host.config

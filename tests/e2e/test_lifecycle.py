@@ -72,7 +72,7 @@ def test_a_restart_boots_the_guest_again_and_protects_it_again(
 
 def test_a_guest_that_powers_itself_off_stays_off(lab: Lab, protected_vm: Callable[..., VM]) -> None:
     vm = protected_vm("web")
-    lab.ok("console", "web", stdin="\npoweroff\n")
+    lab.cli("console", "web", stdin="\npoweroff\n")  # which ends under the command
     vm.wait("stopped", lambda view: view.status.phase.value == "Stopped", 40)
     assert not any(vm.runs_on(host) for host in lab.hosts)
     lab.ok("start", "web", "--wait", "--timeout", "60")

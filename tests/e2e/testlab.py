@@ -320,7 +320,10 @@ class Lab:
 
         def is_clean() -> bool:
             nonlocal last
-            last = self.audit()
+            try:
+                last = self.audit()
+            except VdcError as error:
+                last = [str(error)]
             return not last
 
         wait_for(is_clean, QUIET_S, lambda: f"a clean lab {when}: {'; '.join(last)}", every_s=0.5)

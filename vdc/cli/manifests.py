@@ -26,7 +26,9 @@ def _read_source(source: str) -> tuple[Loaded, ...]:
     if path.is_dir():
         return tuple(loaded for file in _files_of(path) for loaded in _read_file(file))
     if not path.exists():
-        raise ManifestError(f"there is no file or folder {source}", code="manifest-not-found")
+        raise ManifestError(
+            f"there is no file or folder {source}", hint="- is standard input", code="manifest-not-found"
+        )
     return _read_file(path)
 
 

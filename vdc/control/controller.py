@@ -147,12 +147,13 @@ class Controller:
             and primary.role is CopyRole.PRIMARY
             and primary.stage is CopyStage.RUNNING
             and primary.epoch == pair.value.epoch
+            and primary.restarts >= endophyte.restarts  # else it is about to be powered off
         )
         if not runs:
             return
         secondary = choose_secondary(
             endophyte, pair.value, self._alive_hosts(), self._occupancy(endophyte.name),
-            avoid=self._backing_off(endophyte.name),
+            avoid=self._backing_off(endophyte.uid),
         )  # fmt: skip
         after = add_secondary(pair.value, secondary, request_id=_request(), now=self._clock.wall())
         if await self._swap(pair, after):
@@ -197,22 +198,24 @@ class Controller:
         """Start a back-off where the primary went on without a secondary that was still wanted."""
         before = self._last_pairs.get(pair.name)
         self._last_pairs[pair.name] = pair
-        if before is None or before.epoch == pair.epoch or before.secondary is None:
+        if before is None or before.uid != pair.uid or before.epoch == pair.epoch or before.secondary is None:
             return
-        endophyte = self._mirror.endophyte(pair.name)
+        endophyte, primary = self._mirror.endophyte(pair.name), self._mirror.observed(pair.name, pair.primary)
         kept_primary = pair.primary == before.primary and pair.secondary is None
-        if kept_primary and endophyte is not None and endophyte.wants_protection:
-            last = self._backoffs.get((pair.name, before.secondary))
+        if endophyte is None or (primary is not None and primary.restarts < endophyte.restarts):
+            return  # a restart does without the secondary, which has done nothing wrong
+        if kept_primary and endophyte.wants_protection:
+            last = self._backoffs.get((pair.uid, before.secondary))
             duration = min(MAX_BACKOFF_S, last.duration_s * 2) if last else self._backoff_s
             until = self._clock.boottime_s() + duration
-            self._backoffs[pair.name, before.secondary] = Backoff(until, duration)
+            self._backoffs[pair.uid, before.secondary] = Backoff(until, duration)
 
-    def _backing_off(self, name: str) -> frozenset[str]:
+    def _backing_off(self, uid: str) -> frozenset[str]:
         now = self._clock.boottime_s()
         return frozenset(
             host
             for (owner, host), backoff in self._backoffs.items()
-            if owner == name and backoff.until_s > now
+            if owner == uid and backoff.until_s > now
         )
 
     def _alive_hosts(self) -> list[Host]:

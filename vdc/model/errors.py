@@ -30,10 +30,13 @@ class VdcError(Exception):
 
     http_status: ClassVar[int] = 500
     default_code: ClassVar[str] = "internal"
+    default_hint: ClassVar[str] = ""
 
     def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
         super().__init__(message)
-        self.problem = Problem(code=code or self.default_code, message=message, hint=hint)
+        self.problem = Problem(
+            code=code or self.default_code, message=message, hint=hint or self.default_hint
+        )
 
     @property
     def code(self) -> str:

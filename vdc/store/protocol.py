@@ -21,6 +21,7 @@ class StoreUnavailableError(UnavailableError):
     """The store did not answer, and the request certainly took no effect (or was a read)."""
 
     default_code = "store-unavailable"
+    default_hint = "more than half of the hosts have to answer: vdc doctor"
 
 
 class UnknownOutcomeError(UnavailableError):

@@ -50,13 +50,23 @@ class DhcpDns:
     def write(self, config: DhcpDnsConfig) -> Change:
         """Write what differs and say what that needs."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        has_withdrawn = self._withdraws(render_dhcp_hosts(config))
         hosts_changed = [
             _replace(self._folder / DHCP_HOSTS_FILE, render_dhcp_hosts(config)),
             _replace(self._folder / DNS_HOSTS_FILE, render_dns_hosts(config)),
         ]
-        if _replace(self._folder / CONFIG_FILE, render_config(config, self._seen_as)):
+        if _replace(self._folder / CONFIG_FILE, render_config(config, self._seen_as)) or has_withdrawn:
             return Change.RESTART
         return Change.RELOAD if any(hosts_changed) else Change.NOTHING
+
+    def _withdraws(self, dhcp_hosts: str) -> bool:
+        """Whether a reservation goes away: a running dnsmasq would keep its lease, and refuse the address to
+        the next guest that it is reserved for. It forgets when it is started anew."""
+        try:
+            present = (self._folder / DHCP_HOSTS_FILE).read_text()
+        except (FileNotFoundError, UnicodeDecodeError):
+            return False
+        return not set(present.splitlines()) <= set(dhcp_hosts.splitlines())
 
     @staticmethod
     def reload(pid: int) -> None:
