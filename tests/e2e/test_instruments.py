@@ -1,0 +1,56 @@
+"""The instruments of the other specifications see what they are there for: loss, a broken session, left-overs."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from testlab import Lab
+
+from vdc.lab import api as lab_api
+from vdc.lab.sessions import WorkloadError, check_store
+
+
+def test_a_write_that_is_not_there_is_missed(lab: Lab) -> None:
+    vm = lab.create("web", "--no-protect")
+    lab.wait_answering(vm.address)
+    with lab.workload(vm, "durable") as workload:
+        workload.wait_progress(more=5, deadline_s=20)
+    workload.check_store()
+    last = workload.report.acknowledged
+    with pytest.raises(WorkloadError, match="confirmed writes are not there"):
+        check_store(lab.in_client, vm.address, workload.tag, 1, last + 1)
+    with pytest.raises(WorkloadError, match="confirmed writes are not there"):
+        check_store(lab.in_client, vm.address, "another content", 1, last)
+
+
+def test_a_session_that_breaks_is_an_error(lab: Lab) -> None:
+    vm = lab.create("web", "--no-protect")
+    lab.wait_answering(vm.address)
+    workload = lab.workload(vm, patience_s=2.0)
+    workload.start()
+    vm.kill(vm.primary)
+    with pytest.raises(WorkloadError):
+        workload.wait_progress(more=500, deadline_s=10)
+    assert workload.stop().errors
+
+
+def test_the_audit_finds_what_is_left_over(lab: Lab, tmp_path: Path) -> None:
+    assert lab.audit() == []
+    host = lab.plan.host("h2")
+    orphan = subprocess.Popen(lab_api.exec_argv(lab.name, "h2", ["sleep", "60"]))
+    folder = host.state_dir / "vms" / "ghost"
+    folder.mkdir()
+    add_tap = ["ip", "tuntap", "add", "name", "vdcghost", "mode", "tap"]
+    subprocess.run(lab_api.exec_argv(lab.name, "h2", add_tap), check=True)
+    try:
+        found = " | ".join(lab.audit())
+        assert f"process sleep ({orphan.pid})" in found
+        assert "tap vdcghost" in found
+        assert "files of ghost" in found
+    finally:
+        orphan.kill()
+        orphan.wait()
+        folder.rmdir()
+        subprocess.run(lab_api.exec_argv(lab.name, "h2", ["ip", "link", "del", "vdcghost"]), check=True)
