@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 from testlab import Lab
@@ -36,7 +35,7 @@ def test_a_session_that_breaks_is_an_error(lab: Lab) -> None:
     assert workload.stop().errors
 
 
-def test_the_audit_finds_what_is_left_over(lab: Lab, tmp_path: Path) -> None:
+def test_the_audit_finds_what_is_left_over(lab: Lab) -> None:
     assert lab.audit() == []
     host = lab.plan.host("h2")
     orphan = subprocess.Popen(lab_api.exec_argv(lab.name, "h2", ["sleep", "60"]))
