@@ -199,12 +199,24 @@ def test_ctrl_c_ends_a_command_that_waits_for_an_agent(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "api.sock"))
         listener.listen()
         command = [sys.executable, "-m", "vdc.cli.main", "get", "nodes"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        listener.settimeout(30)
-        connection, _ = listener.accept()  # the request is on its way: the command waits for the answer
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-        connection.close()
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A job in the background ignores SIGINT, and so would its children; Ctrl-C is for the foreground.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        ) as process:
+            try:
+                listener.settimeout(30)
+                connection, _ = (
+                    listener.accept()
+                )  # the request is on its way: the command waits for the answer
+                with connection:
+                    process.send_signal(signal.SIGINT)
+                    out, err = process.communicate(timeout=30)
+            finally:
+                process.kill()
     assert (process.returncode, out, err.strip()) == (130, "", "")
 
 
