@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from testlab import VM, Lab
 
 LAB = "test"
+OTHER_RUN_S = 900.0  # that a run waits for another one on this machine
 _LAB = pytest.StashKey[Lab]()  # for the report of a failure, and for the end of the session
 
 
@@ -19,10 +21,15 @@ _LAB = pytest.StashKey[Lab]()  # for the report of a failure, and for the end of
 def only_run() -> Iterator[None]:
     """Two runs on one machine would take each other's lab away."""
     with (Path(tempfile.gettempdir()) / "vdc-e2e.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pytest.exit("another run of these tests is going on on this machine", returncode=1)
+        end = time.monotonic() + OTHER_RUN_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    pytest.exit("another run of these tests is going on on this machine", returncode=1)
+                time.sleep(1)
         yield
 
 
