@@ -158,8 +158,11 @@ async def test_a_commit_to_everybody_does_not_wait_for_a_paused_member(
     revision = await put(store, "/t/a", "1")
     cluster.pause(paused)
     started = time.monotonic()
-    assert (await own.commit_everywhere([Unchanged("/t/a", revision)], [Put("/t/a", "2")])).succeeded
-    assert time.monotonic() - started < 0.3
+    # Which of the two answers comes first, the one that applied it or the one that found it applied, is open.
+    await own.commit_everywhere([Unchanged("/t/a", revision)], [Put("/t/a", "2")], deadline_s=10.0)
+    assert time.monotonic() - started < 5
+    present = await store.get("/t/a")
+    assert present is not None and present.value == "2"
     await own.close()
 
 
