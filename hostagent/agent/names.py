@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -60,7 +59,7 @@ class NameService:
         if change is Change.RELOAD:
             self._files.reload(handle.pid)
         elif change is Change.RESTART:
-            handle.signal(signal.SIGTERM)  # its supervisor starts it again
+            self._process.restart()
 
     def _config(self) -> DhcpDnsConfig:
         mirror, config = self._host.mirror, self._host.config

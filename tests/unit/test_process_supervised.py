@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,10 @@ class Program:
         self.was_terminated = True
         self.ended.set()
         return 3
+
+    def signal(self, number: signal.Signals) -> bool:
+        self.ended.set()
+        return True
 
     def close(self) -> None:
         self.is_closed = True
@@ -102,6 +107,18 @@ async def test_a_program_that_lived_is_forgiven() -> None:
     stage = Stage(0, 0, 31, 0)
     task = await stage.until(lambda: len(stage.programs) == 5)
     assert stage.pauses == [1.0, 2.0, 1.0, 2.0]
+    await end(task)
+
+
+async def test_a_restart_that_was_asked_for_is_no_failure() -> None:
+    stage = Stage()
+    task = await stage.until(lambda: stage.supervised.handle is not None)
+    for count in range(2, 6):
+        stage.supervised.restart()
+        async with asyncio.timeout(5):
+            while len(stage.programs) < count or stage.supervised.handle is not stage.programs[-1]:
+                await asyncio.sleep(0)
+    assert stage.pauses == []
     await end(task)
 
 

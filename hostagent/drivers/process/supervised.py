@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Supervised:
         self._changing = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._running = asyncio.Event()
+        self._is_restart_asked = False
         self.starts = 0
         self.is_adopted = False
         self.last_error = ""
@@ -85,6 +87,9 @@ class Supervised:
                 await self._live_once()
                 if self._stopping.is_set():
                     return
+                if self._is_restart_asked:
+                    self._is_restart_asked, failures = False, 0
+                    continue
                 has_lived = self._clock() - since >= self._backoff.forgiven_after_s
                 failures = 1 if has_lived else failures + 1
                 pause_s = self._backoff.pause_s(failures)
@@ -94,6 +99,11 @@ class Supervised:
             if self._handle is not None and not self._stopping.is_set():
                 self._handle.close()
                 self._handle = None
+
+    def restart(self) -> None:
+        """End the program, to have it started anew at once: an end that was asked for is no failure."""
+        if self._handle is not None:
+            self._is_restart_asked = self._handle.signal(signal.SIGTERM)
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """End the program and keep it ended, also where `run` is not running. Raises ProcessStuckError."""
