@@ -64,7 +64,10 @@ MEANINGS = {
     "timings.liveness_ttl_s": "Lease of the key that says that this agent lives",
     "timings.leader_ttl_s": "Lease of the agent that leads",
     "timings.reprotect_backoff_s": "How long a host that failed as a secondary is left alone; doubles, at most 600 s",
-    "accelerator": "`auto` runs a probe guest on KVM once per boot; `tcg` does not try; `kvm` refuses to start where the probe guest does not run",
+    "accelerator": (
+        "`auto` runs a probe guest on KVM once per boot; `tcg` does not try; "
+        "`kvm` refuses to start where the probe guest does not run"
+    ),
     "use_libvirt": "Ask libvirt for the CPU model that all hosts have",
     "log_level": "Of the log on standard error",
 }
