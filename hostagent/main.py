@@ -20,6 +20,14 @@ from hostagent.drivers.etcd import EmbeddedMember
 from vdc import __version__
 from vdc.model.errors import VdcError
 
+_CONFIG_OPTION = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/vdc/agent.yaml"),
+    show_default=True,
+)
+
 
 @click.group(help="The Virtual Distributed Computer's host agent.")
 @click.version_option(__version__, prog_name="hostagent")
@@ -28,13 +36,7 @@ def main() -> None:
 
 
 @main.command(help="Run the agent in the foreground.\n\nExample: hostagent run --config /etc/vdc/agent.yaml")
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    default=Path("/etc/vdc/agent.yaml"),
-    show_default=True,
-)
+@_CONFIG_OPTION
 def run(config_file: Path) -> None:
     """Run until SIGTERM or SIGINT; guests go on."""
     config = _load(config_file)
@@ -50,13 +52,7 @@ def run(config_file: Path) -> None:
 
 
 @main.command(help="Validate a configuration file.\n\nExample: hostagent check --config agent.yaml")
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    default=Path("/etc/vdc/agent.yaml"),
-    show_default=True,
-)
+@_CONFIG_OPTION
 def check(config_file: Path) -> None:
     """Say whether the file could be run with."""
     config = _load(config_file)
@@ -67,13 +63,7 @@ def check(config_file: Path) -> None:
     help="Take part in etcd again as a new member, after this host's etcd data was lost for good.\n\n"
     "Example: hostagent rejoin --config /etc/vdc/agent.yaml"
 )
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    default=Path("/etc/vdc/agent.yaml"),
-    show_default=True,
-)
+@_CONFIG_OPTION
 def rejoin(config_file: Path) -> None:
     """Replace the member; the agent's next start joins."""
     config = _load(config_file)

@@ -39,7 +39,6 @@ QMP_GREETING_S = 2.0
 GUEST_NICENESS = 0  # below the agent and etcd: a busy guest must not delay the decision about it
 PROBE_DEADLINE_S = 0.3
 QMP_POLL_S = 0.01  # QEMU tells nobody when it listens
-END_GRACE_S = 5.0
 _OWN_DOING = ("host-qmp-quit", "host-qmp-system-reset", "host-signal")
 _PANIC_SIGNS = (b"Kernel panic", b"BUG: ", b"Oops: ", b"general protection fault")
 
