@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from testlab import VM, Lab
 
-LAB = "test"
+LAB = os.environ.get("VDC_TEST_LAB") or "test"  # another name: a run beside this one
 OTHER_RUN_S = 900.0  # that a run waits for another one on this machine
 _LAB = pytest.StashKey[Lab]()  # for the report of a failure, and for the end of the session
 
 
 @pytest.fixture(scope="session")
 def only_run() -> Iterator[None]:
-    """Two runs on one machine would take each other's lab away."""
-    with (Path(tempfile.gettempdir()) / "vdc-e2e.lock").open("w") as file:
+    """Two runs with a lab of the same name would take it away from each other."""
+    with (Path(tempfile.gettempdir()) / f"vdc-e2e-{LAB}.lock").open("w") as file:
         end = time.monotonic() + OTHER_RUN_S
         while True:
             try:

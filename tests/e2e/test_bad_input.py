@@ -13,6 +13,7 @@ kind: Endophyte
 metadata: {name: web}
 spec: {image: mycelium/mini}
 """
+THIS_LAB = "(the name of this lab)"
 NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
 
 MANIFESTS = {
@@ -47,7 +48,7 @@ COMMANDS = {
     "apply a missing file": (("apply", "-f", "no-such-file.yaml"), 2, "manifest-not-found"),
     "an unknown context": (("--context", "nowhere", "get", "nodes"), 1, "context-not-found"),
     "lab fault on an unknown host": (
-        ("lab", "fault", "power-off", "h9", "-n", "test"),
+        ("lab", "fault", "power-off", "h9", "-n", THIS_LAB),
         1,
         "lab-host-not-found",
     ),
@@ -67,7 +68,7 @@ def test_a_bad_manifest_is_refused_and_nothing_is_made(lab: Lab) -> None:
 
 def test_a_bad_command_is_refused_and_nothing_is_made(lab: Lab) -> None:
     for what, (arguments, code, word) in COMMANDS.items():
-        refused = lab.cli(*arguments)
+        refused = lab.cli(*(lab.name if one == THIS_LAB else one for one in arguments))
         assert refused.code == code, f"{what}: {refused}"
         assert refused.error_line.startswith("error: "), what
         assert word is None or refused.error_line.endswith(f"({word})"), f"{what}: {refused.error_line}"
