@@ -16,13 +16,19 @@ from vdc.protection.placement import (
     secondary_cost_bytes,
 )
 from vdc.protection.status import endophyte_status
+from vdc.store import keys
 from vdc.store.etcd_admin import MemberStatus
 from vdc.store.mirror import Mirror
 from vdc.store.protocol import StateStore
 
 
-def find_endophyte(mirror: Mirror, name: str) -> Endophyte:
-    """Raises NotFoundError with the way to see what there is."""
+async def find_endophyte(mirror: Mirror, name: str) -> Endophyte:
+    """Raises NotFoundError with the way to see what there is; UnavailableError where that cannot be known.
+
+    One that was just created by way of another host may not be in the mirror yet, so the store is asked.
+    """
+    if mirror.endophyte(name) is None:
+        await mirror.refresh(keys.endophyte(name))
     endophyte = mirror.endophyte(name)
     if endophyte is None:
         raise NotFoundError(
