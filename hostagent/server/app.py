@@ -12,6 +12,7 @@ from aiohttp import web
 from hostagent.server.cluster import ClusterHandlers
 from hostagent.server.console import ConsoleHandler
 from hostagent.server.context import ServerContext
+from hostagent.server.drill import DrillHandlers
 from hostagent.server.endophytes import EndophyteHandlers
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
 from hostagent.server.metrics import MetricsHandler
@@ -31,6 +32,7 @@ def build_app(context: ServerContext) -> web.Application:
         ConsoleHandler(context),
         MetricsHandler(context),
         VerificationHandlers(context),
+        DrillHandlers(context),
     )
     for route in ROUTES:
         handler: Handler | None = next(

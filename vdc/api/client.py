@@ -30,6 +30,7 @@ R = TypeVar("R", bound=Record)
 
 BLOB_CHUNK_BYTES = 1024**2
 MOVE_PATIENCE_S = 330.0  # for a promotion that has to move the replica first
+DRILL_PATIENCE_S = 60.0  # beside the time to become protected again
 VERIFY_PATIENCE_S = 3_900.0  # for reading all of both disks
 _SEEN_EVENTS = 4096  # that a stream of events remembers, so that a reconnect repeats none
 
@@ -168,6 +169,15 @@ class ApiClient:
             wire.VerifyResult, "verify_endophyte", name, body, first_byte_s=VERIFY_PATIENCE_S
         )
 
+    async def drill_endophyte(
+        self, name: str, *, fault: wire.DrillFault = wire.DrillFault.KILL, timeout_s: float = 300.0
+    ) -> wire.DrillResult:
+        """Let the primary fail on purpose, and measure; returns when it is protected again, or at the time-out."""
+        body = wire.DrillRequest(fault=fault, timeout_s=timeout_s)
+        return await self._post(
+            wire.DrillResult, "drill_endophyte", name, body, first_byte_s=timeout_s + DRILL_PATIENCE_S
+        )
+
     async def endophyte_log(
         self, name: str, *, lines: int | None = None, offset: int | None = None
     ) -> wire.LogText:
@@ -246,6 +256,10 @@ class ApiClient:
     async def peer_quiesce(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
         """Stop the guest for a planned promotion; `FencedError` where the peer knows a newer epoch."""
         return await self._post(wire.Acknowledged, "peer_quiesce", name, request)
+
+    async def peer_fail(self, name: str, request: wire.FailRequest) -> wire.Acknowledged:
+        """Kill or stop the primary's QEMU; `FencedError` under another epoch."""
+        return await self._post(wire.Acknowledged, "peer_fail", name, request)
 
     async def peer_freeze(self, name: str, request: wire.PeerRequest) -> wire.Frozen:
         """Freeze the secondary at its next checkpoint; it goes on by itself after some time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import Field
@@ -161,6 +162,42 @@ class DigestRequest(PeerRequest):
     """Ask for digests; of the pages of these MiB by block, or of every MiB where none are named."""
 
     chunks: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+
+
+class DrillFault(StrEnum):
+    """What happens to the primary's QEMU in a drill."""
+
+    KILL = "kill"
+    HANG = "hang"
+
+
+class DrillRequest(StrictRecord):
+    """Let the primary fail on purpose; `timeout_s` is for becoming protected again."""
+
+    fault: DrillFault = DrillFault.KILL
+    timeout_s: float = Field(default=300.0, ge=1.0, le=3600.0)
+
+
+class FailRequest(PeerRequest):
+    """From the measuring host to the primary's."""
+
+    fault: DrillFault
+
+
+class DrillResult(Record):
+    """What a drill was like. None: not known (the guest answers no echo), or not protected again in time."""
+
+    name: str
+    epoch: int
+    previous: str
+    primary: str
+    gap_ms: float | None  # the longest time in which the guest answered no echo
+    probes: int
+    lost_probes: int
+    arbitrated_ms: float | None = None
+    promoted_ms: float | None = None
+    protected_after_s: float | None = None
+    sentence: str
 
 
 class Acknowledged(Record):

@@ -82,6 +82,10 @@ ROUTES: tuple[Route, ...] = (
         request=wire.VerifyRequest, response=wire.VerifyResult,
     ),
     Route(
+        "drill_endophyte", "POST", "/v1/endophytes/{name}/drill", "Let the primary fail on purpose, and measure",
+        request=wire.DrillRequest, response=wire.DrillResult,
+    ),
+    Route(
         "endophyte_log", "GET", "/v1/endophytes/{name}/log", "Tail of the serial console",
         response=wire.LogText, query=("lines", "offset"),
     ),
@@ -105,6 +109,10 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "peer_quiesce", "POST", "/v1/peer/endophytes/{name}/quiesce", "Stop the guest for a planned promotion",
         request=wire.PeerRequest, response=wire.Acknowledged, is_peer=True,
+    ),
+    Route(
+        "peer_fail", "POST", "/v1/peer/endophytes/{name}/fail", "Kill or stop the primary's QEMU for a drill",
+        request=wire.FailRequest, response=wire.Acknowledged, is_peer=True,
     ),
     Route(
         "peer_freeze", "POST", "/v1/peer/endophytes/{name}/freeze", "Freeze the secondary at a checkpoint",
