@@ -29,6 +29,7 @@ from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
+from hostagent.supervisor.failpoints import Failpoints
 from hostagent.supervisor.host import HostContext
 from vdc.api.models import Check
 from vdc.control.clock import SystemClock
@@ -139,6 +140,7 @@ class Agent:
             overlay=overlay,
             images=ImageCache(self._blobs, session),
             libvirt=libvirt,
+            failpoints=Failpoints.of(config.state_dir, os.environ),
             store_heard_at_s=self._clock.boottime_s(),
             log=self._log,
         )
@@ -216,6 +218,7 @@ class Agent:
                 backoff_s=self.config.timings.reprotect_backoff_s,
                 report=self._log.info,
                 keep_arbiter_away=keep_away,
+                reach=host.failpoints.reach,
             )  # fmt: skip
             await controller.run()
 

@@ -20,6 +20,7 @@ from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunSta
 from vdc.model.errors import BugError, ConflictError, FencedError, UnavailableError, VdcError
 from vdc.model.event import Severity
 from vdc.model.pair import Pair
+from vdc.model.step import Step
 from vdc.protection.decide import Decision, decide
 from vdc.protection.events import Event
 from vdc.protection.table import Action, State
@@ -226,6 +227,7 @@ class Supervisor:
         found = self.host.mirror.endophytes[self.name]
         key, after = keys.endophyte(self.name), found.value.with_(run=RunState.STOPPED)
         await self.host.store.commit([Unchanged(key, found.revision)], [Put(key, after.to_json())])
+        await self.copy.reach(Step.RECORD_OFF_DONE)
         await self.host.tell(
             self.name, "guest-powered-off", "the guest powered itself off", epoch=self.copy.state.epoch
         )

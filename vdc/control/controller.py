@@ -19,6 +19,7 @@ from vdc.model.errors import RefusedError, UnavailableError
 from vdc.model.event import Severity
 from vdc.model.host import Host
 from vdc.model.pair import Pair
+from vdc.model.step import Step
 from vdc.protection.arbitration import add_secondary, new_pair, with_spares
 from vdc.protection.invariants import check_transition
 from vdc.protection.placement import Occupancy, choose_primary, choose_secondary, choose_spares
@@ -52,6 +53,7 @@ class Controller:
         backoff_s: float,
         report: Callable[[str], None],
         keep_arbiter_away: Callable[[], Awaitable[None]] | None = None,
+        reach: Callable[[Step], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self._mirror = mirror
@@ -60,6 +62,7 @@ class Controller:
         self._backoff_s = backoff_s
         self._report = report
         self._keep_arbiter_away = keep_arbiter_away
+        self._reach = reach or _nothing_at
         self._backoffs: dict[tuple[str, str], Backoff] = {}
         self._last_pairs: dict[str, Pair] = {}
         self._said: dict[str, str] = {}
@@ -137,6 +140,7 @@ class Controller:
         )
         if result.succeeded:
             self._said.pop(endophyte.name, None)
+            await self._reach(Step.PLACE_COMMITTED)
             await self._log(endophyte.name, "placed", f"placed on {primary}", pair.epoch)
 
     async def _protect(self, endophyte: Endophyte, pair: Versioned[Pair]) -> None:
@@ -159,6 +163,7 @@ class Controller:
         if await self._swap(pair, after):
             self._last_pairs[endophyte.name] = after  # the next pass may see it given up already
             self._said.pop(endophyte.name, None)
+            await self._reach(Step.PROTECT_COMMITTED)
             await self._log(endophyte.name, "protecting", f"protecting on {secondary}", after.epoch)
 
     async def _keep_spares(self, endophyte: Endophyte, pair: Versioned[Pair]) -> None:
@@ -189,7 +194,9 @@ class Controller:
         if pair is not None:
             removed.append(Delete(keys.slot(pair.value.slot)))
         compares.append(Unchanged(keys.pair(name), pair.revision if pair else 0))
+        await self._reach(Step.DELETE_READY)
         if (await self._store.commit(compares, removed)).succeeded:
+            await self._reach(Step.DELETE_COMMITTED)
             await self._log(name, "deleted", "deleted with its disks", 0)
 
     # ---- helpers
@@ -248,6 +255,10 @@ class Controller:
 
 def _matters(key: str) -> bool:
     return not key.startswith((keys.EVENTS, keys.LEADER))
+
+
+async def _nothing_at(_: Step) -> None:
+    """Where no failpoints are wanted."""
 
 
 def _request() -> str:
