@@ -26,6 +26,7 @@ from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
 from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes
+from hostagent.drivers.process.pidfile import own_processes
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
@@ -66,6 +67,7 @@ class Agent:
     async def run(self) -> None:
         """Run until cancelled. Raises VdcError where this host cannot take part at all."""
         _raise_priority()
+        own_processes(self.config.state_dir)
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession())
             record, libvirt = await survey(self.config, self._incarnation, self._clock.wall())

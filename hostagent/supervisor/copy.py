@@ -68,6 +68,7 @@ class Copy:
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
+        self.telling: asyncio.Task[None] | None = None  # what the agent said when it found this copy
         self._log_seen = 0
         self._saving = asyncio.Lock()
 
@@ -268,8 +269,14 @@ class Copy:
 
     # ---- coming to an end
 
-    async def end_process(self) -> None:
-        """Kill QEMU and its helpers and wait until they are gone; files and remembered state stay."""
+    async def end_process(self, *, is_news: bool = True) -> None:
+        """Kill QEMU and its helpers and wait until they are gone; files and remembered state stay.
+
+        Unless it `is_news`, the peers are not told that this copy has died.
+        """
+        if self._watcher is not None and not is_news:
+            self._watcher.cancel()
+            self._watcher = None
         if self.qmp is not None:
             qmp, self.qmp = self.qmp, None
             with suppress(QmpError, TimeoutError):
@@ -319,8 +326,9 @@ class Copy:
         if self.qmp is not None:
             with suppress(QmpError, TimeoutError):
                 await self.qmp.close()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for task in (self._watcher, self.telling):
+            if task is not None:
+                task.cancel()
         for process in (self.process, self._tpm):
             if process is not None:
                 process.close()

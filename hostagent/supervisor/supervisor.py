@@ -16,6 +16,7 @@ from hostagent.supervisor.adoption import take_over_after_restart
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.view import observed, snapshot
+from hostagent.supervisor.waking import read_epoch_after_sleep
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunState
 from vdc.model.errors import BugError, ConflictError, FencedError, UnavailableError, VdcError
 from vdc.model.event import Severity
@@ -81,9 +82,12 @@ class Supervisor:
         publisher = asyncio.create_task(self._publisher(), name=f"{self.name} publisher")
         try:
             await take_over_after_restart(self.copy)
+            due_s = self.host.clock.boottime_s()
             while True:
                 self._wakeup.clear()
+                await read_epoch_after_sleep(self.host, self.name, due_s)
                 tick = await self._guarded_pass()
+                due_s = self.host.clock.boottime_s() + tick
                 with suppress(TimeoutError):
                     async with asyncio.timeout(tick):
                         await self._wakeup.wait()
@@ -128,6 +132,8 @@ class Supervisor:
             return
         if is_busy and self._job_action in _ENDS_PROCESS:
             return
+        if is_busy and self._job_action is Action.MARK and decision.row.to is State.P_LOCKSTEP:
+            return  # its own commit, seen before it is done
         if action is Action.NOTE:
             await self._note(decision)
             return

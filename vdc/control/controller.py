@@ -65,6 +65,9 @@ class Controller:
         self._reach = reach or _nothing_at
         self._backoffs: dict[tuple[str, str], Backoff] = {}
         self._last_pairs: dict[str, Pair] = {}
+        self._protected_by: dict[
+            str, str
+        ] = {}  # incarnation of the primary's agent when it got its secondary
         self._said: dict[str, str] = {}
 
     async def run(self) -> None:
@@ -161,6 +164,7 @@ class Controller:
         )  # fmt: skip
         after = add_secondary(pair.value, secondary, request_id=_request(), now=self._clock.wall())
         if await self._swap(pair, after):
+            self._protected_by[endophyte.name] = self._incarnation_of(after.primary)
             self._last_pairs[endophyte.name] = after  # the next pass may see it given up already
             self._said.pop(endophyte.name, None)
             await self._reach(Step.PROTECT_COMMITTED)
@@ -211,11 +215,17 @@ class Controller:
         kept_primary = pair.primary == before.primary and pair.secondary is None
         if endophyte is None or (primary is not None and primary.restarts < endophyte.restarts):
             return  # a restart does without the secondary, which has done nothing wrong
+        if self._protected_by.get(pair.name) not in (None, self._incarnation_of(pair.primary)):
+            return  # nor where the primary's agent died while it protected, and began anew
         if kept_primary and endophyte.wants_protection:
             last = self._backoffs.get((pair.uid, before.secondary))
             duration = min(MAX_BACKOFF_S, last.duration_s * 2) if last else self._backoff_s
             until = self._clock.boottime_s() + duration
             self._backoffs[pair.uid, before.secondary] = Backoff(until, duration)
+
+    def _incarnation_of(self, host: str) -> str:
+        found = self._mirror.hosts.get(host)
+        return found.value.incarnation if found else ""
 
     def _backing_off(self, uid: str) -> frozenset[str]:
         now = self._clock.boottime_s()

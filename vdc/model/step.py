@@ -4,7 +4,7 @@ A step is reached *between* two effects: what stands before it is done, what sta
 one writes a line into the VM's journal and passes a failpoint of the same name (docs/development.md). Every
 step is reached in exactly one place of the code; a test counts.
 
-To add an operation: its steps here, the last one `done`; in the code `await copy.reach(Step.X)` between the
+To add an operation: its steps here, the last one `done`; in the code `await copy.reach(...)` between the
 effects; then `python -m tests.docs`. An operation that runs within others (`power_on`, `speak`, `tidy`,
 `leave`) has its own steps, so that a line says exactly how far it came.
 """
