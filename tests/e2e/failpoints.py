@@ -123,6 +123,7 @@ def _restart_all(lab: Lab) -> None:
 @contextmanager
 def _service_manager(lab: Lab, points: Failpoints) -> Iterator[None]:
     hosts, stop = lab.plan.hosts, threading.Event()
+    take_away = lab.down
 
     def run() -> None:
         while not stop.wait(LOOK_EVERY_S):
@@ -133,9 +134,17 @@ def _service_manager(lab: Lab, points: Failpoints) -> Iterator[None]:
 
     thread = threading.Thread(target=run, name="service manager", daemon=True)
     thread.start()
+
+    def down() -> None:  # a lab that is given up is not to be kept alive
+        stop.set()
+        thread.join()
+        take_away()
+
+    lab.down = down  # type: ignore[method-assign]
     try:
         yield
     finally:
+        lab.down = take_away  # type: ignore[method-assign]
         stop.set()
         thread.join()
 

@@ -44,7 +44,8 @@ ISOLATED = of("isolate")
 def test_no_step_is_left_out() -> None:
     tried = {
         *LEADER, *BORN_AS_PRIMARY, *BORN_AS_SECONDARY, *ENTERING, *CALLED_OFF, *TAKING_OVER, *DISCARDING,
-        *BOTH_LOST, *PAUSING, *UNPROTECTING[0], *UNPROTECTING[1], *STOPPING, *STARTING, Step.SYNCED_DONE, *POWERING_OFF, *PLANNED, *ISOLATED,
+        *BOTH_LOST, *PAUSING, *UNPROTECTING[0], *UNPROTECTING[1], *STOPPING, *STARTING, Step.SYNCED_DONE,
+        *POWERING_OFF, *PLANNED, *ISOLATED,
     }  # fmt: skip
     assert set(Step) - tried == set()
 
