@@ -46,6 +46,7 @@ class Manager:
         try:
             self._on_change("")
             while True:
+                await self._forget_lost()
                 await asyncio.sleep(SWEEP_EVERY_S)
                 await self._drop_idle()
         finally:
@@ -130,6 +131,13 @@ class Manager:
                 self.host.log.error("a supervisor ended", endophyte=name, why=repr(task.exception()))
                 del self._tasks[name], self.supervisors[name]
                 self._ensure(name)
+
+    async def _forget_lost(self) -> None:
+        """Take back what an earlier agent said of a copy and died after removing it: a deletion waits for that."""
+        mirror = self.host.mirror
+        for name in mirror.endophytes.keys() - self.supervisors.keys():
+            if mirror.observed(name, self.host.name) and not (self.host.vms_dir / name).exists():
+                await self._forget_observed(name)
 
     async def _forget_observed(self, name: str) -> None:
         from vdc.store.protocol import Delete
