@@ -200,8 +200,8 @@ async def _tidy(copy: Copy) -> None:
 
 async def inherit(copy: Copy, pair: Pair) -> None:
     """The record made this host the primary, and its copy ended before that was remembered."""
-    await copy.save(role=CopyRole.PRIMARY, stage=CopyStage.DEAD, epoch=pair.epoch, plan=None)
     await copy.end_process()
+    await copy.save(role=CopyRole.PRIMARY, stage=CopyStage.DEAD, epoch=pair.epoch, plan=None)
     await copy.reach(Step.INHERIT_DONE)
 
 

@@ -132,8 +132,8 @@ class Supervisor:
             return
         if is_busy and self._job_action in _ENDS_PROCESS:
             return
-        if is_busy and self._job_action is Action.MARK and decision.row.to is State.P_LOCKSTEP:
-            return  # its own commit, seen before it is done
+        if is_busy and self._is_own_doing(decision):
+            return
         if action is Action.NOTE:
             await self._note(decision)
             return
@@ -142,6 +142,13 @@ class Supervisor:
         await self._cancel_job()
         self._job_action = action
         self._job = asyncio.create_task(self._execute(decision), name=f"{self.name} {action}")
+
+    def _is_own_doing(self, decision: Decision) -> bool:
+        """Whether the running job does this already, or its commit is seen before it is done."""
+        if self._job_action is Action.MARK:
+            return decision.row.to is State.P_LOCKSTEP
+        is_calling_off = self.copy.state.stage is CopyStage.LEAVING and self._job_action in _CALLS_OFF
+        return is_calling_off and decision.action in (Action.LEAVE, Action.GO_ALONE)
 
     async def _note(self, decision: Decision) -> None:
         await self._cancel_job()
@@ -382,6 +389,7 @@ def _is_same_work(action: Action, running: Action | None) -> bool:
 
 # Jobs that end the process themselves: its end is no news while they run, and they are never left half-done.
 _ENDS_PROCESS = frozenset({Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP})
+_CALLS_OFF = (Action.ENTER, Action.ADOPT_EPOCH)  # where they fail they give the secondary up themselves
 _WORK = {
     Action.TAKE_OVER: Action.PROMOTE,
     Action.LEAVE: Action.GO_ALONE,
