@@ -118,6 +118,8 @@ def _note_age(copy: Copy) -> None:
     """An emulated guest that still boots must come to rest before its memory is copied."""
     if copy.process is None or copy.state.role is not CopyRole.PRIMARY:
         return
+    if not copy.journal.has_reached(Step.START_BEGUN, since=Step.ENTER_BEGUN):
+        return  # it was at rest before it entered lockstep, or was powered on elsewhere
     started_at_s = copy.process.identity.start_ticks / _TICKS_PER_S
     if copy.host.clock.boottime_s() - started_at_s < BOOT_LIMIT_S:
         copy.booting_since_s = started_at_s

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,7 +20,7 @@ from vdc.model.step import Step
 
 JOURNAL_FILE = "journal.jsonl"
 LIMIT_BYTES = 64 << 10
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 8192
 
 
 class Entry(Record):
@@ -62,17 +63,27 @@ class Journal:
 
     def last(self) -> Entry | None:
         """The latest whole line; None where there is none."""
-        return _last_of(self._path) or _last_of(self._older)
+        return next(self._latest_first(), None)
+
+    def has_reached(self, step: Step, *, since: Step) -> bool:
+        """Whether `step` was reached after `since` was last; False where that is too long ago to tell."""
+        for entry in self._latest_first():
+            if entry.step in (step, since):
+                return entry.step == step
+        return False
+
+    def _latest_first(self) -> Iterator[Entry]:
+        yield from _tail_of(self._path)
+        yield from _tail_of(self._older)
 
 
-def _last_of(path: Path) -> Entry | None:
+def _tail_of(path: Path) -> Iterator[Entry]:
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             lines = file.read().splitlines()
     except OSError:
-        return None
+        return
     for line in reversed(lines):
         with contextlib.suppress(ValidationError, ValueError):
-            return Entry.from_json(line)
-    return None
+            yield Entry.from_json(line)

@@ -58,6 +58,20 @@ def test_the_journal_tells_the_last_step(tmp_path: Path) -> None:
     assert not (journal.last() or last).is_open
 
 
+def test_the_journal_tells_what_came_later(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+
+    def has_begun() -> bool:
+        return journal.has_reached(Step.START_BEGUN, since=Step.ENTER_BEGUN)
+
+    assert not has_begun()
+    for step, expected in [
+        (Step.START_BEGUN, True), (Step.ENTER_BEGUN, False), (Step.MARK_DONE, False), (Step.START_BEGUN, True),
+    ]:  # fmt: skip
+        journal.note(step, epoch=1, at=AT)
+        assert has_begun() is expected
+
+
 def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.note(Step.MARK_COMMITTED, epoch=2, at=AT)
