@@ -16,6 +16,7 @@ from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.journal import Entry
 from hostagent.supervisor.primary import BOOT_LIMIT_S
+from hostagent.supervisor.verification import thaw_after_restart
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.step import Step
 
@@ -51,6 +52,8 @@ async def _without_process(copy: Copy) -> None:
 
 async def _with_process(copy: Copy) -> None:
     state = copy.state
+    assert copy.process is not None
+    thaw_after_restart(copy.folder, copy.process)
     try:
         live = await inspect(copy.session())
     except QmpError as error:
