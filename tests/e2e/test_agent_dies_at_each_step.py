@@ -29,11 +29,9 @@ CALLED_OFF = of("call_off")
 TAKING_OVER = of("promote", "speak", "tidy", but=(Step.PROMOTE_DONE,))
 DISCARDING = of("discard")
 BOTH_LOST = (Step.PROMOTE_COMMITTED, Step.INHERIT_DONE)
-PAUSING = of("alone", "leave", "pause", "resume", but=(Step.ALONE_DONE, Step.LEAVE_DONE))
-UNPROTECTING = (
-    (Step.LEAVE_DONE,),
-    (Step.ALONE_DONE,),
-)  # one each: what dies at the first never gets to the other
+AT_THE_SECOND_PAUSE = (Step.LEAVE_DONE, Step.PAUSE_DONE, Step.RESUME_DONE)  # the first dies before, each time
+UNPROTECTING = (Step.ALONE_DONE,)
+PAUSING = of("alone", "leave", "pause", "resume", but=(*AT_THE_SECOND_PAUSE, *UNPROTECTING))
 STOPPING = of("power_down", "switch_off", but=(Step.POWER_DOWN_DONE,))
 STARTING = (Step.START_DONE,)
 POWERING_OFF = (Step.RECORD_OFF_DONE, Step.POWER_DOWN_DONE)
@@ -44,7 +42,7 @@ ISOLATED = of("isolate")
 def test_no_step_is_left_out() -> None:
     tried = {
         *LEADER, *BORN_AS_PRIMARY, *BORN_AS_SECONDARY, *ENTERING, *CALLED_OFF, *TAKING_OVER, *DISCARDING,
-        *BOTH_LOST, *PAUSING, *UNPROTECTING[0], *UNPROTECTING[1], *STOPPING, *STARTING, Step.SYNCED_DONE,
+        *BOTH_LOST, *PAUSING, *AT_THE_SECOND_PAUSE, *UNPROTECTING, *STOPPING, *STARTING, Step.SYNCED_DONE,
         *POWERING_OFF, *PLANNED, *ISOLATED,
     }  # fmt: skip
     assert set(Step) - tried == set()
@@ -187,21 +185,20 @@ def test_while_it_is_paused_and_while_its_protection_ends(
     vm = protected_vm("web")
     first = vm.primary
     pid = vm.qemu(first).pid
-    points.arm(first, *PAUSING)
-    vm.ask_run(RunState.PAUSED)
-    vm.wait("paused", lambda view: view.status.phase is Phase.PAUSED, 60)
-    vm.ask_run(RunState.RUNNING)
-    points.wait_died_at(first, *PAUSING)
-    vm.wait_lockstep(90)
+    for steps in (PAUSING, AT_THE_SECOND_PAUSE):
+        points.arm(first, *steps)
+        vm.ask_run(RunState.PAUSED)
+        vm.wait("paused", lambda view: view.status.phase is Phase.PAUSED, 60)
+        points.wait_died_at(first, *(step for step in steps if step.operation != "resume"))
+        vm.ask_run(RunState.RUNNING)
+        points.wait_died_at(first, *steps)
+        vm.wait("running", lambda view: view.status.phase is Phase.RUNNING, 30)
     with lab.workload(vm) as workload:
         workload.wait_progress(more=30, deadline_s=20)
-        for steps in UNPROTECTING:
-            points.arm(first, *steps)
-            vm.ask_protection(enabled=False)
-            points.wait_died_at(first, *steps)
-            vm.wait("unprotected", lambda view: view.status.secondary is None, 20)
-            vm.ask_protection(enabled=True)
-            vm.wait_lockstep(90)
+        points.arm(first, *UNPROTECTING)
+        protect_again(vm)
+        points.wait_died_at(first, *UNPROTECTING)
+        vm.wait_lockstep(90)
         workload.wait_progress(more=30, deadline_s=20)
     assert not workload.report.errors
     assert vm.qemu(first).pid == pid
