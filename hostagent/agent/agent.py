@@ -27,9 +27,11 @@ from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
 from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes, guard
+from hostagent.drivers.process.pidfile import own_processes
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
+from hostagent.supervisor.failpoints import Failpoints
 from hostagent.supervisor.host import HostContext
 from vdc.api.models import Check
 from vdc.control.clock import SystemClock
@@ -66,6 +68,7 @@ class Agent:
     async def run(self) -> None:
         """Run until cancelled. Raises VdcError where this host cannot take part at all."""
         _raise_priority()
+        own_processes(self.config.state_dir)
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession())
             record, libvirt = await survey(self.config, self._incarnation, self._clock.wall())
@@ -140,6 +143,7 @@ class Agent:
             overlay=overlay,
             images=ImageCache(self._blobs, session),
             libvirt=libvirt,
+            failpoints=Failpoints.of(config.state_dir, os.environ),
             store_heard_at_s=self._clock.boottime_s(),
             log=self._log,
         )
@@ -223,6 +227,7 @@ class Agent:
                 backoff_s=self.config.timings.reprotect_backoff_s,
                 report=self._log.info,
                 keep_arbiter_away=keep_away,
+                reach=host.failpoints.reach,
             )  # fmt: skip
             await controller.run()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
+from hostagent.drivers.process.sweep import sweep_processes
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.supervisor import Supervisor
 from vdc.model.errors import ConflictError, NotFoundError, UnavailableError, VdcError
@@ -32,6 +34,9 @@ class Manager:
     async def run(self) -> None:
         """Begin with what lies on this host's disk, then follow the mirror; never returns."""
         self.host.vms_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        for process in await sweep_processes(self.host.config.state_dir):
+            self.host.log.info("ended a process that an earlier agent left", process=process)
+        self._sweep_files()
         for folder in sorted(self.host.vms_dir.iterdir()):
             if folder.is_dir():
                 self._ensure(folder.name)
@@ -41,6 +46,7 @@ class Manager:
         try:
             self._on_change("")
             while True:
+                await self._forget_lost()
                 await asyncio.sleep(SWEEP_EVERY_S)
                 await self._drop_idle()
         finally:
@@ -49,6 +55,14 @@ class Manager:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(placer, *self._tasks.values(), return_exceptions=True)
+
+    def _sweep_files(self) -> None:
+        """Remove what a write that was cut short left, and folders in which a copy never began."""
+        for folder in self.host.vms_dir.iterdir():
+            with suppress(OSError):
+                for torn in (*folder.glob(".*.tmp"), *folder.glob("*.new")):
+                    torn.unlink(missing_ok=True)
+                folder.rmdir()  # fails unless it is empty
 
     async def _sweep_ports(self) -> None:
         """Remove taps that a crash left behind; where a folder could not be read, nothing is known to be left."""
@@ -117,6 +131,13 @@ class Manager:
                 self.host.log.error("a supervisor ended", endophyte=name, why=repr(task.exception()))
                 del self._tasks[name], self.supervisors[name]
                 self._ensure(name)
+
+    async def _forget_lost(self) -> None:
+        """Take back what an earlier agent said of a copy and died after removing it: a deletion waits for that."""
+        mirror = self.host.mirror
+        for name in mirror.endophytes.keys() - self.supervisors.keys():
+            if mirror.observed(name, self.host.name) and not (self.host.vms_dir / name).exists():
+                await self._forget_observed(name)
 
     async def _forget_observed(self, name: str) -> None:
         from vdc.store.protocol import Delete

@@ -1,5 +1,8 @@
 """The heartbeat datagram: a sequence number and a JSON object, parsed defensively since it comes from the network.
 
+Agents are upgraded one after the other, so two versions must hear each other: a later version adds to the
+object and changes nothing that is there; what is not known is passed over.
+
 The object says the same for minutes, twenty times a second from every peer on two networks; so it is parsed
 once for as long as it does not change.
 """
@@ -38,7 +41,7 @@ class Content:
 def _parse(body: bytes) -> Content | None:
     try:
         found = json.loads(body)
-        if not isinstance(found, dict) or found.get("v") != VERSION:
+        if not isinstance(found, dict) or type(found.get("v")) is not int or found["v"] < VERSION:
             return None
         dead = tuple((str(uid), int(epoch)) for uid, epoch in found["d"])
         return Content(str(found["h"]), str(found["i"]), dead)
@@ -52,7 +55,7 @@ def encode(sequence: int, body: bytes) -> bytes:
 
 
 def decode(data: bytes) -> tuple[int, Content] | None:
-    """Sequence and content; None for anything that is not a heartbeat of this version."""
+    """Sequence and content; None for anything that is not a heartbeat of this version or a later one."""
     number, _, body = data[: MAX_BYTES + 1].partition(b"\n")
     if not number.isdigit() or len(number) > _MAX_SEQUENCE_DIGITS:
         return None

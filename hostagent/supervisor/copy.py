@@ -28,9 +28,11 @@ from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import QMP_SOCKET, SERIAL_LOG, MachineSpec
 from hostagent.drivers.tpm import adopt_tpm, start_tpm
 from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.journal import Journal
 from hostagent.supervisor.state import CopyState, load_state, save_state
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.manifest import Firmware
+from vdc.model.step import Step
 
 PIDFILE = "qemu.pid"
 QEMU_LOG = "qemu.log"
@@ -52,6 +54,7 @@ class Copy:
         self.folder: Path = host.vms_dir / name
         self.state = load_state(self.folder) or CopyState(name=name, uid="")
         self._fenced_uid = self.state.uid  # whose `highest_epoch` is; outlives `discard`
+        self.journal = Journal(self.folder)
         self.meter = CheckpointMeter()
         self.process: ProcessHandle | None = None
         self.qmp: QmpSession | None = None
@@ -66,6 +69,7 @@ class Copy:
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
+        self.telling: asyncio.Task[None] | None = None  # what the agent said when it found this copy
         self._log_seen = 0
         self._saving = asyncio.Lock()
 
@@ -130,6 +134,11 @@ class Copy:
         self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, epoch))
         await self._write_state()
 
+    async def reach(self, step: Step) -> None:
+        """A named step between two effects: a line in the journal, and a failpoint in tests."""
+        self.journal.note(step, epoch=self.state.epoch, at=self.host.clock.wall())
+        await self.host.failpoints.reach(step)
+
     def report_progress(self, fraction: float) -> None:
         """How much of disk and memory has been copied, 0 to 1."""
         if self.progress is None or abs(fraction - self.progress) >= 0.02:
@@ -155,6 +164,7 @@ class Copy:
         for index, nic in enumerate(endophyte.nics):
             port = Port.of(endophyte.uid, index, nic.mac, is_gated=endophyte.manifest.spec.is_gated)
             await self.host.overlay.attach_port(port, live=role is CopyRole.PRIMARY)
+        await self.reach(Step.POWER_ON_PORTS)
         if spec.firmware is not Firmware.BIOS:
             files = find_firmware(spec.firmware, self.host.config.runtime)
             await asyncio.to_thread(prepare_vars, files.vars_template, self.folder)
@@ -175,7 +185,9 @@ class Copy:
         )  # fmt: skip
         self.booting_since_s = self.host.clock.boottime_s() if role is CopyRole.PRIMARY else None
         self._watch()
+        await self.reach(Step.POWER_ON_SPAWNED)
         await self._connect_to_new()
+        await self.reach(Step.POWER_ON_DONE)
 
     async def take_over(self) -> None:
         """After a restart of the agent: find the running process again, or learn that it has ended."""
@@ -258,8 +270,14 @@ class Copy:
 
     # ---- coming to an end
 
-    async def end_process(self) -> None:
-        """Kill QEMU and its helpers and wait until they are gone; files and remembered state stay."""
+    async def end_process(self, *, is_news: bool = True) -> None:
+        """Kill QEMU and its helpers and wait until they are gone; files and remembered state stay.
+
+        Unless it `is_news`, the peers are not told that this copy has died.
+        """
+        if self._watcher is not None and not is_news:
+            self._watcher.cancel()
+            self._watcher = None
         if self.qmp is not None:
             qmp, self.qmp = self.qmp, None
             with suppress(QmpError, TimeoutError):
@@ -292,11 +310,14 @@ class Copy:
     async def discard(self) -> None:
         """End it and remove everything of it from this host. Idempotent."""
         await self.end_process()
+        await self.reach(Step.DISCARD_ENDED)
         await self.remove_ports()
+        await self.reach(Step.DISCARD_PORTS)
         await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
         highest = self.state.highest_epoch
         self.state = CopyState(name=self.name, uid="", highest_epoch=highest)
         self._log_seen = 0
+        await self.reach(Step.DISCARD_DONE)
         self._wake()
 
     async def close(self) -> None:
@@ -307,8 +328,9 @@ class Copy:
         if self.qmp is not None:
             with suppress(QmpError, TimeoutError):
                 await self.qmp.close()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for task in (self._watcher, self.telling):
+            if task is not None:
+                task.cancel()
         for process in (self.process, self._tpm):
             if process is not None:
                 process.close()

@@ -13,6 +13,7 @@ from hostagent.drivers.libvirt.client import LibvirtInventory
 from hostagent.drivers.libvirt.describe import choose_cpu
 from hostagent.drivers.net import OverlayNetwork
 from hostagent.heartbeat.heartbeats import Heartbeats
+from hostagent.supervisor.failpoints import Failpoints
 from vdc.control.clock import Clock
 from vdc.control.events import EventLog
 from vdc.model.errors import UnavailableError
@@ -38,6 +39,7 @@ class HostContext:
     overlay: OverlayNetwork
     images: ImageCache
     libvirt: LibvirtInventory
+    failpoints: Failpoints = field(default_factory=Failpoints)
     store_heard_at_s: float = 0.0
     log: structlog.stdlib.BoundLogger = field(default_factory=structlog.get_logger)
 

@@ -23,6 +23,7 @@ from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed
 from vdc.model.errors import RefusedError, UnavailableError, VdcError
 from vdc.model.event import Severity
 from vdc.model.pair import Pair
+from vdc.model.step import Step
 from vdc.protection.arbitration import promote_secondary
 from vdc.protection.placement import why_not_a_pair
 
@@ -38,10 +39,12 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         uid=endophyte.uid, role=CopyRole.SECONDARY, stage=CopyStage.PREPARING, epoch=pair.epoch,
         macs=tuple(nic.mac for nic in endophyte.nics),
     )  # fmt: skip
+    await copy.reach(Step.PREPARE_BEGUN)
     try:
         entry = host.mirror.images[endophyte.image_digest].value
         await host.ensure_image(entry)
         observed = await _primary_listening(copy, pair)
+        await copy.reach(Step.PREPARE_LISTENING)
         facts = observed.machine
         assert facts is not None
         reason = why_not_a_pair(host.mirror.hosts[pair.primary].value, host.record)
@@ -50,6 +53,7 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         if reason:
             raise RefusedError(reason, code="lockstep-impossible")
         record = await copy.disks.create_secondary(endophyte.uid, pair.epoch, facts.disk_sizes_bytes)
+        await copy.reach(Step.PREPARE_DISKS)
         specs = disk_specs(record, len(facts.disk_sizes_bytes))
         await copy.start(endophyte, machine_spec(endophyte, entry.image, facts, specs), CopyRole.SECONDARY)
         plan = PlanRecord(
@@ -59,10 +63,12 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             has_rewriter=facts.has_rewriter, checkpoint_ms=endophyte.manifest.spec.protection.checkpoint_ms,
         )  # fmt: skip
         await secondary.prepare(copy.session(), plan.plan())
+        await copy.reach(Step.PREPARE_WAITING)
     except BaseException:
         await copy.end_process()
         raise
     await copy.save(stage=CopyStage.READY, plan=plan, machine=facts)
+    await copy.reach(Step.PREPARE_DONE)
 
 
 async def _primary_listening(copy: Copy, pair: Pair) -> Observed:
@@ -89,14 +95,17 @@ async def _primary_listening(copy: Copy, pair: Pair) -> Observed:
 async def lockstep_noted(copy: Copy) -> None:
     """The pair is in sync: this copy's disks could be booted, were it promoted and then lost."""
     await copy.save(stage=CopyStage.LOCKSTEP)
+    await copy.reach(Step.SYNCED_REMEMBERED)
     if copy.state.plan is not None:
         await copy.disks.in_sync(copy.state.plan.disks)
+    await copy.reach(Step.SYNCED_DONE)
 
 
 async def promote(copy: Copy, pair: Pair, sentence: str, *, planned: bool = False) -> Pair:
     """Win the epoch, then speak. Raises FencedError where the primary won, and touches nothing then."""
     host = copy.host
     began = host.clock.boottime_s()
+    await copy.reach(Step.PROMOTE_BEGUN)
     durable = asyncio.create_task(_remember(copy, pair.epoch + 1), name=f"{copy.name} epoch")
     try:
         after = await swap_pair(
@@ -108,6 +117,7 @@ async def promote(copy: Copy, pair: Pair, sentence: str, *, planned: bool = Fals
     finally:
         await durable
     arbitrated_ms = (host.clock.boottime_s() - began) * 1000
+    await copy.reach(Step.PROMOTE_COMMITTED)
     copy.state = copy.state.with_(role=CopyRole.PRIMARY, stage=CopyStage.PROMOTING, epoch=after.epoch)
     steps = await _speak(copy, after, planned=planned)
     total_ms = (host.clock.boottime_s() - began) * 1000
@@ -116,6 +126,7 @@ async def promote(copy: Copy, pair: Pair, sentence: str, *, planned: bool = Fals
         arbitrated_ms=round(arbitrated_ms, 1), total_ms=round(total_ms, 1), **steps,
     )  # fmt: skip
     await _tidy(copy)
+    await copy.reach(Step.PROMOTE_DONE)
     return after
 
 
@@ -151,9 +162,12 @@ async def _speak(copy: Copy, pair: Pair, *, planned: bool) -> dict[str, float]:
     for result in (spoken, live):
         if isinstance(result, BaseException):
             raise result
+    await copy.reach(Step.SPEAK_LIVE)
     await secondary.announce(qmp)
+    await copy.reach(Step.SPEAK_ANNOUNCED)
     if host.record.accelerator.name == "tcg":
         await secondary.refresh_code(qmp)
+    await copy.reach(Step.SPEAK_DONE)
     assert isinstance(spoken, dict)
     return {f"{step}_ms": round(took_ms, 1) for step, took_ms in spoken.items() if step != "total"}
 
@@ -168,6 +182,7 @@ async def _tidy(copy: Copy) -> None:
     copy.lockstep_since_s = None
     copy.meter.restart(time.monotonic())
     await copy.save(machine=facts.with_(has_rewriter=True))
+    await copy.reach(Step.TIDY_BEGUN)
     try:
         await secondary.settle(copy.session(), plan.plan())
     except QmpError as error:
@@ -176,14 +191,18 @@ async def _tidy(copy: Copy) -> None:
             epoch=copy.state.epoch, severity=Severity.WARNING,
         )  # fmt: skip
         raise  # the stage stays PROMOTING, so it is done again: the disks' record must not lag behind QEMU
+    await copy.reach(Step.TIDY_SETTLED)
     await copy.disks.settled()
+    await copy.reach(Step.TIDY_DISKS)
     await copy.save(stage=CopyStage.RUNNING, plan=None, listening_epoch=0)
+    await copy.reach(Step.TIDY_DONE)
 
 
 async def inherit(copy: Copy, pair: Pair) -> None:
     """The record made this host the primary, and its copy ended before that was remembered."""
-    await copy.save(role=CopyRole.PRIMARY, stage=CopyStage.DEAD, epoch=pair.epoch, plan=None)
     await copy.end_process()
+    await copy.save(role=CopyRole.PRIMARY, stage=CopyStage.DEAD, epoch=pair.epoch, plan=None)
+    await copy.reach(Step.INHERIT_DONE)
 
 
 async def failed(copy: Copy, error: VdcError) -> None:

@@ -18,11 +18,13 @@ from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.verification import Freezer, Peer, Verification
 from hostagent.supervisor.view import observed, snapshot
+from hostagent.supervisor.waking import read_epoch_after_sleep
 from vdc.api.models import Frozen, VerifyResult
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunState
 from vdc.model.errors import BugError, ConflictError, FencedError, UnavailableError, VdcError
 from vdc.model.event import Severity
 from vdc.model.pair import Pair
+from vdc.model.step import Step
 from vdc.protection.decide import Decision, decide
 from vdc.protection.events import Event
 from vdc.protection.table import Action, State
@@ -85,9 +87,12 @@ class Supervisor:
         publisher = asyncio.create_task(self._publisher(), name=f"{self.name} publisher")
         try:
             await take_over_after_restart(self.copy)
+            due_s = self.host.clock.boottime_s()
             while True:
                 self._wakeup.clear()
+                await read_epoch_after_sleep(self.host, self.name, due_s)
                 tick = await self._guarded_pass()
+                due_s = self.host.clock.boottime_s() + tick
                 with suppress(TimeoutError):
                     async with asyncio.timeout(tick):
                         await self._wakeup.wait()
@@ -132,6 +137,8 @@ class Supervisor:
             return
         if is_busy and self._job_action in _ENDS_PROCESS:
             return
+        if is_busy and self._is_own_doing(decision):
+            return
         if action is Action.NOTE:
             await self._note(decision)
             return
@@ -140,6 +147,13 @@ class Supervisor:
         await self._cancel_job()
         self._job_action = action
         self._job = asyncio.create_task(self._execute(decision), name=f"{self.name} {action}")
+
+    def _is_own_doing(self, decision: Decision) -> bool:
+        """Whether the running job does this already, or its commit is seen before it is done."""
+        if self._job_action is Action.MARK:
+            return decision.row.to is State.P_LOCKSTEP
+        is_calling_off = self.copy.state.stage is CopyStage.LEAVING and self._job_action in _CALLS_OFF
+        return is_calling_off and decision.action in (Action.LEAVE, Action.GO_ALONE)
 
     async def _note(self, decision: Decision) -> None:
         await self._cancel_job()
@@ -232,6 +246,7 @@ class Supervisor:
         found = self.host.mirror.endophytes[self.name]
         key, after = keys.endophyte(self.name), found.value.with_(run=RunState.STOPPED)
         await self.host.store.commit([Unchanged(key, found.revision)], [Put(key, after.to_json())])
+        await self.copy.reach(Step.RECORD_OFF_DONE)
         await self.host.tell(
             self.name, "guest-powered-off", "the guest powered itself off", epoch=self.copy.state.epoch
         )
@@ -413,6 +428,7 @@ def _is_same_work(action: Action, running: Action | None) -> bool:
 
 # Jobs that end the process themselves: its end is no news while they run, and they are never left half-done.
 _ENDS_PROCESS = frozenset({Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP})
+_CALLS_OFF = (Action.ENTER, Action.ADOPT_EPOCH)  # where they fail they give the secondary up themselves
 _WORK = {
     Action.TAKE_OVER: Action.PROMOTE,
     Action.LEAVE: Action.GO_ALONE,

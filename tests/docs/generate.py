@@ -18,11 +18,13 @@ from pydantic_core import PydanticUndefined
 
 from hostagent.config import AgentConfig, EmbeddedEtcd, EtcdConfig, HostAddress, Timings
 from vdc.model.network import Network
+from vdc.model.step import Step
 from vdc.protection.table import TABLE, State
 
 ROOT = Path(__file__).parents[2]
 _SENTENCES = "docs/failover.md"
 _OPTIONS = "docs/operations.md"
+_STEPS = "docs/development.md"
 
 # What each option of the agent's configuration means; its type and default are read from the model.
 MEANINGS = {
@@ -136,6 +138,16 @@ def secondary_diagram() -> str:
     return diagram(lambda state: not state.startswith("p_"))
 
 
+# ---- the steps
+
+
+def steps_table() -> str:
+    """Every named step, in the order of its operation."""
+    lines = ["| step | when it is reached |", "|---|---|"]
+    lines += [f"| `{step.value}` | {step.sentence} |" for step in Step]
+    return "\n".join([*lines, ""])
+
+
 # ---- the agent's configuration
 
 
@@ -216,4 +228,5 @@ PARTS = (
     Part(_SENTENCES, "secondary", secondary_diagram),
     Part(_SENTENCES, "table", rows_table),
     Part(_OPTIONS, "options", options_table),
+    Part(_STEPS, "steps", steps_table),
 )

@@ -32,13 +32,13 @@ from vdc.lab.plan import HostPlan, LabPlan
 from vdc.lab.processes import Process, kill_all, signal_all
 from vdc.lab.sessions import Workload
 from vdc.lab.settings import Settings
-from vdc.model.endophyte import CopyRole, CopyStage, Phase
+from vdc.model.endophyte import CopyRole, CopyStage, Phase, RunState
 from vdc.model.errors import VdcError
 
 T = TypeVar("T")
 
 POLL_S = 0.1
-_PASSED_ON = ("VDC_STATE_DIR", "VDC_CACHE_DIR", "PYTHONPATH")
+_PASSED_ON = ("VDC_STATE_DIR", "VDC_CACHE_DIR", "VDC_FAILPOINTS", "PYTHONPATH")
 CLI_S = 150.0
 QUIET_S = 30.0  # until a cluster that was left alone has tidied up
 TAP_ALIAS = "vdc:port:"
@@ -217,6 +217,12 @@ class Lab:
     def hosts(self) -> tuple[str, ...]:
         """All hosts."""
         return tuple(host.name for host in self.plan.hosts)
+
+    def leader(self) -> str:
+        """The host whose agent leads, once there is one."""
+        return wait_for(
+            lambda: self.ask(lambda api: api.cluster()).leader or "", 20, "the cluster has a leader"
+        )
 
     def hosts_up(self) -> tuple[str, ...]:
         """Hosts that have power and are not paused."""
@@ -475,6 +481,14 @@ class VM:
         printed = self.lab.ok("console", self.name, stdin=f"\necho be''gin; {command}; echo e''nd\n")
         assert "begin" in printed and "end" in printed, printed
         return printed.rpartition("begin")[2].partition("end")[0].strip()
+
+    def ask_run(self, state: RunState) -> None:
+        """Ask for a run state, and do not wait for it."""
+        self.lab.ask(lambda api: api.run_endophyte(self.name, state))
+
+    def ask_protection(self, *, enabled: bool) -> None:
+        """Ask for protection or against it, and do not wait for it."""
+        self.lab.ask(lambda api: api.protect_endophyte(self.name, enabled=enabled))
 
     def event_codes(self) -> list[str]:
         """The codes of its events, oldest first."""

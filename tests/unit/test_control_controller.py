@@ -115,6 +115,20 @@ async def test_a_host_that_failed_as_secondary_is_left_alone_for_a_while(cluster
     assert (await cluster.pair()).secondary == "h2"
 
 
+async def test_a_secondary_is_not_blamed_for_the_death_of_the_primarys_agent(cluster):
+    """An agent that died while it protected undoes that when it is back; the secondary has done nothing wrong."""
+    await cluster.with_running_primary()
+    await cluster.reconcile()
+    lost = await cluster.pair()
+    await cluster.put((keys.host("h1"), host("h1").with_(incarnation="the next agent").to_json()))
+    alone = lost.with_(epoch=3, secondary=None, sync="none", spares=("h3", lost.secondary))
+    await cluster.put((keys.pair("web"), alone.to_json()))
+    await cluster.says("h1", CopyRole.PRIMARY, CopyStage.RUNNING, 3)
+    await cluster.put((keys.host("h3"), host("h3", schedulable=False).to_json()))
+    await cluster.reconcile()
+    assert (await cluster.pair()).secondary == lost.secondary
+
+
 async def test_after_a_promotion_nobody_is_backing_off(cluster):
     await cluster.with_running_primary()
     await cluster.reconcile()

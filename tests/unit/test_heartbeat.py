@@ -39,8 +39,19 @@ def test_garbage_is_no_heartbeat_and_no_error(data):
         b'7\n{"v":1,"h":1}',
     ],
 )
-def test_what_is_not_of_this_version_is_ignored(data):
+def test_what_is_no_heartbeat_or_of_an_older_version_is_ignored(data):
     assert decode(data) is None
+
+
+def test_a_later_versions_heartbeat_is_heard():
+    """Agents are upgraded one after the other; silence between two versions would look like death."""
+    body = b'{"v":3,"h":"h1","i":"abc","d":[["u",3]],"of_tomorrow":[1]}'
+    assert decode(b"7\n" + body) == (7, Content("h1", "abc", (("u", 3),)))
+
+
+@pytest.mark.parametrize("version", [b"true", b"2.5", b'"3"', b"1", b"null"])
+def test_a_version_is_a_number_that_is_not_too_small(version):
+    assert decode(b'7\n{"v":' + version + b',"h":"h","i":"i","d":[]}') is None
 
 
 def test_many_deaths_do_not_split_the_datagram():

@@ -19,6 +19,7 @@ from vdc.model.errors import RefusedError, UnavailableError
 from vdc.model.event import Severity
 from vdc.model.host import Host
 from vdc.model.pair import Pair
+from vdc.model.step import Step
 from vdc.protection.arbitration import add_secondary, new_pair, with_spares
 from vdc.protection.invariants import check_transition
 from vdc.protection.placement import Occupancy, choose_primary, choose_secondary, choose_spares
@@ -52,6 +53,7 @@ class Controller:
         backoff_s: float,
         report: Callable[[str], None],
         keep_arbiter_away: Callable[[], Awaitable[None]] | None = None,
+        reach: Callable[[Step], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self._mirror = mirror
@@ -60,8 +62,12 @@ class Controller:
         self._backoff_s = backoff_s
         self._report = report
         self._keep_arbiter_away = keep_arbiter_away
+        self._reach = reach or _nothing_at
         self._backoffs: dict[tuple[str, str], Backoff] = {}
         self._last_pairs: dict[str, Pair] = {}
+        self._protected_by: dict[
+            str, str
+        ] = {}  # incarnation of the primary's agent when it got its secondary
         self._said: dict[str, str] = {}
 
     async def run(self) -> None:
@@ -137,6 +143,7 @@ class Controller:
         )
         if result.succeeded:
             self._said.pop(endophyte.name, None)
+            await self._reach(Step.PLACE_COMMITTED)
             await self._log(endophyte.name, "placed", f"placed on {primary}", pair.epoch)
 
     async def _protect(self, endophyte: Endophyte, pair: Versioned[Pair]) -> None:
@@ -157,8 +164,10 @@ class Controller:
         )  # fmt: skip
         after = add_secondary(pair.value, secondary, request_id=_request(), now=self._clock.wall())
         if await self._swap(pair, after):
+            self._protected_by[endophyte.name] = self._incarnation_of(after.primary)
             self._last_pairs[endophyte.name] = after  # the next pass may see it given up already
             self._said.pop(endophyte.name, None)
+            await self._reach(Step.PROTECT_COMMITTED)
             await self._log(endophyte.name, "protecting", f"protecting on {secondary}", after.epoch)
 
     async def _keep_spares(self, endophyte: Endophyte, pair: Versioned[Pair]) -> None:
@@ -189,7 +198,9 @@ class Controller:
         if pair is not None:
             removed.append(Delete(keys.slot(pair.value.slot)))
         compares.append(Unchanged(keys.pair(name), pair.revision if pair else 0))
+        await self._reach(Step.DELETE_READY)
         if (await self._store.commit(compares, removed)).succeeded:
+            await self._reach(Step.DELETE_COMMITTED)
             await self._log(name, "deleted", "deleted with its disks", 0)
 
     # ---- helpers
@@ -204,11 +215,17 @@ class Controller:
         kept_primary = pair.primary == before.primary and pair.secondary is None
         if endophyte is None or (primary is not None and primary.restarts < endophyte.restarts):
             return  # a restart does without the secondary, which has done nothing wrong
+        if self._protected_by.get(pair.name) not in (None, self._incarnation_of(pair.primary)):
+            return  # nor where the primary's agent died while it protected, and began anew
         if kept_primary and endophyte.wants_protection:
             last = self._backoffs.get((pair.uid, before.secondary))
             duration = min(MAX_BACKOFF_S, last.duration_s * 2) if last else self._backoff_s
             until = self._clock.boottime_s() + duration
             self._backoffs[pair.uid, before.secondary] = Backoff(until, duration)
+
+    def _incarnation_of(self, host: str) -> str:
+        found = self._mirror.hosts.get(host)
+        return found.value.incarnation if found else ""
 
     def _backing_off(self, uid: str) -> frozenset[str]:
         now = self._clock.boottime_s()
@@ -248,6 +265,10 @@ class Controller:
 
 def _matters(key: str) -> bool:
     return not key.startswith((keys.EVENTS, keys.LEADER))
+
+
+async def _nothing_at(_: Step) -> None:
+    """Where no failpoints are wanted."""
 
 
 def _request() -> str:

@@ -7,12 +7,12 @@ anything outside itself is refused by `require_self_contained`.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostagent.drivers.process.tool import run_tool
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import IMAGE_DIR, VM_DIR
 from vdc.model.errors import RefusedError, UnavailableError
@@ -97,22 +97,11 @@ class QemuImg:
             devices=(),
             has_network=False,
         )
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
         try:
-            async with asyncio.timeout(deadline_s):
-                output, complaint = await process.communicate()
-        except BaseException as error:
-            process.kill()
-            await process.wait()
-            if isinstance(error, TimeoutError):
-                raise DiskToolError(f"qemu-img {arguments[0]} did not end within {deadline_s:g} s") from error
-            raise
-        if process.returncode not in (0, also_accepted):
+            status, output, complaint = await run_tool(command, deadline_s=deadline_s)
+        except TimeoutError as error:
+            raise DiskToolError(f"qemu-img {arguments[0]} did not end within {deadline_s:g} s") from error
+        if status not in (0, also_accepted):
             lines = complaint.decode(errors="replace").strip().splitlines() or ["no message"]
             raise DiskToolError(f"qemu-img {arguments[0]}: {lines[-1]}")
         return output

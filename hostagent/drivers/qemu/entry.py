@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ from hostagent.drivers.qemu.steps import (
     until,
 )
 from vdc.model.errors import ConflictError, UnavailableError
+from vdc.model.step import Step
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,11 @@ _QUICK_POLL_S = 0.002  # while the guest stands still
 _SLOW_POLL_S = 0.02
 
 Progress = Callable[[float], None]
+Reach = Callable[[Step], Awaitable[None]]
+
+
+async def nothing_at(_: Step) -> None:
+    """For callers without a journal."""
 
 
 class EntryFailedError(UnavailableError):
@@ -66,8 +72,12 @@ class EntryReport:
     total_ms: float
 
 
-async def enter(qmp: QmpSession, plan: LockstepPlan, *, progress: Progress, deadline_s: float) -> EntryReport:
+async def enter(
+    qmp: QmpSession, plan: LockstepPlan, *, progress: Progress, deadline_s: float, reach: Reach = nothing_at
+) -> EntryReport:
     """Copy disks and memory to the prepared secondary and enter lockstep; `progress` gets 0.0 to 1.0.
+
+    `reach` is awaited at each named step.
 
     `deadline_s` bounds the whole. Raises EntryFailedError or a QmpError after undoing, ConflictError when the
     guest does not run.
@@ -76,7 +86,7 @@ async def enter(qmp: QmpSession, plan: LockstepPlan, *, progress: Progress, dead
         raise ConflictError(
             f"the guest is {state}; only a running one can enter lockstep", code="not-running"
         )
-    entry = _Entry(qmp, plan, progress)
+    entry = _Entry(qmp, plan, progress, reach)
     try:
         async with asyncio.timeout(deadline_s):
             return await entry.run()
@@ -115,10 +125,11 @@ async def _undo(qmp: QmpSession, plan: LockstepPlan) -> None:
 class _Entry:
     """One attempt: the sequence and the figures it collects."""
 
-    def __init__(self, qmp: QmpSession, plan: LockstepPlan, progress: Progress) -> None:
+    def __init__(self, qmp: QmpSession, plan: LockstepPlan, progress: Progress, reach: Reach) -> None:
         self._qmp = qmp
         self._plan = plan
         self._progress = progress
+        self._reach = reach
         self._stopped_at = 0.0
         self._resumed_at = 0.0
         self._resumed = asyncio.Event()
@@ -135,16 +146,22 @@ class _Entry:
     async def run(self) -> EntryReport:
         watch = Stopwatch()
         await self._configure()
+        await self._reach(Step.ENTER_CONFIGURED)
         await self._mirror_disks()
+        await self._reach(Step.ENTER_MIRRORED)
         mirror_ms = watch.lap("mirror")
         passes, ram = await self._copy_memory()
+        await self._reach(Step.ENTER_COPIED)
         copy_ms = watch.lap("copy")
         async with asyncio.timeout(self._plan.stopped_limit_s):
             await self._qmp.execute(Command.STOP, deadline_s=_STOP_DEADLINE_S)
             await self._await_status("pre-switchover")
             watch.lap("last_passes")
+            await self._reach(Step.ENTER_STOPPED)
             await self._attach_disks()
+            await self._reach(Step.ENTER_DISKS)
             await self._attach_filters()
+            await self._reach(Step.ENTER_FILTERS)
             attach_ms = watch.lap("attach")
             await self._qmp.execute(Command.MIGRATE_CONTINUE, {"state": "pre-switchover"})
             await self._await_status("colo")
