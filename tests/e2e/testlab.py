@@ -23,15 +23,18 @@ from typing import Any, TypeVar
 from vdc.api.client import ApiClient
 from vdc.api.models import EndophyteDescription, EndophyteView
 from vdc.api.transport import Deadlines
+from vdc.control.allot import mac_for
 from vdc.lab import api as lab_api
 from vdc.lab import faults, kernel, survey
 from vdc.lab.audit import audit
+from vdc.lab.capture import Capture
 from vdc.lab.models import HostState, LabStatus
 from vdc.lab.network import netlink
-from vdc.lab.plan import HostPlan, LabPlan
+from vdc.lab.plan import HostPlan, LabPlan, Underlay
 from vdc.lab.processes import Process, kill_all, signal_all
 from vdc.lab.sessions import Workload
 from vdc.lab.settings import Settings
+from vdc.lab.speakers import Verdict, judge, owners
 from vdc.model.endophyte import CopyRole, CopyStage, Phase
 from vdc.model.errors import VdcError
 
@@ -111,6 +114,8 @@ class Lab:
         self.settings = Settings.from_environment()
         self._runner = asyncio.Runner()
         self._clients: dict[str, ApiClient] = {}
+        self._names: dict[str, str] = {}  # of VMs, by MAC
+        self.wire: Capture  # of the present test; the fixture `lab` begins and judges it
 
     def __enter__(self) -> Lab:
         try:
@@ -268,6 +273,8 @@ class Lab:
     def create(self, name: str, *options: str, timeout_s: float = 90.0) -> VM:
         """Create a VM and wait until it is what was asked for."""
         self.ok("create", name, "--wait", "--timeout", f"{timeout_s:g}", *options)
+        for address in self.view(name).status.addresses:
+            self._names[mac_for(self.plan.network.name, address)] = name
         return VM(self, name)
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
@@ -285,6 +292,23 @@ class Lab:
         for name in names:
             self.ask(lambda api, name=name: api.delete_endophyte(name))  # type: ignore[misc]
         wait_for(lambda: not self.vm_names(), 90.0, lambda: f"deleted: {', '.join(self.vm_names())}")
+
+    # ---- the wire
+
+    def capture(self) -> Capture:
+        """Watch what guests send over the overlay, until the end of the `with` block."""
+        return Capture(self.plan)
+
+    def verdicts(self, capture: Capture, since: str) -> list[Verdict]:
+        """What a capture that began at `since` (as in events) shows: for each guest, who spoke in which order."""
+        events = self.ask(lambda api: api.list_events(limit=2000)).items
+        hosts = {str(host.address(Underlay.MANAGEMENT)): host.name for host in self.plan.hosts}
+        frames = capture.frames
+        found = []
+        for mac in dict.fromkeys(frame.mac for frame in frames):
+            mine = [one for one in events if one.name == self._names.get(mac) and one.at >= since]
+            found.append(judge(mac, frames, hosts, owners(mine)))
+        return found
 
     # ---- the audit
 
