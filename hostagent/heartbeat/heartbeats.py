@@ -4,6 +4,10 @@ Every `heartbeat_ms` one datagram to every peer on each network. A peer whose he
 time that makes it suspect is asked by ICMP echo; one that answers neither way for the whole of that time is
 suspect. A look that comes late (this process was starved, the machine was suspended) judges nothing: what
 waits in the sockets is read first. That keeps a busy machine from suspecting the whole world.
+
+A replication network that has just come back may go again: it is *settled* once both ends have heard each
+other without a break for `SETTLED_S`. That changes no decision about a copy that exists; it keeps a new one
+from being filled over a dead or flapping link.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ NetworkKind = Literal["management", "replication"]
 NETWORKS: tuple[NetworkKind, ...] = ("management", "replication")
 _LATE_S = 0.03
 _ASK_EVERY_S = 0.025
+SETTLED_S = 3.0
 _ANSWER_S = 0.03  # that an echo is given before silence counts, however long it has lasted
 
 
@@ -35,6 +40,8 @@ class Peer:
     incarnation: str = ""
     dead: tuple[tuple[str, int], ...] = ()
     suspected: dict[NetworkKind, bool] = field(default_factory=lambda: dict.fromkeys(NETWORKS, False))
+    is_deaf: bool = False  # it says that it does not hear this host on the replication network
+    settles_at_s: float = float("-inf")  # of its replication network, since the last break
 
 
 class _Receiver(asyncio.DatagramProtocol):
@@ -127,7 +134,8 @@ class Heartbeats:
         self._body = self._content()
 
     def _content(self) -> bytes:
-        return Content(self._host, self._incarnation, tuple(self._dead)).encode()
+        deaf_to = tuple(name for name, peer in self._peers.items() if peer.suspected["replication"])
+        return Content(self._host, self._incarnation, tuple(self._dead), deaf_to).encode()
 
     def silent_ms(self, host: str, network: NetworkKind) -> float:
         """Silence of a peer; 0 for one that is not known."""
@@ -150,6 +158,11 @@ class Heartbeats:
         """Whether the link was silent for too long when it was last looked at."""
         peer = self._peers.get(host)
         return peer is not None and peer.suspected[network]
+
+    def unsettled(self) -> tuple[str, ...]:
+        """Hosts with which the replication network does not work both ways, or has not for long enough."""
+        now = self._clock.boottime_s()
+        return tuple(sorted(name for name, peer in self._peers.items() if not _is_settled(peer, now)))
 
     async def run(self) -> None:
         """Send, ask and judge, for ever."""
@@ -192,6 +205,12 @@ class Heartbeats:
         if peer.suspected[network]:
             peer.suspected[network] = False
             has_news = True
+            if network == "replication":
+                peer.settles_at_s = now + SETTLED_S
+                self._body = self._content()
+        if (is_deaf := self._host in content.deaf_to) is not peer.is_deaf:
+            peer.is_deaf, peer.settles_at_s = is_deaf, now + SETTLED_S
+            has_news = True
         if has_news:
             self._on_change(content.host)
 
@@ -205,7 +224,7 @@ class Heartbeats:
         """Ask who is late, suspect who has been silent for too long; returns when to look again."""
         again = now + self._interval_s
         for name, peer in self._peers.items():
-            changed = False
+            changed = self._has_settled(peer, now)
             threshold = self.suspect_ms(name)
             for network, link in peer.links.items():
                 if peer.suspected[network]:
@@ -217,8 +236,21 @@ class Heartbeats:
                 left_s = max((threshold - link.silent_ms(now)) / 1000, link.asked_at_s + _ANSWER_S - now)
                 if left_s <= 0:
                     peer.suspected[network] = changed = True
+                    self._body = self._content()
                 else:
                     again = min(again, now + left_s)
             if changed:
                 self._on_change(name)
         return again
+
+    @staticmethod
+    def _has_settled(peer: Peer, now: float) -> bool:
+        """Whether a network that had been broken has just become settled: told once."""
+        if peer.settles_at_s == float("-inf") or not _is_settled(peer, now):
+            return False
+        peer.settles_at_s = float("-inf")
+        return True
+
+
+def _is_settled(peer: Peer, now: float) -> bool:
+    return not peer.suspected["replication"] and not peer.is_deaf and now >= peer.settles_at_s

@@ -117,6 +117,7 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
         listening_epoch=state.listening_epoch,
         machine=state.machine,
         incarnation=copy.host.record.incarnation,
+        unreachable=copy.host.heartbeats.unsettled() if state.role is CopyRole.PRIMARY else (),
     )
 
 
