@@ -282,10 +282,16 @@ class Supervisor:
         """Take over from a healthy primary: it stops its guest first, then the epoch is won, then this one speaks."""
         pair = self.host.mirror.pair(self.name)
         if pair is None or pair.secondary != self.host.name:
-            raise ConflictError(f"{self.host.name} is not the secondary of {self.name}", code="not-secondary")
+            epoch = pair.epoch if pair else 0
+            raise ConflictError(
+                f"{self.host.name} is not the secondary of {self.name} under epoch {epoch}",
+                code="not-secondary",
+            )
         if self._job is not None and not self._job.done():
             raise ConflictError(
-                f"{self.name} is busy: {self._job_action}", code="busy", hint="try again in a moment"
+                f"{self.name} is busy under epoch {pair.epoch}: {self._job_action or 'a promotion was asked for'}",
+                code="busy",
+                hint="try again in a moment",
             )
         loop = asyncio.get_running_loop()
         result: asyncio.Future[Pair] = loop.create_future()
@@ -294,20 +300,26 @@ class Supervisor:
             try:
                 async with self._exclusive:
                     await ask_primary(pair)
+                    self._job_action = Action.PROMOTE
                     result.set_result(await secondary.promote(self.copy, pair, reason, planned=True))
             except BaseException as error:
                 if not result.done():
                     result.set_exception(
                         error
                         if isinstance(error, VdcError)
-                        else UnavailableError("the promotion was interrupted")
+                        else ConflictError(
+                            f"what {self.name} needs under epoch {pair.epoch} came first",
+                            code="overtaken",
+                            hint=f"vdc describe endophyte {self.name}",
+                        )
                     )
                 if isinstance(error, asyncio.CancelledError):
                     raise
             finally:
                 self.wake()
 
-        self._job_action = Action.PROMOTE
+        # Until the primary has answered this is nobody's work: what the table decides meanwhile goes first.
+        self._job_action = None
         self._job = asyncio.create_task(job(), name=f"{self.name} planned promotion")
         return await asyncio.shield(result)
 
