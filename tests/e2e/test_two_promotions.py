@@ -18,7 +18,7 @@ def test_of_two_operators_one_wins(lab: Lab, protected_vm: Callable[..., VM]) ->
         both = list(pool.map(lambda _: lab.cli("promote", "replica", "web", "--to", second), range(2)))
         assert sorted(done.code for done in both) == [0, 1], both
         loser = next(done for done in both if done.code)
-        assert_says_why(loser, vm)
+        assert_says_why(loser)
         workload.wait_progress(more=50, deadline_s=30)
         vm.wait_lockstep()
     assert vm.primary == second
@@ -30,24 +30,24 @@ def test_of_two_operators_one_wins(lab: Lab, protected_vm: Callable[..., VM]) ->
 
 def test_an_operator_beside_the_automatic_promotion(lab: Lab, protected_vm: Callable[..., VM]) -> None:
     vm = protected_vm("web")
-    for number, fault in enumerate((signal.SIGSTOP, signal.SIGKILL)):
-        before, first, second = vm.epoch, vm.primary, vm.secondary
-        began = vm.event_codes().count("promoted")
-        with lab.workload(vm, tag=f"run{number}") as workload:
+    with lab.workload(vm) as workload:
+        for fault in (signal.SIGSTOP, signal.SIGKILL):
+            before, first, second = vm.epoch, vm.primary, vm.secondary
+            began = vm.event_codes().count("promoted")
             workload.wait_progress(more=30, deadline_s=20)
             vm.kill(first, fault)
             done = lab.cli("promote", "replica", "web", "--to", second)
             if done.code:
-                assert_says_why(done, vm)
+                assert_says_why(done)
             assert vm.wait_primary(second).status.epoch > before
             workload.wait_progress(more=50, deadline_s=30)
             vm.wait_lockstep()
-        assert vm.event_codes().count("promoted") == began + 1
-        assert not workload.report.errors
-        workload.check_store()
+            assert vm.event_codes().count("promoted") == began + 1
+    assert not workload.report.errors
+    workload.check_store()
 
 
-def assert_says_why(done: Done, vm: VM) -> None:
+def assert_says_why(done: Done) -> None:
     """One line, a code, and nothing that could be taken for a success."""
     assert done.code == 1
     assert done.error_line.endswith(
