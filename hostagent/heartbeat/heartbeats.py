@@ -8,6 +8,8 @@ waits in the sockets is read first. That keeps a busy machine from suspecting th
 A replication network that has just come back may go again: it is *settled* once both ends have heard each
 other without a break for `SETTLED_S`. That changes no decision about a copy that exists; it keeps a new one
 from being filled over a dead or flapping link.
+
+A peer that does not hear us says so (`Content.deaf_to`): where only our direction is cut, we learn it from it.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ NETWORKS: tuple[NetworkKind, ...] = ("management", "replication")
 _LATE_S = 0.03
 _ASK_EVERY_S = 0.025
 SETTLED_S = 3.0
+_DEAF_S = 0.1  # less than a secondary's own head start: the primary is to be first (see `is_deaf`)
 _ANSWER_S = 0.03  # that an echo is given before silence counts, however long it has lasted
 
 
@@ -41,6 +44,8 @@ class Peer:
     dead: tuple[tuple[str, int], ...] = ()
     suspected: dict[NetworkKind, bool] = field(default_factory=lambda: dict.fromkeys(NETWORKS, False))
     is_deaf: bool = False  # it says that it does not hear this host on the replication network
+    deaf_at_s: float = float("inf")  # since when it says so
+    deafness_counts: bool = False  # it has said so for long enough
     settles_at_s: float = float("-inf")  # of its replication network, since the last break
 
 
@@ -164,6 +169,16 @@ class Heartbeats:
         now = self._clock.boottime_s()
         return tuple(sorted(name for name, peer in self._peers.items() if not _is_settled(peer, now)))
 
+    def is_deaf(self, host: str) -> bool:
+        """Whether `host` has said for a while that it does not hear us on the replication network.
+
+        A primary takes that for a cut and goes on alone before the secondary takes over: with only its own
+        direction cut, QEMU lets bare TCP acknowledgements of it out that the secondary knows nothing of, and a
+        client would never repeat what they acknowledge.
+        """
+        peer = self._peers.get(host)
+        return peer is not None and peer.deafness_counts
+
     async def run(self) -> None:
         """Send, ask and judge, for ever."""
         send_at = self._clock.boottime_s()
@@ -210,6 +225,8 @@ class Heartbeats:
                 self._body = self._content()
         if (is_deaf := self._host in content.deaf_to) is not peer.is_deaf:
             peer.is_deaf, peer.settles_at_s = is_deaf, now + SETTLED_S
+            peer.deaf_at_s = now if is_deaf else float("inf")
+            peer.deafness_counts = False
             has_news = True
         if has_news:
             self._on_change(content.host)
@@ -223,8 +240,13 @@ class Heartbeats:
     def _judge(self, now: float) -> float:
         """Ask who is late, suspect who has been silent for too long; returns when to look again."""
         again = now + self._interval_s
+        is_deaf_now = False
         for name, peer in self._peers.items():
             changed = self._has_settled(peer, now)
+            if not peer.deafness_counts and now >= peer.deaf_at_s + _DEAF_S:
+                peer.deafness_counts = changed = True
+            elif not peer.deafness_counts:
+                again = min(again, peer.deaf_at_s + _DEAF_S)
             threshold = self.suspect_ms(name)
             for network, link in peer.links.items():
                 if peer.suspected[network]:
@@ -236,11 +258,14 @@ class Heartbeats:
                 left_s = max((threshold - link.silent_ms(now)) / 1000, link.asked_at_s + _ANSWER_S - now)
                 if left_s <= 0:
                     peer.suspected[network] = changed = True
-                    self._body = self._content()
+                    is_deaf_now = is_deaf_now or network == "replication"
                 else:
                     again = min(again, now + left_s)
             if changed:
                 self._on_change(name)
+        if is_deaf_now:
+            self._body = self._content()
+            self._send_all()
         return again
 
     @staticmethod

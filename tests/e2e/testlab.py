@@ -316,6 +316,11 @@ class Lab:
         found = self.ask(lambda api: api.list_events(name, limit=2000))
         return [json.loads(event.to_json()) for event in found.items]
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """All hosts, as `vdc get nodes` has them."""
+        found = self.ask(lambda api: api.list_nodes())
+        return [json.loads(node.to_json()) for node in found.items]
+
     def vm_names(self) -> tuple[str, ...]:
         """All VMs that the cluster knows."""
         listed = self.ask(lambda api: api.list_endophytes())

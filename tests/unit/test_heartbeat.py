@@ -262,3 +262,22 @@ def test_our_own_deafness_is_said(beats):
     assert decode(encode(1, beats._body))[1].deaf_to == ("h2",)
     hear(beats, 90)
     assert decode(encode(1, beats._body))[1].deaf_to == ()
+
+
+def test_deafness_counts_when_it_lasts_and_no_longer(beats):
+    hear(beats, 1)
+    hear(beats, 2, deaf_to=("h1",))
+    assert not beats.is_deaf("h2")
+    pass_time(beats, 50)
+    hear(beats, 3)
+    pass_time(beats, 100)
+    assert not beats.is_deaf("h2"), "it heard us again"
+    hear(beats, 4, deaf_to=("h1",))
+    beats.changes.clear()
+    pass_time(beats, 50)
+    hear(beats, 5, deaf_to=("h1",))
+    pass_time(beats, 60)
+    assert beats.is_deaf("h2")
+    assert beats.changes == ["h2"]
+    hear(beats, 6)
+    assert not beats.is_deaf("h2")
