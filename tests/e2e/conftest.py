@@ -57,6 +57,7 @@ def lab(session_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
     since = SystemClock().wall()
     with session_lab.capture() as capture:
         session_lab.wire = capture
+        session_lab.woken.clear()
         yield session_lab
         try:
             session_lab.assert_clean("as the test left it")

@@ -25,7 +25,7 @@ def frozen(lab: Lab, hosts: Sequence[str]) -> Iterator[None]:
         signal_all(members, signal.SIGCONT)
 
 
-def test_the_loss_of_one_member_has_no_effect(lab: Lab, protected_vm: Callable[..., VM]) -> None:
+def test_one_member_may_stand_still_be_it_the_leader(lab: Lab, protected_vm: Callable[..., VM]) -> None:
     vm = protected_vm("web")
     before, pair = vm.epoch, (vm.primary, vm.secondary)
     follower = next(host for host in lab.hosts if host != lab.etcd_leader())
@@ -33,27 +33,16 @@ def test_the_loss_of_one_member_has_no_effect(lab: Lab, protected_vm: Callable[.
         workload.wait_progress(more=30, deadline_s=20)
         with frozen(lab, [follower]):
             lab.ok("create", "other", "--no-protect", "--wait", "--timeout", "40")
-            workload.wait_progress(more=100, deadline_s=20)
-    assert (vm.epoch, vm.primary, vm.secondary) == (before, *pair)
-    assert not workload.report.errors
-    assert workload.report.longest_gap_ms < GAP_MS
-    workload.check_store()
-    vm.wait_lockstep(10)
-
-
-def test_a_leader_whose_disk_stalls_causes_no_failover(lab: Lab, protected_vm: Callable[..., VM]) -> None:
-    vm = protected_vm("web")
-    before, pair = vm.epoch, (vm.primary, vm.secondary)
-    with lab.workload(vm) as workload:
-        workload.wait_progress(more=30, deadline_s=20)
-        for _ in range(3):
+            workload.wait_progress(more=50, deadline_s=20)
+        for _ in range(2):
             stalled = lab.etcd_leader()
             with frozen(lab, [stalled]):
                 wait_for(lambda was=stalled: lab.etcd_leader() not in ("", was), 10, "another member leads")
                 workload.wait_progress(more=50, deadline_s=20)
-        assert (vm.epoch, vm.primary, vm.secondary) == (before, *pair)
+        assert (vm.epoch, vm.primary, vm.secondary) == (before, *pair), "no failover that nobody needs"
+        vm.wait_lockstep(10)
         stalled = lab.etcd_leader()
-        with frozen(lab, [stalled]):  # and a failover that is needed comes all the same
+        with frozen(lab, [stalled]):  # and one that is needed comes all the same
             vm.kill(pair[0])
             vm.wait_primary(pair[1])
             workload.wait_progress(more=50, deadline_s=20)
@@ -73,7 +62,7 @@ def test_without_a_majority_nobody_is_promoted_and_the_api_says_why(
         with frozen(lab, lab.hosts[:2]):
             wait_for(lambda: "read-only" in refusal(lab, "create", "late"), 15, "changes are refused")
             for command in (
-                ("delete", "endophyte", "web", "--yes"),
+                ("delete", "endophyte", "web"),
                 ("unprotect", "web"),
                 ("promote", "replica"),
             ):
