@@ -79,7 +79,7 @@ class Manager:
         """A peer fell silent, was heard again, or told of a death."""
         for name, supervisor in self.supervisors.items():
             pair = self.host.mirror.pair(name)
-            if pair is not None and host_name in pair.hosts:
+            if pair is not None and (host_name in pair.hosts or pair.secondary is None):
                 supervisor.wake()
 
     # ---- inside

@@ -16,6 +16,7 @@ from hostagent.server.drill import DrillHandlers
 from hostagent.server.endophytes import EndophyteHandlers
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
 from hostagent.server.metrics import MetricsHandler
+from hostagent.server.readonly import guarded
 from hostagent.server.verification import VerificationHandlers
 from vdc.api.routes import ROUTES, Body
 from vdc.model.errors import BugError, UnavailableError
@@ -40,6 +41,7 @@ def build_app(context: ServerContext) -> web.Application:
         )
         if handler is None:
             raise BugError(f"route {route.name} has no handler")
+        handler = guarded(handler, route, context.host)
         if route.method == "GET" and route.body is Body.BYTES:
             app.router.add_get(route.path, handler, allow_head=False)  # type: ignore[arg-type]
         else:

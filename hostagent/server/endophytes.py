@@ -18,7 +18,7 @@ from vdc.api import models as wire
 from vdc.control.desired import parse_manifest
 from vdc.model.base import Record
 from vdc.model.endophyte import Endophyte, RunState
-from vdc.model.errors import ConflictError, InvalidError, UnavailableError
+from vdc.model.errors import ConflictError, InvalidError
 from vdc.store import keys
 
 LOG_TAIL_BYTES = 256 * 1024
@@ -173,8 +173,8 @@ class EndophyteHandlers:
                         break
                     changed.clear()
                     await changed.wait()
-        except TimeoutError as error:
-            raise UnavailableError("stored, but this host's view lags behind", code="view-lags") from error
+        except TimeoutError:  # the watch hangs with its etcd member; the store itself answers
+            await self._mirror.refresh(keys.endophyte(endophyte.name))
         finally:
             unsubscribe()
         return views.endophyte_view(self._mirror, endophyte)

@@ -58,11 +58,11 @@ async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) 
 
 def _promotable(endophyte: Endophyte, pair: Pair | None, to: str | None) -> Pair:
     name = endophyte.name
+    if pair is not None and to == pair.primary:
+        raise ConflictError(f"{name} already runs on {to}, epoch {pair.epoch}", code="already-primary")
     if pair is None or pair.secondary is None:
         hint = f"vdc describe endophyte {name}" if endophyte.wants_protection else f"vdc protect {name}"
         raise ConflictError(f"{name} has no replica to promote", code="no-secondary", hint=hint)
-    if to == pair.primary:
-        raise ConflictError(f"{name} already runs on {to}", code="already-primary")
     if pair.sync is not SyncState.IN_SYNC and to in (None, pair.secondary):
         raise RefusedError(
             f"the replica of {name} on {pair.secondary} is not in sync yet",

@@ -44,7 +44,10 @@ async def swap_pair(host: HostContext, name: str, epoch: int, following: Next) -
     if isinstance(outcome, Lost):
         if outcome.current is not None:
             _show(host, outcome.current)
-        raise FencedError(f"another change of {name} came first")
+        shown = host.mirror.pair(name)
+        raise FencedError(
+            f"another change of {name} came first: epoch {shown.epoch if shown else 'unknown'} is in force"
+        )
     if outcome.is_superseded:
         if outcome.current is not None:
             _show(host, outcome.current)

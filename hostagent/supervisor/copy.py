@@ -31,6 +31,7 @@ from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.journal import Journal
 from hostagent.supervisor.state import CopyState, load_state, save_state
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
+from vdc.model.errors import VdcError
 from vdc.model.manifest import Firmware
 from vdc.model.step import Step
 
@@ -304,11 +305,16 @@ class Copy:
 
     async def remove_ports(self) -> None:
         """Remove its taps."""
-        for index in range(len(self.state.macs)):
-            await self.host.overlay.remove_port(tap_name(self.state.uid, index))
+        for ifname in self._taps():
+            await self.host.overlay.remove_port(ifname)
+
+    def _taps(self) -> list[str]:
+        return [tap_name(self.state.uid, index) for index in range(len(self.state.macs))]
 
     async def discard(self) -> None:
         """End it and remove everything of it from this host. Idempotent."""
+        with suppress(VdcError):  # at once: what nothing gates (ARP) must not outlast the loss of the epoch
+            await self.host.overlay.go_silent(*self._taps())
         await self.end_process()
         await self.reach(Step.DISCARD_ENDED)
         await self.remove_ports()

@@ -303,13 +303,18 @@ class Supervisor:
         """Take over from a healthy primary: it stops its guest first, then the epoch is won, then this one speaks."""
         pair = self.host.mirror.pair(self.name)
         if pair is None or pair.secondary != self.host.name:
-            raise ConflictError(f"{self.host.name} is not the secondary of {self.name}", code="not-secondary")
+            epoch = pair.epoch if pair else 0
+            raise ConflictError(
+                f"{self.host.name} is not the secondary of {self.name} under epoch {epoch}",
+                code="not-secondary",
+            )
 
         async def work() -> Pair:
-            await ask_primary(pair)
+            await ask_primary(pair)  # until it has answered, what the table decides goes first
+            self._job_action = Action.PROMOTE
             return await secondary.promote(self.copy, pair, reason, planned=True)
 
-        return await self._as_job(Action.PROMOTE, "promotion", work)
+        return await self._as_job(Action.HOLD, "promotion", work)
 
     async def verify(self, peer: Peer, *, dry_run: bool) -> VerifyResult:
         """Compare both copies, as the primary; one that differs is given up, so that a fresh one is made."""
@@ -338,9 +343,13 @@ class Supervisor:
 
     async def _as_job(self, action: Action, what: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do what the API asks for as the one job of this supervisor; another decision cancels it."""
+        pair = self.host.mirror.pair(self.name)
+        epoch = pair.epoch if pair else 0
         if self._job is not None and not self._job.done():
             raise ConflictError(
-                f"{self.name} is busy: {self._job_action}", code="busy", hint="try again in a moment"
+                f"{self.name} is busy under epoch {epoch}: {self._job.get_name().removeprefix(self.name).strip()}",
+                code="busy",
+                hint="try again in a moment",
             )
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
@@ -354,7 +363,11 @@ class Supervisor:
                     result.set_exception(
                         error
                         if isinstance(error, VdcError)
-                        else UnavailableError(f"the {what} was interrupted")
+                        else ConflictError(
+                            f"the {what} was interrupted: what {self.name} needs under epoch {epoch} came first",
+                            code="overtaken",
+                            hint=f"vdc describe endophyte {self.name}",
+                        )
                     )
                 if isinstance(error, asyncio.CancelledError):
                     raise

@@ -80,7 +80,8 @@ def _peer_view(copy: Copy, pair: Pair | None, peer: str | None) -> PeerView:
             beats.is_suspected(peer, "management"), beats.silent_ms(peer, "management")
         ),
         replication_silent_ms=silent(
-            beats.is_suspected(peer, "replication"), beats.silent_ms(peer, "replication")
+            beats.is_suspected(peer, "replication") or beats.is_deaf(peer),
+            beats.silent_ms(peer, "replication"),
         ),
         suspect_ms=suspect,
         copy_dead=beats.says_dead(peer, pair.uid, pair.epoch),
@@ -117,6 +118,7 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
         listening_epoch=state.listening_epoch,
         machine=state.machine,
         incarnation=copy.host.record.incarnation,
+        unreachable=copy.host.heartbeats.unsettled() if state.role is CopyRole.PRIMARY else (),
     )
 
 

@@ -70,6 +70,10 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         (["fault", "power-off", "h1"], ("power-off", ("default", "h1", {}))),
         (["fault", "pause", "h1", "-n", "x"], ("pause", ("x", "h1", {}))),
         (
+            ["fault", "flap", "h1", "--times", "3"],
+            ("flap", ("default", "h1", {"network": "replication", "direction": "both", "times": 3})),
+        ),
+        (
             ["fault", "partition", "h1", "--network", "replication", "--direction", "in"],
             ("partition", ("default", "h1", {"network": "replication", "direction": "in"})),
         ),

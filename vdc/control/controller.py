@@ -18,7 +18,7 @@ from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.errors import RefusedError, UnavailableError
 from vdc.model.event import Severity
 from vdc.model.host import Host
-from vdc.model.pair import Pair
+from vdc.model.pair import Pair, SyncState
 from vdc.model.step import Step
 from vdc.protection.arbitration import add_secondary, new_pair, with_spares
 from vdc.protection.invariants import check_transition
@@ -30,6 +30,8 @@ from vdc.store.protocol import Delete, Put, StateStore, Unchanged
 PASS_EVERY_S = 1.0
 TRIM_EVERY_PASSES = 300
 MAX_BACKOFF_S = 600.0
+IN_SYNC_BACKOFF_S = 5.0  # the first time that a secondary is lost which had been in sync
+FORGIVEN_AFTER_S = 600.0  # without a failure, from the end of the last back-off on
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +158,11 @@ class Controller:
             and primary.epoch == pair.value.epoch
             and primary.restarts >= endophyte.restarts  # else it is about to be powered off
         )
-        if not runs:
+        if not runs or primary is None:
             return
         secondary = choose_secondary(
             endophyte, pair.value, self._alive_hosts(), self._occupancy(endophyte.name),
-            avoid=self._backing_off(endophyte.uid),
+            avoid=self._backing_off(endophyte.uid), unreachable=frozenset(primary.unreachable),
         )  # fmt: skip
         after = add_secondary(pair.value, secondary, request_id=_request(), now=self._clock.wall())
         if await self._swap(pair, after):
@@ -218,10 +220,14 @@ class Controller:
         if self._protected_by.get(pair.name) not in (None, self._incarnation_of(pair.primary)):
             return  # nor where the primary's agent died while it protected, and began anew
         if kept_primary and endophyte.wants_protection:
+            now = self._clock.boottime_s()
             last = self._backoffs.get((pair.uid, before.secondary))
-            duration = min(MAX_BACKOFF_S, last.duration_s * 2) if last else self._backoff_s
-            until = self._clock.boottime_s() + duration
-            self._backoffs[pair.uid, before.secondary] = Backoff(until, duration)
+            if last is not None and now < last.until_s + FORGIVEN_AFTER_S:
+                duration = min(MAX_BACKOFF_S, last.duration_s * 2)
+            else:  # one that was in sync had been made all right; what ended it may be over soon
+                was_in_sync = before.sync is SyncState.IN_SYNC
+                duration = min(self._backoff_s, IN_SYNC_BACKOFF_S) if was_in_sync else self._backoff_s
+            self._backoffs[pair.uid, before.secondary] = Backoff(now + duration, duration)
 
     def _incarnation_of(self, host: str) -> str:
         found = self._mirror.hosts.get(host)

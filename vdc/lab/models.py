@@ -32,6 +32,7 @@ class FaultKind(StrEnum):
     PARTITION = "partition"
     PAUSE = "pause"
     SLOW = "slow"
+    FLAP = "flap"
     HEAL = "heal"
 
 

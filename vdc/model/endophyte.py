@@ -144,6 +144,7 @@ class Observed(Record):
     listening_epoch: int = 0  # primary: its replication channels are open for this epoch
     machine: MachineFacts | None = None  # primary: what a secondary's QEMU has to be like
     incarnation: str = ""  # of the agent that wrote this
+    unreachable: tuple[str, ...] = ()  # primary: hosts that it cannot rely on over the replication network
 
 
 class CopyStatus(Record):

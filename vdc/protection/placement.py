@@ -120,8 +120,11 @@ def choose_secondary(
     occupancy: Occupancy,
     *,
     avoid: frozenset[str] = frozenset(),
+    unreachable: frozenset[str] = frozenset(),
 ) -> str:
     """The best host for lockstep with the pair's primary: spares in their order, then by room; `avoid` are backing off.
+
+    `unreachable`: hosts that the primary's agent cannot rely on over the replication network.
 
     Raises RefusedError (`no-host`) with each host's reason.
     """
@@ -136,6 +139,8 @@ def choose_secondary(
         reason = why_not_a_pair(primary, host) or why_not(
             endophyte, host, occupancy, secondary_cost_bytes(endophyte)
         )
+        if not reason and host.name in unreachable:
+            reason = f"and {primary.name} do not hear each other steadily over the replication network"
         if not reason and host.name in avoid:
             reason = "failed a moment ago and is left alone for a while"
         if not reason:

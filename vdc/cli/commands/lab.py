@@ -172,6 +172,22 @@ def slow(host: str, rate: str, network: str, name: str) -> None:
     _strike(name, "slow", host, network=network, rate=rate)
 
 
+@fault.command(example="vdc lab fault flap h1\nvdc lab fault flap h1 --times 30 --network all")
+@click.argument("host")
+@click.option(
+    "--network",
+    type=click.Choice(["management", "replication", "all"]),
+    default="replication",
+    show_default=True,
+)
+@click.option("--direction", type=click.Choice(["in", "out", "both"]), default="both", show_default=True)
+@click.option("--times", type=click.IntRange(1, 600), default=10, show_default=True)
+@_lab_name
+def flap(host: str, network: str, direction: str, times: int, name: str) -> None:
+    """Cut a host off and mend it again, once a second; returns when it is over."""
+    _strike(name, "flap", host, network=network, direction=direction, times=times)
+
+
 @fault.command(example="vdc lab fault heal\nvdc lab fault heal h1")
 @click.argument("host", required=False)
 @_lab_name
