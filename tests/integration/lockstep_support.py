@@ -74,7 +74,10 @@ class Namespace:
             route = ("dev", "lo", "proto", "kernel", "scope", "host", "src", LOCAL)
             self.ip("route", "replace", "table", "local", "local", prefix, *route, "quickack", "1")
         for j in range(nics):
-            self.ip("link", "add", f"br{j}", "type", "bridge", "forward_delay", "0")
+            # An address of its own: otherwise the bridge takes that of a tap that joins, and loses what comes
+            # to the one before.
+            address = f"52:54:00:99:ff:{j:02x}"
+            self.ip("link", "add", f"br{j}", "address", address, "type", "bridge", "forward_delay", "0")
             self.ip("address", "add", f"10.99.{j}.1/24", "dev", f"br{j}")
             self.ip("link", "set", f"br{j}", "up")
 
