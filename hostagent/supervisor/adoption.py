@@ -12,6 +12,7 @@ from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.inspect import LiveState, inspect
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.handover import after_restart
 from vdc.model.endophyte import CopyRole, CopyStage
 
 _OVER = (CopyStage.ABSENT, CopyStage.DEAD, CopyStage.FAILED)
@@ -37,6 +38,8 @@ async def take_over_after_restart(copy: Copy) -> None:
     if live.status == "restore-vm":  # the earlier agent died while it refreshed an emulated guest's code
         await copy.session().execute(Command.CONT)
     stage = _stage_now(copy, live)
+    if live.is_colo:
+        await after_restart(copy)
     copy.host.log.info("taken over", endophyte=copy.name, pid=copy.pid, was=state.stage, now=stage)
     if live.status == "shutdown":  # the guest powered itself off while nobody listened
         copy.powered_off.set()

@@ -62,6 +62,8 @@ class Copy:
         self.guest_reset = self.guest_crashed = False
         self.booting_since_s: float | None = None  # powered on or reset, and not seen at rest since
         self.powered_off = asyncio.Event()
+        self.fenced_epoch = 0  # under which this primary stopped speaking for a planned promotion
+        self.fence_timer: asyncio.Task[None] | None = None
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
@@ -240,6 +242,10 @@ class Copy:
                 return
             case "RESUME":
                 self.qemu_word = "running"
+                if self.state.plan is not None:
+                    self.host.overlay.nudge(
+                        *(tap_name(self.state.uid, index) for index in range(len(self.state.macs)))
+                    )
                 if self.meter.count > 8:  # proven long ago: no decision waits for it
                     return
             case "COLO_EXIT":
@@ -257,8 +263,16 @@ class Copy:
 
     # ---- coming to an end
 
+    def forget_fence(self) -> None:
+        """Nobody lifts the fence of a planned promotion any more."""
+        if self.fence_timer is not None:
+            self.fence_timer.cancel()
+            self.fence_timer = None
+
     async def end_process(self) -> None:
         """Kill QEMU and its helpers and wait until they are gone; files and remembered state stay."""
+        self.forget_fence()
+        self.fenced_epoch = 0
         if self.qmp is not None:
             qmp, self.qmp = self.qmp, None
             with suppress(QmpError, TimeoutError):
@@ -305,6 +319,7 @@ class Copy:
         if self.qmp is not None:
             with suppress(QmpError, TimeoutError):
                 await self.qmp.close()
+        self.forget_fence()
         if self._watcher is not None:
             self._watcher.cancel()
         for process in (self.process, self._tpm):

@@ -14,6 +14,7 @@ from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import primary, secondary
 from hostagent.supervisor.adoption import take_over_after_restart
 from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence, linger
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.view import observed, snapshot
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunState
@@ -217,6 +218,7 @@ class Supervisor:
     async def _discard(self, decision: Decision) -> None:
         had_guest = self.copy.is_alive
         epoch = self.copy.state.epoch
+        await linger(self.copy)
         await self.copy.discard()
         if had_guest:
             await self.host.tell(self.name, "discarded", decision.sentence, epoch=epoch)
@@ -278,8 +280,13 @@ class Supervisor:
 
     # ---- what the API asks for
 
-    async def promote_planned(self, reason: str, ask_primary: Callable[[Pair], Awaitable[None]]) -> Pair:
-        """Take over from a healthy primary: it stops its guest first, then the epoch is won, then this one speaks."""
+    async def promote_planned(
+        self, reason: str, ask_primary: AskPrimary, follows: NetworkFollows, *, force: bool = False
+    ) -> Pair:
+        """Take over from a healthy primary: it stops speaking first, then the epoch is won, then this one speaks.
+
+        `force` does not ask the primary.
+        """
         pair = self.host.mirror.pair(self.name)
         if pair is None or pair.secondary != self.host.name:
             raise ConflictError(f"{self.host.name} is not the secondary of {self.name}", code="not-secondary")
@@ -293,8 +300,16 @@ class Supervisor:
         async def job() -> None:
             try:
                 async with self._exclusive:
-                    await ask_primary(pair)
-                    result.set_result(await secondary.promote(self.copy, pair, reason, planned=True))
+                    if force:
+                        self._job_action = Action.PROMOTE
+                        await secondary.promote(self.copy, pair, reason, spoken=result.set_result)
+                        return
+                    async with Handover(self.copy, pair, follows) as switch:
+                        await switch.prepare(ask_primary)
+                        self._job_action = Action.PROMOTE
+                        await secondary.promote(
+                            self.copy, pair, reason, switch=switch, spoken=result.set_result
+                        )
             except BaseException as error:
                 if not result.done():
                     result.set_exception(
@@ -307,14 +322,14 @@ class Supervisor:
             finally:
                 self.wake()
 
-        self._job_action = Action.PROMOTE
+        self._job_action = None  # until it commits, any decision of the table takes its place
         self._job = asyncio.create_task(job(), name=f"{self.name} planned promotion")
         return await asyncio.shield(result)
 
     async def quiesce(self, epoch: int) -> None:
-        """Stop the guest for a planned promotion. Refused where `epoch` is not the present one."""
+        """Let the guest speak no more, for a planned promotion. Refused where `epoch` is not the present one."""
         self._require_epoch(epoch)
-        await primary.quiesce(self.copy)
+        await fence(self.copy, epoch)
 
     def _require_epoch(self, epoch: int) -> None:
         pair = self.host.mirror.pair(self.name)

@@ -236,8 +236,12 @@ class ApiClient:
     # From agent to agent
 
     async def peer_quiesce(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
-        """Stop the guest for a planned promotion; `FencedError` where the peer knows a newer epoch."""
+        """Silence the guest for a planned promotion; `FencedError` where the peer knows a newer epoch."""
         return await self._post(wire.Acknowledged, "peer_quiesce", name, request)
+
+    async def peer_follow(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
+        """Wait until the peer sends the guest's frames to the primary of an epoch."""
+        return await self._post(wire.Acknowledged, "peer_follow", name, request)
 
     async def _get(self, model: type[R], route: str, **path: str) -> R:
         return await self._call(model, make_call(route, path))

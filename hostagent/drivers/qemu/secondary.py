@@ -15,6 +15,7 @@ from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpCommandError, QmpSession
 from hostagent.drivers.qemu.steps import (
     Stopwatch,
+    attempt,
     block_jobs,
     migration_status,
     remove_chardevs,
@@ -49,21 +50,21 @@ async def prepare(qmp: QmpSession, plan: LockstepPlan) -> None:
     await qmp.execute(Command.MIGRATE_INCOMING, {"uri": uri})
 
 
-async def promote(qmp: QmpSession, plan: LockstepPlan, *, planned: bool) -> dict[str, float]:
+async def promote(qmp: QmpSession, plan: LockstepPlan, *, keep_listening: bool = False) -> dict[str, float]:
     """Let the secondary's guest take over; returns milliseconds per step. Idempotent.
 
-    After a planned stop the outgoing filter goes first, which brings the network back about 40 ms earlier;
-    after a fault it makes no difference.
+    First the primary's way to the disks is closed: what it writes after the end of lockstep would go into this
+    guest's disks. `keep_listening` leaves the filter that receives from the primary's mirror (a planned switch).
     """
     watch = Stopwatch()
+    holding = [plan.hold_filter(j) for j in range(plan.nics)]
     outgoing = [plan.secondary_filters(j)[1] for j in range(plan.nics)]
     incoming = [plan.secondary_filters(j)[0] for j in range(plan.nics)]
-    if planned:
-        await remove_objects(qmp, outgoing)
-        watch.lap("open_output")
+    if plan.disks:
+        await attempt(qmp, Command.NBD_SERVER_STOP, {})  # refused when it has been stopped
     await _lost_heartbeat(qmp)
     watch.lap("lost_heartbeat")
-    await remove_objects(qmp, [*outgoing, *incoming])
+    await remove_objects(qmp, [*holding, *outgoing, *([] if keep_listening else incoming)])
     watch.lap("remove_filters")
     return {**watch.laps_ms, "total": watch.total_ms}
 
