@@ -160,7 +160,7 @@ class Handover:
         """The epoch is won: let the guest here speak; returns milliseconds per step."""
         self.is_committed = True
         qmp, watch = self._copy.session(), Stopwatch()
-        await handover.cut(qmp)
+        await secondary.cut(qmp)
         if not self._is_whole():
             await handover.drop_hold(qmp, self._plan)
             return {**await secondary.promote(qmp, self._plan), "held": 0.0}

@@ -304,7 +304,7 @@ class Pair:
                     break
             self.epoch += 1
             await second.disks.promoted(self.epoch, self.disks)
-            await handover.cut(second.qmp)
+            await secondary.cut(second.qmp)
             is_clean = hold.is_clean
         finally:
             await hold.close()

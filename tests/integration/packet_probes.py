@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -102,7 +103,7 @@ class Datagrams:
     def longest_gap_ms(self, since: float, until: float) -> float:
         """The longest time without any answer."""
         times = sorted(at for at in list(self.answered_at.values()) if since <= at <= until)
-        return max((b - a) * 1000 for a, b in zip(times, times[1:], strict=False))
+        return max((b - a) * 1000 for a, b in pairwise(times))
 
 
 def _echo(identity: int, number: int) -> bytes:

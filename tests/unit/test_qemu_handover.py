@@ -99,7 +99,7 @@ async def test_holding_and_speaking_says_this() -> None:
     await checkpoint(qemu)
     assert await hold.is_set()
     await hold.close()
-    await handover.cut(qemu)
+    await secondary.cut(qemu)
     await handover.shut_comparison(qemu, PLAN)
     await handover.open_output(qemu, PLAN)
     qemu.said.append("(leave)")

@@ -12,8 +12,8 @@ between the copies can be found. What comes in reaches S through P until the net
 
 Why nobody speaks twice: until `open` S's packets are in the buffer or in the filter behind it, and its bridge port
 is locked. P is fenced before the arbitration begins. A checkpoint after the one that was meant would set S back
-behind what it has in the buffer: `Hold.is_clean` tells, the buffer is thrown away then, and `cut` ends the
-channel on which one could come.
+behind what it has in the buffer: `Hold.is_clean` tells, the buffer is thrown away then, and
+`secondary.cut` ends the channel on which one could come.
 
 Should the agents die in the middle: the fence is taken away by the primary's agent (a timer, or the next agent),
 the buffer empties itself into lockstep's filter after `HOLD_S`, and the gate is what it always was.
@@ -31,7 +31,7 @@ from typing import Any, Final
 from hostagent.drivers.qemu.argv import netdev_id
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.plan import LockstepPlan
-from hostagent.drivers.qemu.qmp import QmpCommandError, QmpError, QmpSession, QmpTimeoutError
+from hostagent.drivers.qemu.qmp import QmpError, QmpSession, QmpTimeoutError
 from hostagent.drivers.qemu.steps import attempt, objects, poll, remove_objects, run_state
 
 HOLD_S: Final = 1.0  # the buffer lets go by itself; nothing that relies on it may take longer
@@ -228,12 +228,6 @@ def buffer_object(plan: LockstepPlan, nic: int) -> dict[str, Any]:
 async def drop_hold(qmp: QmpSession, plan: LockstepPlan) -> None:
     """Take the buffer out while lockstep's filter is still behind it: its packets end there. Idempotent."""
     await remove_objects(qmp, [plan.hold_filter(j) for j in range(plan.nics)])
-
-
-async def cut(qmp: QmpSession) -> None:
-    """End the channel of the checkpoints, out of band: none can set this copy back any more. Idempotent."""
-    with contextlib.suppress(QmpCommandError):
-        await qmp.execute_oob(Command.YANK, {"instances": [{"type": "migration"}]})
 
 
 async def shut_comparison(qmp: QmpSession, plan: LockstepPlan) -> None:
