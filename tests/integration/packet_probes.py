@@ -43,10 +43,40 @@ def inside(namespace: str, make: Callable[[], T]) -> T:
         os.close(there)
 
 
-def retransmissions(namespace: str) -> int:
-    """Segments that the namespace's TCP has sent again so far."""
-    text = inside(namespace, lambda: Path("/proc/thread-self/net/snmp").read_text())
-    names, values = (line.split() for line in text.splitlines() if line.startswith("Tcp:"))
+@dataclass
+class Retransmissions:
+    """When the namespace's TCP sent a segment again, from the kernel's counter, looked at every 10 ms."""
+
+    namespace: str
+    at: list[float] = field(default_factory=list)
+
+    def __enter__(self) -> Retransmissions:
+        self._ended = threading.Event()
+        self._thread = threading.Thread(
+            target=inside, args=(self.namespace, self._run), name="retransmissions", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        before = _segments_sent_again()
+        while not self._ended.wait(0.01):
+            now = _segments_sent_again()
+            self.at += [time.monotonic()] * (now - before)
+            before = now
+
+    def between(self, since: float, until: float) -> list[int]:
+        """How long after `since`, in ms."""
+        return [round((at - since) * 1000) for at in self.at if since <= at <= until]
+
+
+def _segments_sent_again() -> int:
+    lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Tcp:"))
     return int(values[names.index("RetransSegs")])
 
 
