@@ -64,6 +64,7 @@ class Copy:
         self.powered_off = asyncio.Event()
         self.fenced_epoch = 0  # under which this primary stopped speaking for a planned promotion
         self.fence_timer: asyncio.Task[None] | None = None
+        self.is_held = False  # a comparison holds the checkpoints up: that is no stall
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
@@ -294,6 +295,7 @@ class Copy:
         self.powered_off.clear()
         self.lockstep_since_s = None
         self.qemu_word = ""
+        self.is_held = False
         self.meter.restart(time.monotonic())
 
     async def remove_ports(self) -> None:
