@@ -31,6 +31,7 @@ ATTEMPTS: Final = 3
 FOLLOW_S: Final = 0.1  # how long the other hosts are waited for: longer costs more than it saves
 SETTLE_S: Final = 0.15  # from the first word until the guest stands still again, for its translated code
 
+_IN_LOCKSTEP = (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)  # the first, until the record's news has been noted
 AskPrimary = Callable[[Pair], Awaitable[None]]
 NetworkFollows = Callable[
     [int], Coroutine[Any, Any, None]
@@ -48,7 +49,7 @@ def taps(copy: Copy) -> list[str]:
 async def fence(copy: Copy, epoch: int) -> None:
     """Let nothing of this guest out any more, for `FENCE_S` at least or until the newer epoch comes."""
     plan = copy.state.plan
-    if plan is None or copy.state.stage is not CopyStage.LOCKSTEP:
+    if plan is None or copy.state.stage not in _IN_LOCKSTEP:
         raise ConflictError(f"{copy.name} is not in lockstep on {copy.host.name}", code="not-in-lockstep")
     copy.forget_fence()
     await handover.fence(copy.session(), plan.plan())
@@ -60,7 +61,7 @@ async def _lift_later(copy: Copy, epoch: int) -> None:
     await asyncio.sleep(FENCE_S)
     pair, plan = copy.host.mirror.pair(copy.name), copy.state.plan
     is_ours = pair is not None and pair.epoch == epoch == copy.state.epoch
-    if not is_ours or plan is None or copy.state.stage is not CopyStage.LOCKSTEP:
+    if not is_ours or plan is None or copy.state.stage not in _IN_LOCKSTEP:
         return
     copy.fenced_epoch = 0
     copy.host.log.warning("the planned promotion did not come; speaking again", endophyte=copy.name)
@@ -83,7 +84,7 @@ async def linger(copy: Copy) -> None:
 async def after_restart(copy: Copy) -> None:
     """Undo what an earlier agent left half done; the record then decides what comes next. Lockstep goes on."""
     plan = copy.state.plan
-    if plan is None or copy.state.stage is not CopyStage.LOCKSTEP:
+    if plan is None or copy.state.stage not in _IN_LOCKSTEP:
         return
     qmp = copy.session()
     if copy.state.role is CopyRole.SECONDARY:
