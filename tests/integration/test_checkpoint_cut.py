@@ -19,6 +19,7 @@ import sys
 import time
 import uuid
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,15 @@ async def asks(record: Record, copy: Copy, *, is_primary: bool) -> bool:
     return won
 
 
+def took_effect(pid: int) -> bool:
+    """Whether no thread of the process runs any more: on another core one may go on for a moment."""
+    states = set()
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):
+            states.add(stat.read_text().rpartition(")")[2].split()[0])
+    return states <= set("TtZX")
+
+
 async def strike(prime: Copy, second: Copy, victim: Copy, fault: signal.Signals, after_s: float) -> str:
     """Wait for a checkpoint to begin, and hit within it; how far it was then."""
     began, seen = asyncio.Event(), list[str]()
@@ -115,6 +125,7 @@ async def strike(prime: Copy, second: Copy, victim: Copy, fault: signal.Signals,
     while time.monotonic() < end:
         await asyncio.sleep(0)
     victim.signal(fault)
+    await wait_for(lambda: took_effect(victim.pid), "the signal's effect", 5)
     where = "after it" if ended.is_set() else "within"
     for remove in removals:
         remove()

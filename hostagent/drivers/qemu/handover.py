@@ -37,7 +37,7 @@ from hostagent.drivers.qemu.steps import attempt, objects, poll, remove_objects,
 HOLD_S: Final = 1.0  # the buffer lets go by itself; nothing that relies on it may take longer
 FENCE_DEADLINE_S: Final = 1.0
 _NO_CHECKPOINT_MS: Final = 600_000  # no periodic one during the switch
-_FOLLOWING_S: Final = 0.002  # a checkpoint that was asked for twice begins again within this time
+_TURNS: Final = 4  # of QEMU's main loop, in which what a checkpoint released goes out and a second one begins
 
 
 class CheckpointWatch:
@@ -90,8 +90,8 @@ async def fence(qmp: QmpSession, plan: LockstepPlan) -> None:
             while True:
                 while watch.resumes == seen or watch.is_under_way():
                     await watch.news()
-                # Also the time in which what the checkpoint has released goes out.
-                await asyncio.sleep(_FOLLOWING_S)
+                for _ in range(_TURNS):  # not a time: on a busy machine they take longer
+                    await run_state(qmp)
                 if watch.is_under_way():
                     continue
                 stops = watch.stops
