@@ -25,6 +25,10 @@ class Supervisors(Protocol):
         """Raises NotFoundError where this host has no part in it."""
         ...
 
+    async def follow(self, name: str, epoch: int) -> None:
+        """Return when this host's forwarding entries are those of `epoch`; raises UnavailableError."""
+        ...
+
 
 @dataclass
 class ServerContext:

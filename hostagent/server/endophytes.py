@@ -134,7 +134,13 @@ class EndophyteHandlers:
         """See the route table."""
         body = wire.PeerRequest.model_validate(await parse_body(request))
         await self._context.supervisors.find(_name(request)).quiesce(body.epoch)
-        return wire.Acknowledged(sentence="stopped")
+        return wire.Acknowledged(sentence="silent")
+
+    async def peer_follow(self, request: web.Request) -> wire.Acknowledged:
+        """See the route table."""
+        body = wire.PeerRequest.model_validate(await parse_body(request))
+        await self._context.supervisors.follow(_name(request), body.epoch)
+        return wire.Acknowledged(sentence="following")
 
     # ---- the guest's console
 

@@ -40,12 +40,21 @@ async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) 
     began = clock.boottime_s()
 
     async def ask_primary(before: Pair) -> None:
-        if not body.force:
-            request = wire.PeerRequest(epoch=before.epoch, from_host=context.host.name)
-            await context.peer(before.primary).peer_quiesce(name, request)
+        request = wire.PeerRequest(epoch=before.epoch, from_host=context.host.name)
+        await context.peer(before.primary).peer_quiesce(name, request)
+
+    async def follows(epoch: int) -> None:
+        request = wire.PeerRequest(epoch=epoch, from_host=context.host.name)
+        others = sorted(mirror.alive - {context.host.name})
+        asked = [context.peer(other).peer_follow(name, request) for other in others if other in mirror.hosts]
+        await asyncio.gather(
+            *asked, return_exceptions=True
+        )  # one that does not answer need not be waited for
 
     reason = f"promoted to {pair.secondary} by hand"
-    after = await context.supervisors.find(name).promote_planned(reason, ask_primary)
+    after = await context.supervisors.find(name).promote_planned(
+        reason, ask_primary, follows, force=body.force
+    )
     return wire.PromoteResult(
         name=name,
         epoch=after.epoch,

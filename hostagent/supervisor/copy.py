@@ -66,6 +66,8 @@ class Copy:
         self.guest_reset = self.guest_crashed = False
         self.booting_since_s: float | None = None  # powered on or reset, and not seen at rest since
         self.powered_off = asyncio.Event()
+        self.fenced_epoch = 0  # under which this primary stopped speaking for a planned promotion
+        self.fence_timer: asyncio.Task[None] | None = None
         self.is_held = False  # a comparison holds the checkpoints up: that is no stall
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
@@ -254,6 +256,10 @@ class Copy:
                 return
             case "RESUME":
                 self.qemu_word = "running"
+                if self.state.plan is not None:
+                    self.host.overlay.nudge(
+                        *(tap_name(self.state.uid, index) for index in range(len(self.state.macs)))
+                    )
                 if self.meter.count > 8:  # proven long ago: no decision waits for it
                     return
             case "COLO_EXIT":
@@ -271,11 +277,19 @@ class Copy:
 
     # ---- coming to an end
 
+    def forget_fence(self) -> None:
+        """Nobody lifts the fence of a planned promotion any more."""
+        if self.fence_timer is not None:
+            self.fence_timer.cancel()
+            self.fence_timer = None
+
     async def end_process(self, *, is_news: bool = True) -> None:
         """Kill QEMU and its helpers and wait until they are gone; files and remembered state stay.
 
         Unless it `is_news`, the peers are not told that this copy has died.
         """
+        self.forget_fence()
+        self.fenced_epoch = 0
         if self._watcher is not None and not is_news:
             self._watcher.cancel()
             self._watcher = None
@@ -334,6 +348,7 @@ class Copy:
         if self.qmp is not None:
             with suppress(QmpError, TimeoutError):
                 await self.qmp.close()
+        self.forget_fence()
         for task in (self._watcher, self.telling):
             if task is not None:
                 task.cancel()

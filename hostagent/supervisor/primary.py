@@ -265,13 +265,6 @@ async def isolate(copy: Copy) -> None:
     )  # fmt: skip
 
 
-async def quiesce(copy: Copy) -> None:
-    """Stop the guest for a planned promotion. Nothing is remembered: a promotion that does not come shows as a
-    checkpoint that does not end, and the table goes on from there."""
-    await primary.quiesce(copy.session())
-    await copy.reach(Step.QUIESCE_STOPPED)
-
-
 async def pause(copy: Copy) -> None:
     """The user's pause."""
     await primary.quiesce(copy.session())

@@ -7,6 +7,7 @@ supervisor; a different decision cancels it first. Nothing here knows QEMU's com
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TypeVar
@@ -15,6 +16,7 @@ from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import primary, secondary
 from hostagent.supervisor.adoption import take_over_after_restart
 from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence, linger
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.verification import Freezer, Peer, Verification
 from hostagent.supervisor.view import observed, snapshot
@@ -237,6 +239,7 @@ class Supervisor:
     async def _discard(self, decision: Decision) -> None:
         had_guest = self.copy.is_alive
         epoch = self.copy.state.epoch
+        await linger(self.copy)
         await self.copy.discard()
         if had_guest:
             await self.host.tell(self.name, "discarded", decision.sentence, epoch=epoch)
@@ -299,8 +302,14 @@ class Supervisor:
 
     # ---- what the API asks for
 
-    async def promote_planned(self, reason: str, ask_primary: Callable[[Pair], Awaitable[None]]) -> Pair:
-        """Take over from a healthy primary: it stops its guest first, then the epoch is won, then this one speaks."""
+    async def promote_planned(
+        self, reason: str, ask_primary: AskPrimary, follows: NetworkFollows, *, force: bool = False
+    ) -> Pair:
+        """Take over from a healthy primary: it stops speaking first, then the epoch is won, then this one speaks.
+
+        Returns as soon as it speaks. `force` does not ask the primary. Until the commit any decision of the table
+        takes this job's place.
+        """
         pair = self.host.mirror.pair(self.name)
         if pair is None or pair.secondary != self.host.name:
             epoch = pair.epoch if pair else 0
@@ -308,13 +317,25 @@ class Supervisor:
                 f"{self.host.name} is not the secondary of {self.name} under epoch {epoch}",
                 code="not-secondary",
             )
+        spoken: asyncio.Future[Pair] = asyncio.get_running_loop().create_future()
 
         async def work() -> Pair:
-            await ask_primary(pair)  # until it has answered, what the table decides goes first
-            self._job_action = Action.PROMOTE
-            return await secondary.promote(self.copy, pair, reason, planned=True)
+            async with contextlib.AsyncExitStack() as stack:
+                switch = None
+                if not force:
+                    switch = await stack.enter_async_context(Handover(self.copy, pair, follows))
+                    await switch.prepare(ask_primary)
+                self._job_action = Action.PROMOTE
+                return await secondary.promote(
+                    self.copy, pair, reason, switch=switch, spoken=spoken.set_result
+                )
 
-        return await self._as_job(Action.HOLD, "promotion", work)
+        job = asyncio.create_task(
+            self._as_job(Action.HOLD, "promotion", work), name=f"{self.name} planned promotion"
+        )
+        job.add_done_callback(lambda done: done.cancelled() or done.exception())  # told by the log as well
+        await asyncio.wait({job, spoken}, return_when=asyncio.FIRST_COMPLETED)
+        return spoken.result() if spoken.done() else await job
 
     async def verify(self, peer: Peer, *, dry_run: bool) -> VerifyResult:
         """Compare both copies, as the primary; one that differs is given up, so that a fresh one is made."""
@@ -379,9 +400,9 @@ class Supervisor:
         return await asyncio.shield(result)
 
     async def quiesce(self, epoch: int) -> None:
-        """Stop the guest for a planned promotion. Refused where `epoch` is not the present one."""
+        """Let the guest speak no more, for a planned promotion. Refused where `epoch` is not the present one."""
         self._require_epoch(epoch)
-        await primary.quiesce(self.copy)
+        await fence(self.copy, epoch)
 
     def _require_epoch(self, epoch: int) -> None:
         pair = self.host.mirror.pair(self.name)

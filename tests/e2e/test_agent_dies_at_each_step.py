@@ -35,7 +35,7 @@ PAUSING = of("alone", "leave", "pause", "resume", but=(*AT_THE_SECOND_PAUSE, *UN
 STOPPING = of("power_down", "switch_off", but=(Step.POWER_DOWN_DONE,))
 STARTING = (Step.START_DONE,)
 POWERING_OFF = (Step.RECORD_OFF_DONE, Step.POWER_DOWN_DONE)
-PLANNED = (Step.QUIESCE_STOPPED, Step.PROMOTE_DONE)
+PLANNED = (*of("handover"), Step.PROMOTE_DONE)
 ISOLATED = of("isolate")
 
 
@@ -211,7 +211,7 @@ def test_while_it_is_promoted_as_planned(
     with lab.workload(vm) as workload:
         workload.wait_progress(more=30, deadline_s=20)
         for step in PLANNED:
-            host = vm.primary if step is Step.QUIESCE_STOPPED else vm.secondary
+            host = vm.primary if step is Step.HANDOVER_FENCED else vm.secondary
             points.arm(host, step)
             lab.cli("promote", "replica", "web")  # whose agent dies under it: what it says is not at stake
             points.wait_died_at(host, step)

@@ -28,10 +28,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lockstep_clients import ECHO, wait_for
+from packet_probes import inside
 
 from hostagent.drivers.disk.copy import DiskSet, DiskSource, disk_specs, names
 from hostagent.drivers.disk.images import QemuImg
-from hostagent.drivers.qemu import argv, primary, secondary
+from hostagent.drivers.net.nudge import Nudger
+from hostagent.drivers.qemu import argv, handover, primary, secondary
 from hostagent.drivers.qemu.checkpoints import CheckpointMeter
 from hostagent.drivers.qemu.plan import LockstepPlan, LockstepPorts
 from hostagent.drivers.qemu.qmp import QmpSession
@@ -74,7 +76,10 @@ class Namespace:
             route = ("dev", "lo", "proto", "kernel", "scope", "host", "src", LOCAL)
             self.ip("route", "replace", "table", "local", "local", prefix, *route, "quickack", "1")
         for j in range(nics):
-            self.ip("link", "add", f"br{j}", "type", "bridge", "forward_delay", "0")
+            # An address of its own: otherwise the bridge takes that of a tap that joins, and loses what comes
+            # to the one before.
+            address = f"52:54:00:99:ff:{j:02x}"
+            self.ip("link", "add", f"br{j}", "address", address, "type", "bridge", "forward_delay", "0")
             self.ip("address", "add", f"10.99.{j}.1/24", "dev", f"br{j}")
             self.ip("link", "set", f"br{j}", "up")
 
@@ -145,6 +150,7 @@ class Pair:
         self.pids: list[int] = []  # of every QEMU that was started and not reaped
         self.folder = Path(tempfile.mkdtemp(prefix="vdct-"))
         self.namespace = Namespace(nics)
+        self._nudger = inside(self.namespace.name, Nudger)
         self.prepare_folder: Callable[[Path], object] = lambda folder: None
         self._count = itertools.count(1)
 
@@ -163,6 +169,7 @@ class Pair:
         for pid in self.pids:  # one that started and never got as far as being a copy
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._nudger.close()
         self.namespace.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -191,6 +198,9 @@ class Pair:
         command = argv.primary_argv(spec) if role == "primary" else argv.secondary_argv(spec)
         copy = await self._spawn(name, folder, command, taps, disks)
         copy.qmp.add_listener(copy.meter.on_event)
+        copy.qmp.add_listener(
+            lambda event, _data, _at: self._nudger.nudge(copy.taps) if event == "RESUME" else None
+        )
         self.copies.append(copy)
         return copy
 
@@ -270,18 +280,50 @@ class Pair:
         for tap in copy.taps:
             self.namespace.ip("link", "delete", tap)
 
-    async def take_over(self, second: Copy, plan: LockstepPlan, *, planned: bool = False) -> dict[str, float]:
+    async def take_over(self, second: Copy, plan: LockstepPlan) -> dict[str, float]:
         """Promote; the taps join the bridges at the same time, as the agent does it."""
         self.epoch += 1
         await second.disks.promoted(self.epoch, self.disks)
         joining = asyncio.to_thread(
             lambda: [self.namespace.join(tap, j) for j, tap in enumerate(second.taps)]
         )
-        figures, _ = await asyncio.gather(secondary.promote(second.qmp, plan, planned=planned), joining)
+        figures, _ = await asyncio.gather(secondary.promote(second.qmp, plan), joining)
         await secondary.announce(second.qmp)
         await secondary.refresh_code(second.qmp)
+        self._nudger.nudge(second.taps)
         second.was_promoted = True
         return figures
+
+    async def switch(self, prime: Copy, second: Copy, plan: LockstepPlan) -> bool:
+        """A planned promotion, in the steps of the supervisor; whether the cut was clean (else packets may be lost)."""
+        hold = handover.Hold(second.qmp, plan)
+        try:
+            for _ in range(3):
+                await handover.fence(prime.qmp, plan)
+                if await hold.is_set():
+                    break
+            self.epoch += 1
+            await second.disks.promoted(self.epoch, self.disks)
+            await secondary.cut(second.qmp)
+            is_clean = hold.is_clean
+        finally:
+            await hold.close()
+        if not is_clean:
+            await handover.drop_hold(second.qmp, plan)
+            await self.take_over(second, plan)
+            return False
+        await handover.shut_comparison(second.qmp, plan)
+        await asyncio.to_thread(lambda: [self.namespace.join(tap, j) for j, tap in enumerate(second.taps)])
+        await handover.open_output(second.qmp, plan)
+        await secondary.announce(second.qmp)
+        await secondary.promote(second.qmp, plan, keep_listening=True)
+        await asyncio.sleep(0.15)
+        await secondary.refresh_code(second.qmp)
+        self._nudger.nudge(second.taps)
+        await asyncio.sleep(0.2)
+        await handover.stop_listening(second.qmp, plan)
+        second.was_promoted = True
+        return True
 
     async def settle(self, second: Copy, plan: LockstepPlan) -> None:
         await secondary.settle(second.qmp, plan)

@@ -68,7 +68,7 @@ class ModelQemu:
         if command == self.closed_at:
             raise QmpClosedError("gone")
         given = dict(arguments or {})
-        if not command.startswith("query-") and command != "qom-list":
+        if not command.startswith("query-") and command not in ("qom-list", "qom-get"):
             words = json.dumps(given, sort_keys=True) if given else ""
             self.said.append(f"{'oob ' if oob else ''}{command} {words}".rstrip())
         handler = getattr(self, "do_" + command.replace("-", "_"), None)
@@ -316,28 +316,33 @@ async def test_preparing_says_this_on_the_secondary() -> None:
     assert "reconnect" not in "".join(qemu.said)
 
 
-@pytest.mark.parametrize("planned", [False, True])
-async def test_promoting_says_this(planned: bool) -> None:
+async def in_lockstep() -> ModelQemu:
+    """A secondary."""
     qemu = ModelQemu(status="inmigrate")
     await secondary.prepare(qemu, PLAN)
     qemu.colo, qemu.status, qemu.migration = "secondary", "running", "colo"
     qemu.nodes |= {name: {"node-name": name} for name in ("active0", "hidden0", "childs0", "parent0")}
     qemu.said.clear()
-    await secondary.promote(qemu, PLAN, planned=planned)
+    return qemu
+
+
+async def test_promoting_says_this() -> None:
+    qemu = await in_lockstep()
+    await secondary.promote(qemu, PLAN)
     await secondary.announce(qemu)
     qemu.said.append("(settle)")
     await secondary.settle(qemu, PLAN)
-    assert_golden("dialogue-promote-planned" if planned else "dialogue-promote", qemu.said)
+    assert_golden("dialogue-promote", qemu.said)
     assert set(qemu.objects) == {"rew0"}
     assert set(qemu.nodes) == {"disk0", "childs0", "parent0"}
-    await secondary.promote(qemu, PLAN, planned=planned)  # again, after an interruption
+    await secondary.promote(qemu, PLAN)  # again, after an interruption
 
 
 async def test_a_promotion_that_is_refused_while_in_lockstep_is_an_error() -> None:
     qemu = ModelQemu(colo="secondary")
     qemu.do_x_colo_lost_heartbeat = lambda _: qemu.refuse("x-colo-lost-heartbeat")  # type: ignore[method-assign]
     with pytest.raises(QmpCommandError):
-        await secondary.promote(qemu, PLAN, planned=False)
+        await secondary.promote(qemu, PLAN)
 
 
 async def test_inspection_tells_the_role() -> None:
@@ -358,6 +363,6 @@ async def test_inspection_tells_the_role() -> None:
     assert (await inspect(other)).role is LiveRole.SECONDARY
     other.colo = "none"
     assert (await inspect(other)).role is LiveRole.PROMOTING
-    await secondary.promote(other, PLAN, planned=False)
+    await secondary.promote(other, PLAN)
     state = await inspect(other)
     assert (state.role, state.has_rewriter, state.is_settled) == (LiveRole.PROMOTED, True, False)

@@ -254,12 +254,16 @@ class ApiClient:
     # From agent to agent
 
     async def peer_quiesce(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
-        """Stop the guest for a planned promotion; `FencedError` where the peer knows a newer epoch."""
+        """Silence the guest for a planned promotion; `FencedError` where the peer knows a newer epoch."""
         return await self._post(wire.Acknowledged, "peer_quiesce", name, request)
 
     async def peer_fail(self, name: str, request: wire.FailRequest) -> wire.Acknowledged:
         """Kill or stop the primary's QEMU; `FencedError` under another epoch."""
         return await self._post(wire.Acknowledged, "peer_fail", name, request)
+
+    async def peer_follow(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
+        """Wait until the peer sends the guest's frames to the primary of an epoch."""
+        return await self._post(wire.Acknowledged, "peer_follow", name, request)
 
     async def peer_freeze(self, name: str, request: wire.PeerRequest) -> wire.Frozen:
         """Freeze the secondary at its next checkpoint; it goes on by itself after some time."""

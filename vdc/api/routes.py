@@ -107,7 +107,11 @@ ROUTES: tuple[Route, ...] = (
         response=wire.BlobReceipt, request_body=Body.BYTES,
     ),
     Route(
-        "peer_quiesce", "POST", "/v1/peer/endophytes/{name}/quiesce", "Stop the guest for a planned promotion",
+        "peer_quiesce", "POST", "/v1/peer/endophytes/{name}/quiesce", "Silence the guest for a planned promotion",
+        request=wire.PeerRequest, response=wire.Acknowledged, is_peer=True,
+    ),
+    Route(
+        "peer_follow", "POST", "/v1/peer/endophytes/{name}/follow", "Wait until frames go to the primary of an epoch",
         request=wire.PeerRequest, response=wire.Acknowledged, is_peer=True,
     ),
     Route(

@@ -134,6 +134,10 @@ class LockstepPlan:
         """Secondary: f1 feeds the guest, f2 takes what the guest sends."""
         return self._id("fa", nic), self._id("fb", nic)
 
+    def hold_filter(self, nic: int) -> str:
+        """Secondary: holds back what the guest sends during a planned switch."""
+        return self._id("hold", nic)
+
     def rewriter(self, nic: int) -> str:
         """Secondary: filter-rewriter, which a promoted VM keeps."""
         return f"rew{nic}"
