@@ -29,6 +29,7 @@ from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
+from hostagent.server.maintenance import promoter
 from hostagent.supervisor.host import HostContext
 from vdc.api.models import Check
 from vdc.control.clock import SystemClock
@@ -36,6 +37,7 @@ from vdc.control.controller import Controller
 from vdc.control.desired import DesiredState
 from vdc.control.events import EventLog
 from vdc.control.leader import Election
+from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
 from vdc.images.reference import normalise_reference
 from vdc.model.errors import UnavailableError
@@ -168,9 +170,11 @@ class Agent:
         async def checks() -> tuple[Check, ...]:
             return host_checks(host, await members(), await host.overlay.check_underlay())
 
+        desired = DesiredState(store, host.mirror, self._clock, normalise_reference)
         context = ServerContext(
             host=host,
-            desired=DesiredState(store, host.mirror, self._clock, normalise_reference),
+            desired=desired,
+            maintenance=MaintenanceWishes(store, host.mirror, self._clock, desired),
             supervisors=manager,
             blobs=self._blobs,
             session=session,
@@ -182,12 +186,13 @@ class Agent:
             address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,
         )  # fmt: skip
         group.create_task(api.run(), name="api")
-        group.create_task(self._after_sync(host, manager, store, group), name="after sync")
+        group.create_task(self._after_sync(context, manager, store, group), name="after sync")
 
     async def _after_sync(
-        self, host: HostContext, manager: Manager, store: EtcdStore, group: asyncio.TaskGroup
+        self, context: ServerContext, manager: Manager, store: EtcdStore, group: asyncio.TaskGroup
     ) -> None:
         """What must not begin before the records have been read once: supervisors above all."""
+        host = context.host
         await host.mirror.synced.wait()
         while True:
             try:
@@ -199,9 +204,11 @@ class Agent:
         group.create_task(NameService(host).run(), name="names")
         group.create_task(ImageKeeper(host, self._blobs).run(), name="images")
         election = Election(store, host.name, self.config.timings.leader_ttl_s)
-        group.create_task(election.run(self._term(host, store)), name="election")
+        group.create_task(election.run(self._term(context, store)), name="election")
 
-    def _term(self, host: HostContext, store: EtcdStore) -> Callable[[], Awaitable[None]]:
+    def _term(self, context: ServerContext, store: EtcdStore) -> Callable[[], Awaitable[None]]:
+        host = context.host
+
         async def lead() -> None:
             self._log.info("this agent leads the cluster now")
 
@@ -216,6 +223,7 @@ class Agent:
                 backoff_s=self.config.timings.reprotect_backoff_s,
                 report=self._log.info,
                 keep_arbiter_away=keep_away,
+                promote=promoter(context),
             )  # fmt: skip
             await controller.run()
 
@@ -223,7 +231,7 @@ class Agent:
 
     async def _keep_arbiter_away(self, host: HostContext, store: EtcdStore) -> None:
         """Move etcd's leadership off hosts whose death would have to be arbitrated (failover.md)."""
-        primaries = {found.value.primary for found in host.mirror.pairs.values()}
+        primaries = {found.value.primary for found in host.mirror.pairs.values()} | host.mirror.drained
         now = self._clock.boottime_s()
         if not primaries or now - self._moved_at_s < ARBITER_REST_S:
             return

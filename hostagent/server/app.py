@@ -14,6 +14,7 @@ from hostagent.server.console import ConsoleHandler
 from hostagent.server.context import ServerContext
 from hostagent.server.endophytes import EndophyteHandlers
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
+from hostagent.server.maintenance import MaintenanceHandlers
 from hostagent.server.metrics import MetricsHandler
 from vdc.api.routes import ROUTES, Body
 from vdc.model.errors import BugError, UnavailableError
@@ -27,6 +28,7 @@ def build_app(context: ServerContext) -> web.Application:
     groups = (
         EndophyteHandlers(context),
         ClusterHandlers(context),
+        MaintenanceHandlers(context),
         ConsoleHandler(context),
         MetricsHandler(context),
     )
