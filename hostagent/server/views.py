@@ -96,7 +96,14 @@ def limits_of(endophyte: Endophyte) -> tuple[str, ...]:
     spec = endophyte.manifest.spec
     if not spec.wants_protection:
         return ()
-    limits = ["IPv6 and ARP of the guest are not compared between the copies; IPv4 TCP, UDP and ICMP are"]
+    uncovered = "IPv6, and IPv4 other than TCP, UDP and ICMP,"
+    limits = [
+        f"{uncovered} is held back at the guest's port; protection.uncoveredTraffic: pass lets it through"
+        if spec.is_gated
+        else f"{uncovered} passes without the secondary's consent: a failover may take back what a peer has seen",
+        "ARP is not compared between the copies; IPv4 TCP, UDP and ICMP are",
+        "the serial console shows the primary's copy; what it printed last may be missing after a failover",
+    ]
     if spec.firmware is not Firmware.BIOS:
         limits.append(
             "UEFI variables that the guest writes while protected do not reach the secondary's flash"
