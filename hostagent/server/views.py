@@ -55,7 +55,11 @@ def endophyte_view(mirror: Mirror, endophyte: Endophyte) -> EndophyteView:
         ),
         spec=manifest.spec.model_dump(mode="json", by_alias=True),
         status=endophyte_status(
-            endophyte, pair, mirror.copies(name), mirror.alive, _problem(mirror, endophyte),
+            endophyte,
+            pair,
+            mirror.copies(name),
+            mirror.alive,
+            _problem(mirror, endophyte),
             known=frozenset(mirror.hosts),
         ),
     )

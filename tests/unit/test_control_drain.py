@@ -67,6 +67,9 @@ class Drained(Cluster):
             if pair.sync is SyncState.SYNCING:
                 pair = mark_in_sync(pair, request_id=f"m{pair.epoch}", now="")
                 await self.put((keys.pair(name), pair.to_json()))
+            for old in self.mirror.copies(name):
+                if old.host not in pair.hosts:
+                    await self._says(name, pair, old.host, None, CopyStage.ABSENT)
             stage = CopyStage.LOCKSTEP if pair.secondary else CopyStage.RUNNING
             await self._says(name, pair, pair.primary, CopyRole.PRIMARY, stage)
             if pair.secondary:

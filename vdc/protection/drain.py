@@ -18,7 +18,7 @@ from vdc.model.maintenance import DrainItem, DrainState, DrainWay
 from vdc.model.pair import Pair, SyncState
 from vdc.protection.placement import Occupancy, choose_secondary
 
-_ON_ITS_WAY = (CopyStage.PREPARING, CopyStage.LEAVING, CopyStage.PROMOTING)
+_GONE = (CopyStage.ABSENT, CopyStage.DEAD, CopyStage.FAILED)
 
 
 class Do(StrEnum):
@@ -125,6 +125,9 @@ def step_off(s: Situation, host: str) -> Step:
         return _replica_off(s)
     if host in pair.spares:
         return Step(Do.RESPARE, "another host is held ready")
+    old = s.copies.get(host)
+    if host in s.alive and old is not None and old.stage not in _GONE:
+        return Step(Do.WAIT, f"its old copy on {host} is being ended")
     return Step(Do.NOTHING)
 
 
@@ -222,6 +225,8 @@ def _way(s: Situation, host: str) -> DrainWay:
         return DrainWay.REPLICA
     if host in s.pair.spares:
         return DrainWay.SPARE
+    if host != s.pair.primary:
+        return DrainWay.NONE
     if s.endophyte.run is not RunState.RUNNING:
         return DrainWay.DISK if s.endophyte.run is RunState.STOPPED else DrainWay.NONE
     return DrainWay.PROMOTION if s.endophyte.wants_protection else DrainWay.MIGRATION

@@ -1,0 +1,115 @@
+"""A host is drained for maintenance: its guests go on elsewhere, and it can be switched off without effect."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from testlab import VM, Lab, kill_agent, wait_for
+
+GAP_MS = 5_000
+
+
+def test_three_vms_leave_and_nobody_notices_that_the_host_is_switched_off(lab: Lab) -> None:
+    first, others = lab.hosts[0], lab.hosts[1:]
+    web, db, solo = _three_on(lab, first)
+    with lab.workload(web) as of_web, lab.workload(db, "echo") as of_db, lab.workload(solo) as of_solo:
+        workloads = (of_web, of_db, of_solo)
+        for workload in workloads:
+            workload.wait_progress(more=10, deadline_s=30)
+        result = json.loads(lab.ok("node", "drain", first, "--timeout", "120", "-o", "json"))
+        assert (result["promoted"], result["migrated"]) == (["db", "web"], ["solo"])
+        assert (result["left"], result["is_done"]) == ([], True)
+        assert not lab.qemus(first), f"something runs on {first}"
+        for workload in workloads:
+            workload.wait_progress(more=10, deadline_s=30)
+        assert all(vm.primary in others and first not in vm.view().status.spares for vm in (web, db, solo))
+        assert "Ready,drained" in lab.ok("get", "nodes")
+        refused = lab.cli("node", "drain", others[0], "--leave-stopped", "--dry-run")
+        assert refused.code == 0, "another host may be drained as well"
+        for vm in (web, db):
+            vm.wait_lockstep()
+        lab.assert_clean("drained")
+        epochs = [vm.epoch for vm in (web, db, solo)]
+
+        lab.fault("power-off", first)
+        wait_for(lambda: first not in _alive(lab, others[0]), 20, f"{first} is missed")
+        for workload in workloads:
+            workload.wait_progress(more=10, deadline_s=30)
+        assert [vm.epoch for vm in (web, db, solo)] == epochs, "it had no part in anything"
+        lab.heal(first)
+        wait_for(lambda: first in _alive(lab, others[0]), 30, f"{first} is back")
+        assert web.view().status.spares == (), "it is drained still"
+        lab.ok("node", "resume", first)
+        for vm in (web, db):
+            vm.wait("with its spare again", lambda view: view.status.spares == (first,), 20)
+    for workload in workloads:
+        assert not workload.report.errors
+        assert workload.report.longest_gap_ms < GAP_MS
+    of_web.check_store()
+    of_solo.check_store()
+
+
+def test_another_leader_carries_it_on(lab: Lab) -> None:
+    vm = lab.create("solo", "--no-protect")
+    host = vm.primary
+    with lab.workload(vm) as workload:
+        workload.wait_progress(more=20, deadline_s=30)
+        lab.ok("node", "drain", host, "--no-wait")
+        vm.wait("on its way", lambda view: view.status.moving_to is not None, 10)
+        leader = next(n.host.name for n in lab.ask(lambda api: api.list_nodes()).items if n.is_leader)
+        kill_agent(lab, leader)
+        lab.heal(leader)
+        wait_for(lambda: not lab.qemus(host), 60, f"{host} is empty")
+        workload.wait_progress(more=20, deadline_s=30)
+    assert vm.primary != host
+    assert not workload.report.errors
+    assert workload.report.longest_gap_ms < GAP_MS
+    workload.check_store()
+
+
+def test_what_cannot_leave_is_named_and_resume_ends_it(lab: Lab) -> None:
+    vm = lab.create("solo", "--no-protect")
+    host = vm.primary
+    lab.ok("pause", "solo", "--wait")
+    late = lab.cli("node", "drain", host, "--timeout", "2")
+    assert late.code == 1
+    assert "solo" in late.stderr and "is paused" in late.stderr, late.stderr
+    assert f"vdc node resume {host}" in late.stderr
+    lab.ok("start", "solo", "--wait")
+    vm.wait("being copied", lambda view: view.status.secondary is not None, 20)
+    lab.ok("node", "resume", host)
+    vm.wait("alone where it was", lambda view: view.status.secondary is None, 20)
+    assert (vm.primary, vm.view().status.moving_to) == (host, None)
+
+
+@pytest.mark.parametrize("arguments", [("h9",), ()])
+def test_what_is_no_host_is_refused(lab: Lab, arguments: tuple[str, ...]) -> None:
+    done = lab.cli("node", "drain", *arguments)
+    assert done.code in (1, 2)
+    assert done.error_line.startswith("error: ")
+
+
+def _three_on(lab: Lab, host: str) -> tuple[VM, VM, VM]:
+    """Two protected VMs and an unprotected one, all with their primary on `host`: where else, when it alone is used."""
+    others = [name for name in lab.hosts if name != host]
+    for other in others:
+        lab.ok("node", "drain", other)
+    last = lab.cli("node", "drain", host)
+    assert "last host" in last.error_line
+    for name, *options in (("web",), ("db",), ("solo", "--no-protect")):
+        lab.ok("create", name, *options)
+    vms = (VM(lab, "web"), VM(lab, "db"), VM(lab, "solo"))
+    for vm in vms:
+        vm.wait_primary(host, 60)
+    for other in others:
+        lab.ok("node", "resume", other)
+    for vm in vms[:2]:
+        vm.wait_lockstep(90)
+    lab.wait_answering(vms[2].address)
+    return vms
+
+
+def _alive(lab: Lab, asked: str) -> set[str]:
+    nodes = lab.run(lab.api(asked).list_nodes()).items
+    return {node.host.name for node in nodes if node.alive}
