@@ -79,8 +79,15 @@ class Situation:
     def place_for_copy(self, *, only: str | None = None) -> str:
         """The best host for a second copy. Raises RefusedError with each host's reason."""
         wanted = self.alive if only is None else self.alive & {self.pair.primary, only}
-        able = [host for name, host in self.hosts.items() if name in wanted]
+        able = [self._as_started(host) for name, host in self.hosts.items() if name in wanted]
         return choose_secondary(self.endophyte, self.pair, able, self.occupancy, avoid=self.avoid)
+
+    def _as_started(self, host: Host) -> Host:
+        """The primary's host with the QEMU that the guest was started by: an upgrade may have come since."""
+        primary = self.copies.get(host.name)
+        if host.name != self.pair.primary or primary is None or primary.machine is None:
+            return host
+        return host.with_(qemu=host.qemu.with_(version=primary.machine.qemu_version))
 
 
 def step_for_move(s: Situation) -> Step:
