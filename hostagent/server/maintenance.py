@@ -41,7 +41,7 @@ class MaintenanceHandlers:
         )
         if not body.dry_run:
             because = f": {body.reason}" if body.reason else ""
-            await self._tell(name, "draining", f"everything moves off {name}{because}")
+            await self._log(name, "draining", f"everything moves off {name}{because}")
         return await self._with_warnings(report)
 
     async def drain_report(self, request: web.Request) -> DrainReport:
@@ -56,7 +56,7 @@ class MaintenanceHandlers:
         name = request.match_info["name"]
         if await self._wishes.resume(name) is None:
             return wire.Acknowledged(sentence=f"{name} was not drained")
-        await self._tell(name, "resumed", f"{name} is used again")
+        await self._log(name, "resumed", f"{name} is used again")
         return wire.Acknowledged(sentence=f"{name} is used again")
 
     async def remove_node(self, request: web.Request) -> wire.Acknowledged:
@@ -67,7 +67,7 @@ class MaintenanceHandlers:
         sentence = f"removed {name}"
         if lost:
             sentence += f"; lost with it, and to be deleted: {', '.join(lost)}"
-        await self._tell(name, "host-removed", sentence, Severity.WARNING if lost else Severity.NORMAL)
+        await self._log(name, "host-removed", sentence, Severity.WARNING if lost else Severity.NORMAL)
         members = await self._context.members()
         address = found.value.management_address if found else ""
         if any(f"//{address}:" in member.endpoint for member in members):
@@ -89,7 +89,7 @@ class MaintenanceHandlers:
 
     # ---- helpers
 
-    async def _tell(self, host: str, code: str, sentence: str, severity: Severity = Severity.NORMAL) -> None:
+    async def _log(self, host: str, code: str, sentence: str, severity: Severity = Severity.NORMAL) -> None:
         events = self._context.host.events
         await events.append(events.make(host, code, sentence, severity=severity, kind="node"))
 

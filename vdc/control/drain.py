@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vdc.control.clock import Clock
@@ -156,15 +157,10 @@ class Mover:
             self._retry_at_s[name] = self._clock.boottime_s() + RETRY_S
             why = str(error) or f"no answer within {PROMOTION_S:.0f} s"
             sentence = f"{pair.secondary} could not take over from {pair.primary} yet: {why}"
-            await self._tell(name, "promotion-late", sentence, pair.epoch)
+            with suppress(UnavailableError):  # the log has it; the store does not answer
+                await self._log(name, "promotion-late", sentence, pair.epoch, Severity.WARNING)
         finally:
             self._promotions.pop(name, None)
-
-    async def _tell(self, name: str, code: str, sentence: str, epoch: int) -> None:
-        try:
-            await self._around.log(name, code, sentence, epoch, Severity.WARNING)
-        except UnavailableError:
-            return  # said to the log already; the store does not answer
 
     async def _withdraw(self, step: Step, found: Versioned[Endophyte], pair: Versioned[Pair]) -> bool:
         reason, request, at = step.sentence, uuid.uuid4().hex, self._clock.wall()
@@ -173,7 +169,7 @@ class Mover:
             after = after.with_(spares=(step.to, *(spare for spare in after.spares if spare != step.to)))
         if await self._swap(found, pair, after):
             self._around.withdrawn(after)
-            await self._around.log(after.name, "replica-moves", reason, after.epoch, Severity.NORMAL)
+            await self._log(after.name, "replica-moves", reason, after.epoch)
         return True
 
     async def _respare(self, found: Versioned[Endophyte], pair: Versioned[Pair]) -> bool:
@@ -189,19 +185,24 @@ class Mover:
         move = Move(to=to, drained=host, asked_at=self._clock.wall(), by=f"drain of {host}")
         if await self._change(found, pair, found.value.with_(move=move)):
             sentence = f"moves from {host}, which is drained, to {to}"
-            await self._around.log(found.value.name, "moving", sentence, pair.value.epoch, Severity.NORMAL)
+            await self._log(found.value.name, "moving", sentence, pair.value.epoch)
         return True
 
     async def _end_move(self, step: Step, found: Versioned[Endophyte], pair: Versioned[Pair]) -> bool:
-        is_reached = step.do is Do.REACHED
-        move = found.value.move
+        name, epoch, move = found.value.name, pair.value.epoch, found.value.move
+        is_reached = step.do is Do.REACHED or move is None
         problem = "" if is_reached or move is None else f"it cannot move to {move.to}: {step.sentence}"
         if await self._change(found, pair, found.value.with_(move=None, move_problem=problem)):
-            code, severity = ("moved", Severity.NORMAL) if is_reached else ("move-failed", Severity.WARNING)
-            await self._around.log(
-                found.value.name, code, problem or step.sentence, pair.value.epoch, severity
-            )
+            if is_reached:
+                await self._log(name, "moved", step.sentence, epoch)
+            else:
+                await self._log(name, "move-failed", problem, epoch, Severity.WARNING)
         return True
+
+    async def _log(
+        self, name: str, code: str, sentence: str, epoch: int, severity: Severity = Severity.NORMAL
+    ) -> None:
+        await self._around.log(name, code, sentence, epoch, severity)
 
     # ---- what keeps passes from treading on each other
 
