@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 
 import aiohttp
@@ -234,22 +234,29 @@ class Agent:
         return lead
 
     async def _keep_arbiter_away(self, host: HostContext, store: EtcdStore) -> None:
-        """Move etcd's leadership off hosts whose death would have to be arbitrated (failover.md)."""
+        """Move etcd's leadership off hosts whose death would have to be arbitrated (failover.md), and drained ones."""
         primaries = {found.value.primary for found in host.mirror.pairs.values()} | host.mirror.drained
         now = self._clock.boottime_s()
         if not primaries or now - self._moved_at_s < ARBITER_REST_S:
             return
         self._moved_at_s = now
-        addresses = {
-            found.value.management_address for name, found in host.mirror.hosts.items() if name in primaries
-        }
+
+        def addresses_of(names: Collection[str]) -> set[str]:
+            return {
+                host.mirror.hosts[name].value.management_address
+                for name in names
+                if name in host.mirror.hosts
+            }
+
         members = await store.admin.status()
         leader = next((m for m in members if m.is_leader), None)
-        if leader is None or not _is_at(leader, addresses):
+        avoid, drained = addresses_of(primaries), addresses_of(host.mirror.drained)
+        if leader is None or not _is_at(leader, avoid):
             return
-        target = next(
-            (m for m in members if m.is_healthy and not m.is_leader and not _is_at(m, addresses)), None
-        )
+        others = [m for m in members if m.is_healthy and not m.is_leader]
+        target = next((m for m in others if not _is_at(m, avoid)), None)
+        if target is None and _is_at(leader, drained):  # it is about to be switched off
+            target = next((m for m in others if not _is_at(m, drained)), None)
         if target is not None:
             await store.admin.move_leader(target.member_id)
             self._log.info("moved etcd's leadership off a host with a primary", to=target.endpoint)

@@ -39,7 +39,7 @@ async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) 
             request = wire.PeerRequest(epoch=before.epoch, from_host=context.host.name)
             await context.peer(before.primary).peer_quiesce(name, request)
 
-    reason = f"promoted to {pair.secondary} by hand"
+    reason = _reason(endophyte, pair, is_drained=pair.primary in mirror.drained)
     after = await context.supervisors.find(name).promote_planned(reason, ask_primary)
     return wire.PromoteResult(
         name=name,
@@ -49,6 +49,14 @@ async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) 
         total_ms=round((clock.boottime_s() - began) * 1000, 1),
         sentence=f"{name} runs on {after.primary} now (was on {pair.primary}), epoch {after.epoch}",
     )
+
+
+def _reason(endophyte: Endophyte, pair: Pair, *, is_drained: bool) -> str:
+    """Why, for people: the leader asks for moves and drains in the same way as a person for a promotion."""
+    if is_drained:
+        return f"promoted to {pair.secondary}: {pair.primary} is drained"
+    is_move = endophyte.move is not None and endophyte.move.to == pair.secondary
+    return f"{'moved' if is_move else 'promoted'} to {pair.secondary} by hand"
 
 
 def _promotable(endophyte: Endophyte, pair: Pair | None, to: str | None) -> Pair:

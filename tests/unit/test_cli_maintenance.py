@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from test_cli_commands import ALONE, Cluster, cluster, vdc
 
 from vdc.api import models as wire
 from vdc.cli import draining
+from vdc.cli.commands.node import _drain
 from vdc.model.endophyte import CopyStatus
 from vdc.model.errors import RefusedError
 from vdc.model.maintenance import DrainItem, DrainReport, DrainState, DrainWay, Maintenance
@@ -119,6 +121,25 @@ def test_a_drain_that_somebody_resumed_ends(
     maintained.reports = [report(STUCK), report(STUCK, wish=None)]
     code, _, err = vdc(capsys, "node", "drain", "h1", "--timeout", "20")
     assert code == 1 and "somebody resumed it" in err
+
+
+async def test_ctrl_c_ends_the_waiting_and_says_how_to_take_the_wish_back(capsys: Capture) -> None:
+    class Api:
+        asked = asyncio.Event()
+
+        async def drain_node(self, *_: object) -> DrainReport:
+            return report(WEB)
+
+        async def drain_report(self, *_: object) -> DrainReport:
+            self.asked.set()
+            return await asyncio.Future()
+
+    task = asyncio.create_task(_drain(Api(), "h1", wire.DrainRequest(), 60.0))  # type: ignore[arg-type]
+    await asyncio.wait_for(Api.asked.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert "h1 stays drained; vdc node resume h1" in capsys.readouterr().err
 
 
 def test_a_refusal_is_one_line_and_a_hint(maintained: Any, capsys: Capture) -> None:

@@ -306,11 +306,28 @@ async def test_a_promotion_that_fails_is_asked_for_again_after_a_while(cluster):
     for _ in range(4):
         await cluster.step()
     assert cluster.asked == ["web"]
-    assert "promotion-late" in await cluster.codes("web")
-    cluster.refuses = None
+    for pause_s in (4, 8, 16):
+        cluster.clock.now += pause_s
+        await cluster.step()
+    assert len(cluster.asked) == 4
     cluster.clock.now += 4
+    await cluster.step()
+    assert len(cluster.asked) == 4, "the longer it fails, the more rarely it is asked for"
+    assert (await cluster.codes("web")).count("promotion-late") == 1, "the same reason is said once"
+    cluster.refuses = None
+    cluster.clock.now += 60
     await cluster.settle()
     assert cluster.of("web").primary == "h2"
+
+
+async def test_a_replica_whose_host_does_not_answer_is_not_asked(cluster):
+    await cluster.add("web", 1)
+    await cluster.store.commit([], [Delete(keys.liveness("h2"))])
+    await cluster.mirror.read_all()
+    await cluster.wishes.drain("h1")
+    await cluster.settle(3)
+    assert cluster.asked == []
+    assert "h2 does not answer" in cluster.wishes.report("h1").left[0].sentence
 
 
 async def test_a_stopped_vm_needs_leave_to_stay(cluster):
@@ -372,7 +389,11 @@ async def test_migrate_refuses_what_makes_no_sense(cluster):
     assert caught.value.code == "already-primary"
     with pytest.raises(NotFoundError):
         await cluster.wishes.move("web", "h9")
-    await cluster.wishes.drain("h3")
+    await cluster.add("off", 2, run="stopped")
+    with pytest.raises(ConflictError) as off:
+        await cluster.wishes.move("off", "h2" if cluster.of("off").primary != "h2" else "h1")
+    assert (off.value.code, off.value.problem.hint) == ("not-running", "vdc start off")
+    await cluster.wishes.drain("h3", leave_stopped=True)
     await cluster.mirror.read_all()
     with pytest.raises(RefusedError) as refused:
         await cluster.wishes.move("web", "h3")

@@ -40,6 +40,7 @@ UNPROTECTED = Goal("unprotected", lambda view: view.status.protection is Protect
 
 def moved_to(host: str) -> Goal:
     """What `migrate --wait` waits for; a move that was given up is a failure, and its reason the sentence."""
+
     def is_there(view: EndophyteView) -> bool:
         primary = view.status.primary
         return primary is not None and primary.host == host and view.status.phase is Phase.RUNNING

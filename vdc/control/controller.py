@@ -179,7 +179,9 @@ class Controller:
         endophyte = found.value
         name = endophyte.name
         copies = [copy for copy in self._mirror.copies(name) if copy.uid == endophyte.uid]
-        if pair is not None and pair.value.primary in self._mirror.hosts:  # else the host was removed for good
+        if (
+            pair is not None and pair.value.primary in self._mirror.hosts
+        ):  # else the host was removed for good
             primary = self._mirror.observed(name, pair.value.primary)
             if primary is None or primary.stage is not CopyStage.ABSENT or primary.error:
                 return

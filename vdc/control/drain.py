@@ -30,7 +30,7 @@ from vdc.store.protocol import Put, StateStore, Unchanged
 
 AT_ONCE = 2  # VMs that are being copied because of drains, so that they do not take all of a network or host
 PROMOTION_S = 30.0
-RETRY_S = 3.0
+RETRY_S, MAX_RETRY_S = 3.0, 60.0  # after a promotion that failed, doubling
 _ABOUT_TO_BE_COPIED = (CopyStage.RUNNING, CopyStage.LEAVING, CopyStage.PROMOTING, CopyStage.LOCKSTEP)
 _BEGINS = (Do.PROMOTE, Do.WITHDRAW, Do.COPY)
 
@@ -45,6 +45,15 @@ class Surroundings:
     avoid: Callable[[str], frozenset[str]]
     log: Log
     withdrawn: Callable[[Pair], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A promotion that failed: asked for again at `again_at_s`."""
+
+    again_at_s: float
+    pause_s: float
+    sentence: str
 
 
 def situation(
@@ -88,7 +97,7 @@ class Mover:
         self._around = around
         self._promote = promote
         self._promotions: dict[str, asyncio.Task[None]] = {}
-        self._retry_at_s: dict[str, float] = {}
+        self._late: dict[str, Late] = {}
         self._seen: dict[str, tuple[int, int]] = {}  # revisions that a change was made of
 
     async def close(self) -> None:
@@ -141,7 +150,8 @@ class Mover:
 
     def _ask_to_promote(self, found: Versioned[Endophyte], pair: Versioned[Pair]) -> bool:
         name = found.value.name
-        if self._promote is None or self._clock.boottime_s() < self._retry_at_s.get(name, 0.0):
+        late = self._late.get(name)
+        if self._promote is None or (late is not None and self._clock.boottime_s() < late.again_at_s):
             return True
         self._note(found, pair)
         task = asyncio.create_task(self._promote_one(self._promote, name, pair.value), name=f"{name} move")
@@ -154,13 +164,21 @@ class Mover:
                 await promote(name)
         except (VdcError, TimeoutError) as error:
             self._seen.pop(name, None)
-            self._retry_at_s[name] = self._clock.boottime_s() + RETRY_S
             why = str(error) or f"no answer within {PROMOTION_S:.0f} s"
-            sentence = f"{pair.secondary} could not take over from {pair.primary} yet: {why}"
-            with suppress(UnavailableError):  # the log has it; the store does not answer
-                await self._log(name, "promotion-late", sentence, pair.epoch, Severity.WARNING)
+            await self._note_late(name, pair, why)
+        else:
+            self._late.pop(name, None)
         finally:
             self._promotions.pop(name, None)
+
+    async def _note_late(self, name: str, pair: Pair, why: str) -> None:
+        before = self._late.get(name)
+        pause_s = RETRY_S if before is None else min(MAX_RETRY_S, before.pause_s * 2)
+        sentence = f"{pair.secondary} could not take over from {pair.primary} yet: {why}"
+        self._late[name] = Late(self._clock.boottime_s() + pause_s, pause_s, sentence)
+        if before is None or before.sentence != sentence:
+            with suppress(UnavailableError):  # the log has it; the store does not answer
+                await self._log(name, "promotion-late", sentence, pair.epoch, Severity.WARNING)
 
     async def _withdraw(self, step: Step, found: Versioned[Endophyte], pair: Versioned[Pair]) -> bool:
         reason, request, at = step.sentence, uuid.uuid4().hex, self._clock.wall()

@@ -140,6 +140,8 @@ def step_off(s: Situation, host: str) -> Step:
 
 def _take_over(s: Situation) -> Step:
     secondary = s.pair.secondary
+    if secondary not in s.alive:
+        return Step(Do.WAIT, f"{secondary} does not answer", secondary)
     if s.is_in_lockstep:
         return Step(Do.PROMOTE, f"its replica on {secondary} takes over", secondary)
     if s.pair.sync is SyncState.IN_SYNC:
