@@ -448,6 +448,18 @@ async def test_a_host_that_is_gone_for_good_takes_its_vm_with_it_and_the_vm_can_
     assert [key for key in left if not key.startswith(keys.EVENTS)] == []
 
 
+async def test_half_a_copy_of_a_vm_that_is_lost_goes_too(cluster):
+    await cluster.add("web", 1)
+    syncing = cluster.of("web").with_(sync="syncing")
+    await cluster.put((keys.pair("web"), syncing.to_json()))
+    await cluster.store.commit([], [Delete(keys.liveness("h1"))])
+    await cluster.mirror.read_all()
+    assert await cluster.wishes.remove("h1", force=True) == ("web",)
+    await cluster.mirror.read_all()
+    pair = cluster.of("web")
+    assert (pair.epoch, pair.hosts) == (syncing.epoch + 1, ("h1",))
+
+
 async def test_a_host_whose_pair_can_go_on_is_not_removed_under_it(cluster):
     await cluster.add("web", 1)
     await cluster.store.commit([], [Delete(keys.liveness("h1"))])

@@ -5,6 +5,8 @@ Each wish is one compare-and-swap on the records; the leader's controller does t
 
 from __future__ import annotations
 
+import uuid
+
 from vdc.control.clock import Clock
 from vdc.control.desired import DesiredState
 from vdc.control.drain import situation
@@ -12,6 +14,7 @@ from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
 from vdc.model.maintenance import DrainItem, DrainReport, DrainState, DrainWay, Maintenance, Move
 from vdc.model.pair import Pair, SyncState
+from vdc.protection.arbitration import go_alone
 from vdc.protection.drain import Do, drain_item, step_for_move
 from vdc.store import keys
 from vdc.store.mirror import Mirror, Versioned
@@ -134,7 +137,19 @@ class MaintenanceWishes:
         for start in range(0, len(said), BATCH):
             await self._store.commit([], [Delete(key) for key in said[start : start + BATCH]])
         compares = [Unchanged(keys.pair(found.value.name), found.revision) for found in pairs[:BATCH]]
-        gone = [Delete(keys.host(host)), Delete(keys.maintenance(host))]
+        reason, request, at = f"{host} was declared gone for good", uuid.uuid4().hex, self._clock.wall()
+        gone: list[Put | Delete] = [
+            Delete(keys.host(host)),
+            Delete(keys.maintenance(host)),
+            *(  # what a secondary got of a copy that was never whole goes too
+                Put(
+                    keys.pair(found.value.name),
+                    go_alone(found.value, reason=reason, request_id=request, now=at).to_json(),
+                )
+                for found in pairs[: BATCH // 2]
+                if found.value.secondary is not None
+            ),
+        ]
         if not (await self._store.commit([Unchanged(keys.liveness(host), 0), *compares], gone)).succeeded:
             raise ConflictError(f"{host} came back, or a VM on it changed", code="host-alive")
 
