@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from test_cli_commands import ALONE, Cluster, cluster, vdc
+from test_cli_commands import ALONE, NODE, Cluster, cluster, vdc
 
 from vdc.api import models as wire
 from vdc.cli import draining
@@ -32,6 +32,15 @@ class Maintained(Cluster):
 
     reports: list[DrainReport]
     resumed = "h1 is used again"
+
+    async def list_nodes(self, _: web.Request) -> Any:
+        kept = [("h1", True), ("h2", False)]
+        return wire.NodeList(
+            items=tuple(
+                NODE.with_(host=NODE.host.with_(name=name), maintenance=WISH.with_(host=name), is_empty=empty)
+                for name, empty in kept
+            )
+        )
 
     async def drain_node(self, request: web.Request) -> Any:
         self.asked.append(("drain", json.loads(await request.text())))
@@ -146,6 +155,13 @@ def test_a_refusal_is_one_line_and_a_hint(maintained: Any, capsys: Capture) -> N
     maintained.refusal = RefusedError("stopped on h1: off", code="stopped-vms", hint="--leave-stopped")
     code, _, err = vdc(capsys, "node", "drain", "h1")
     assert (code, err) == (1, "error: stopped on h1: off (stopped-vms)\nhint: --leave-stopped\n")
+
+
+def test_hosts_show_that_they_are_drained_since_when_and_by_whom(maintained: Any, capsys: Capture) -> None:
+    lines = vdc(capsys, "get", "nodes")[1].splitlines()
+    assert [line.split()[1] for line in lines] == ["STATUS", "Ready,drained", "Ready,draining"]
+    described = vdc(capsys, "node", "describe", "h2")[1]
+    assert "in progress, since 2030-01-01T00:00:00Z by me" in described
 
 
 def test_resume_says_what_it_did(maintained: Any, capsys: Capture) -> None:

@@ -76,7 +76,7 @@ def situation(
         hosts=hosts,
         alive=mirror.alive,
         drained=mirror.drained | ({drained_too} if drained_too else set()),
-        occupancy=Occupancy.of(
+        occupancy=lambda: Occupancy.of(
             (found.value for found in mirror.pairs.values()),
             {other: found.value for other, found in mirror.endophytes.items()},
             without=name,
@@ -193,7 +193,7 @@ class Mover:
     async def _respare(self, found: Versioned[Endophyte], pair: Versioned[Pair]) -> bool:
         now = situation(self._mirror, found.value, pair.value)
         able = [host for name, host in now.hosts.items() if name in now.alive]
-        spares = choose_spares(found.value, pair.value, able, now.occupancy)
+        spares = choose_spares(found.value, pair.value, able, now.occupancy())
         after = with_spares(pair.value, spares, request_id=uuid.uuid4().hex, now=self._clock.wall())
         await self._swap(found, pair, after)
         return True

@@ -93,6 +93,8 @@ class MaintenanceWishes:
         endophyte, pair = self._mirror.endophyte(name), self._mirror.pair(name)
         if endophyte is None or pair is None or pair.uid != endophyte.uid:
             return None
+        if host not in (*pair.hosts, *pair.spares) and self._mirror.observed(name, host) is None:
+            return None
         now = situation(self._mirror, endophyte, pair, drained_too=host)
         return drain_item(now, host, may_stay=wish is not None and wish.leave_stopped)
 

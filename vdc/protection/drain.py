@@ -7,7 +7,7 @@ promotion. Nothing here ever stops a guest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -55,7 +55,7 @@ class Situation:
     hosts: Mapping[str, Host]  # every known one
     alive: frozenset[str]
     drained: frozenset[str]
-    occupancy: Occupancy  # without this VM
+    occupancy: Callable[[], Occupancy]  # without this VM; added up where a place is looked for
     avoid: frozenset[str] = frozenset()  # failed as its secondary a moment ago
 
     @property
@@ -80,7 +80,7 @@ class Situation:
         """The best host for a second copy. Raises RefusedError with each host's reason."""
         wanted = self.alive if only is None else self.alive & {self.pair.primary, only}
         able = [self._as_started(host) for name, host in self.hosts.items() if name in wanted]
-        return choose_secondary(self.endophyte, self.pair, able, self.occupancy, avoid=self.avoid)
+        return choose_secondary(self.endophyte, self.pair, able, self.occupancy(), avoid=self.avoid)
 
     def _as_started(self, host: Host) -> Host:
         """The primary's host with the QEMU that the guest was started by: an upgrade may have come since."""
