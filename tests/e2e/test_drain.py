@@ -11,7 +11,7 @@ GAP_MS = 5_000
 
 
 def test_three_vms_leave_and_nobody_notices_that_the_host_is_switched_off(lab: Lab) -> None:
-    """On the way the leader's agent is killed, and in the end every agent is replaced, one after the other."""
+    """On the way the leader's agent is killed, wherever it is in its work."""
     first, others = lab.hosts[0], lab.hosts[1:]
     vms = web, db, solo = _three_on(lab, first)
     with lab.workload(web) as of_web, lab.workload(db, "echo") as of_db, lab.workload(solo) as of_solo:
@@ -49,16 +49,6 @@ def test_three_vms_leave_and_nobody_notices_that_the_host_is_switched_off(lab: L
         lab.ok("node", "resume", first)
         for vm in (web, db):
             vm.wait("with its spare again", lambda view: view.status.spares == (first,), 20)
-
-        pids = [process.pid for host in others for process in lab.qemus(host)]
-        for host in lab.hosts:
-            kill_agent(lab, host)
-            lab.heal(host)
-        all_go_on()
-        for vm in (web, db):
-            vm.wait_lockstep(20)
-        assert [vm.epoch for vm in vms] == epochs, "an agent's restart is nothing to a guest"
-        assert [process.pid for host in others for process in lab.qemus(host)] == pids
     for workload in workloads:
         assert not workload.report.errors
         assert workload.report.longest_gap_ms < GAP_MS

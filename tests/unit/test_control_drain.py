@@ -238,6 +238,49 @@ async def test_not_all_replicas_are_given_up_at_once(cluster):
     assert all(first not in (*cluster.of(n).hosts, *cluster.of(n).spares) for n in cluster.mirror.pairs)
 
 
+async def test_one_promotion_after_the_other(cluster):
+    for number in range(2):
+        await cluster.add(f"vm{number}", number)
+    host_of = cluster.of("vm0").primary
+    if cluster.of("vm1").primary != host_of:
+        await cluster.wishes.move("vm1", host_of)
+        await cluster.settle()
+    cluster.asked.clear()
+    under_way, worst = 0, 0
+
+    async def slow(name):
+        nonlocal under_way, worst
+        under_way += 1
+        worst = max(worst, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        await cluster.promote(name)
+
+    cluster.controller._mover._promote = slow
+    await cluster.wishes.drain(host_of)
+    await cluster.settle(20)
+    assert (sorted(cluster.asked), worst) == (["vm0", "vm1"], 1)
+
+
+async def test_a_vm_without_protection_is_given_its_copy_however_many_others_wait(cluster):
+    for number in range(4):
+        await cluster.add(f"vm{number}", number)
+    for name in ("h2", "h3"):
+        await cluster.put((keys.host(name), host(name, schedulable=False).to_json()))
+    host_of = cluster.of("vm0").primary
+    for name in cluster.mirror.pairs:
+        pair = cluster.of(name)
+        alone = pair.with_(epoch=pair.epoch + 1, primary=host_of, secondary=None, sync="none", spares=())
+        await cluster.put((keys.pair(name), alone.to_json()))
+    await cluster.agents_act()
+    cluster.new_leader()
+    for name in ("h2", "h3"):
+        await cluster.put((keys.host(name), host(name).to_json()))
+    await cluster.wishes.drain(host_of)
+    await cluster.step()
+    assert [cluster.of(name).sync for name in sorted(cluster.mirror.pairs)] == [SyncState.SYNCING] * 4
+
+
 async def test_where_both_hosts_are_drained_and_no_third_can_help_the_pair_stays(cluster):
     await cluster.add("web", 1)
     await cluster.put((keys.host("h3"), host("h3", memory=300 * MIB).to_json()))

@@ -225,9 +225,10 @@ class Mover:
     # ---- what keeps passes from treading on each other
 
     def _is_crowded(self, now: Situation, step: Step) -> bool:
-        """Whether as many VMs as may be are without a full second copy already, and are being given one."""
-        if step.do is Do.COPY and now.endophyte.wants_secondary:
-            return False  # it is without protection; the controller helps it at once
+        """Whether as many VMs as may be are without a full second copy already, and are being given one.
+
+        A VM that wants protection and has none is not kept waiting by this: the controller helps it as always.
+        """
         if step.do is Do.PROMOTE and self._promotions:
             return True  # one switch after the other
         if step.do is Do.PROMOTE and now.endophyte.move is not None:
