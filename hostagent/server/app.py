@@ -16,6 +16,7 @@ from hostagent.server.endophytes import EndophyteHandlers
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
 from hostagent.server.maintenance import MaintenanceHandlers
 from hostagent.server.metrics import MetricsHandler
+from hostagent.server.verification import VerificationHandlers
 from vdc.api.routes import ROUTES, Body
 from vdc.model.errors import BugError, UnavailableError
 
@@ -31,6 +32,7 @@ def build_app(context: ServerContext) -> web.Application:
         MaintenanceHandlers(context),
         ConsoleHandler(context),
         MetricsHandler(context),
+        VerificationHandlers(context),
     )
     for route in ROUTES:
         handler: Handler | None = next(

@@ -31,6 +31,7 @@ COMMANDS: dict[str, Lazy] = {
     "unprotect": Lazy(_IN + "protect", "unprotect", "Give up the second copy."),
     "promote": Lazy(_IN + "promote", "promote", "Make the secondary the primary."),
     "migrate": Lazy(_IN + "migrate", "migrate", "Move a running VM to another host."),
+    "verify": Lazy(_IN + "verify", "verify", "Prove that both copies are the same."),
     "console": Lazy(_IN + "console", "console", "Use the serial console of a VM."),
     "logs": Lazy(_IN + "logs", "logs", "Print what a VM wrote on its serial console."),
     "events": Lazy(_IN + "events", "events", "What happened, oldest first."),
