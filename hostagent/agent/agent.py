@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 
 import aiohttp
@@ -31,6 +31,7 @@ from hostagent.drivers.process.pidfile import own_processes
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
+from hostagent.server.maintenance import promoter
 from hostagent.supervisor.failpoints import Failpoints
 from hostagent.supervisor.host import HostContext
 from vdc.api.models import Check
@@ -39,6 +40,7 @@ from vdc.control.controller import Controller
 from vdc.control.desired import DesiredState
 from vdc.control.events import EventLog
 from vdc.control.leader import Election
+from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
 from vdc.images.reference import normalise_reference
 from vdc.model.errors import UnavailableError
@@ -177,9 +179,11 @@ class Agent:
         async def checks() -> tuple[Check, ...]:
             return host_checks(host, await members(), await host.overlay.check_underlay())
 
+        desired = DesiredState(store, host.mirror, self._clock, normalise_reference)
         context = ServerContext(
             host=host,
-            desired=DesiredState(store, host.mirror, self._clock, normalise_reference),
+            desired=desired,
+            maintenance=MaintenanceWishes(store, host.mirror, self._clock, desired),
             supervisors=manager,
             blobs=self._blobs,
             session=session,
@@ -193,12 +197,13 @@ class Agent:
         group.create_task(api.run(), name="api")
         verifier = Verifier(host, manager.supervisors, context.peer)
         group.create_task(verifier.run(), name="verifier")
-        group.create_task(self._after_sync(host, manager, store, group), name="after sync")
+        group.create_task(self._after_sync(context, manager, store, group), name="after sync")
 
     async def _after_sync(
-        self, host: HostContext, manager: Manager, store: EtcdStore, group: asyncio.TaskGroup
+        self, context: ServerContext, manager: Manager, store: EtcdStore, group: asyncio.TaskGroup
     ) -> None:
         """What must not begin before the records have been read once: supervisors above all."""
+        host = context.host
         await host.mirror.synced.wait()
         while True:
             try:
@@ -210,9 +215,11 @@ class Agent:
         group.create_task(NameService(host).run(), name="names")
         group.create_task(ImageKeeper(host, self._blobs).run(), name="images")
         election = Election(store, host.name, self.config.timings.leader_ttl_s)
-        group.create_task(election.run(self._term(host, store)), name="election")
+        group.create_task(election.run(self._term(context, store)), name="election")
 
-    def _term(self, host: HostContext, store: EtcdStore) -> Callable[[], Awaitable[None]]:
+    def _term(self, context: ServerContext, store: EtcdStore) -> Callable[[], Awaitable[None]]:
+        host = context.host
+
         async def lead() -> None:
             self._log.info("this agent leads the cluster now")
 
@@ -228,28 +235,36 @@ class Agent:
                 report=self._log.info,
                 keep_arbiter_away=keep_away,
                 reach=host.failpoints.reach,
+                promote=promoter(context),
             )  # fmt: skip
             await controller.run()
 
         return lead
 
     async def _keep_arbiter_away(self, host: HostContext, store: EtcdStore) -> None:
-        """Move etcd's leadership off hosts whose death would have to be arbitrated (failover.md)."""
-        primaries = {found.value.primary for found in host.mirror.pairs.values()}
+        """Move etcd's leadership off hosts whose death would have to be arbitrated (failover.md), and drained ones."""
+        primaries = {found.value.primary for found in host.mirror.pairs.values()} | host.mirror.drained
         now = self._clock.boottime_s()
         if not primaries or now - self._moved_at_s < ARBITER_REST_S:
             return
         self._moved_at_s = now
-        addresses = {
-            found.value.management_address for name, found in host.mirror.hosts.items() if name in primaries
-        }
+
+        def addresses_of(names: Collection[str]) -> set[str]:
+            return {
+                host.mirror.hosts[name].value.management_address
+                for name in names
+                if name in host.mirror.hosts
+            }
+
         members = await store.admin.status()
         leader = next((m for m in members if m.is_leader), None)
-        if leader is None or not _is_at(leader, addresses):
+        avoid, drained = addresses_of(primaries), addresses_of(host.mirror.drained)
+        if leader is None or not _is_at(leader, avoid):
             return
-        target = next(
-            (m for m in members if m.is_healthy and not m.is_leader and not _is_at(m, addresses)), None
-        )
+        others = [m for m in members if m.is_healthy and not m.is_leader]
+        target = next((m for m in others if not _is_at(m, avoid)), None)
+        if target is None and _is_at(leader, drained):  # it is about to be switched off
+            target = next((m for m in others if not _is_at(m, drained)), None)
         if target is not None:
             await store.admin.move_leader(target.member_id)
             self._log.info("moved etcd's leadership off a host with a primary", to=target.endpoint)

@@ -15,6 +15,7 @@ from hostagent.server.context import ServerContext
 from hostagent.server.drill import DrillHandlers
 from hostagent.server.endophytes import EndophyteHandlers
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
+from hostagent.server.maintenance import MaintenanceHandlers
 from hostagent.server.metrics import MetricsHandler
 from hostagent.server.readonly import guarded
 from hostagent.server.verification import VerificationHandlers
@@ -30,6 +31,7 @@ def build_app(context: ServerContext) -> web.Application:
     groups = (
         EndophyteHandlers(context),
         ClusterHandlers(context),
+        MaintenanceHandlers(context),
         ConsoleHandler(context),
         MetricsHandler(context),
         VerificationHandlers(context),

@@ -13,6 +13,7 @@ from hostagent.supervisor.supervisor import Supervisor
 from vdc.api.client import ApiClient
 from vdc.api.models import Check
 from vdc.control.desired import DesiredState
+from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
 from vdc.model.errors import NotFoundError, UnavailableError
 from vdc.store.etcd_admin import MemberStatus
@@ -36,6 +37,7 @@ class ServerContext:
 
     host: HostContext
     desired: DesiredState
+    maintenance: MaintenanceWishes
     supervisors: Supervisors
     blobs: BlobStore
     session: aiohttp.ClientSession

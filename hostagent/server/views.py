@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vdc.api.models import EndophyteDescription, EndophyteView, ViewMetadata
 from vdc.control.events import read_events
-from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
+from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, RunState
 from vdc.model.errors import NotFoundError, RefusedError
 from vdc.model.host import NodeStatus
 from vdc.model.manifest import Display, Firmware
@@ -55,7 +55,12 @@ def endophyte_view(mirror: Mirror, endophyte: Endophyte) -> EndophyteView:
         ),
         spec=manifest.spec.model_dump(mode="json", by_alias=True),
         status=endophyte_status(
-            endophyte, pair, mirror.copies(name), mirror.alive, _problem(mirror, endophyte)
+            endophyte,
+            pair,
+            mirror.copies(name),
+            mirror.alive,
+            _problem(mirror, endophyte),
+            known=frozenset(mirror.hosts),
         ),
     )
 
@@ -130,9 +135,18 @@ def node_statuses(mirror: Mirror, members: tuple[MemberStatus, ...]) -> tuple[No
                 etcd=_etcd_word(member),
                 endophytes=names,
                 memory_reserved_bytes=reserved,
+                maintenance=mirror.maintenance[name].value if name in mirror.maintenance else None,
+                is_empty=name in mirror.drained and all(_may_stay(mirror, one, name) for one in names),
             )
         )
     return tuple(found)
+
+
+def _may_stay(mirror: Mirror, name: str, host: str) -> bool:
+    """Whether a VM on a drained host is one that may stay: stopped, by the operator's leave."""
+    wish, endophyte = mirror.maintenance.get(host), mirror.endophyte(name)
+    is_stopped = endophyte is not None and endophyte.run is RunState.STOPPED
+    return is_stopped and wish is not None and wish.value.leave_stopped
 
 
 def _etcd_word(member: MemberStatus | None) -> str:

@@ -82,6 +82,7 @@ def _begin_anew(lab: Lab) -> None:
     """Heal and remove everything. Where that fails the next test gets a new lab, and this one an error."""
     try:
         lab.heal()
+        lab.resume_all()
         lab.remove_all_vms()
         lab.assert_clean("after everything was healed and removed")
     except BaseException:

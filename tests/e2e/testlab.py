@@ -345,6 +345,12 @@ class Lab:
             self.ask(lambda api, name=name: api.delete_endophyte(name))  # type: ignore[misc]
         wait_for(lambda: not self.vm_names(), 90.0, lambda: f"deleted: {', '.join(self.vm_names())}")
 
+    def resume_all(self) -> None:
+        """No host is drained any more."""
+        for node in self.ask(lambda api: api.list_nodes()).items:
+            if node.maintenance is not None:
+                self.ask(lambda api, name=node.host.name: api.resume_node(name))  # type: ignore[misc]
+
     # ---- the wire
 
     def capture(self) -> Capture:

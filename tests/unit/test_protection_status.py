@@ -81,3 +81,12 @@ def test_unprotected_though_it_should_be_is_degraded_with_the_reason():
         status(pair(secondary=None), observed("h1", P, CopyStage.RUNNING), protect=False).protection
         is Protection.NONE
     )
+
+
+def test_a_vm_whose_host_was_removed_is_lost_and_says_so():
+    others = frozenset({"h2", "h3"})
+    gone = endophyte_status(endophyte(), pair(secondary=None), (), others, known=others)
+    assert gone.phase is Phase.FAILED
+    assert "it can be deleted" in gone.sentence
+    silent = endophyte_status(endophyte(), pair(secondary=None), (), others, known=ALL)
+    assert silent.phase is Phase.UNKNOWN, "silence is not removal"

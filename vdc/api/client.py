@@ -24,6 +24,7 @@ from vdc.model.endophyte import RunState
 from vdc.model.errors import BugError
 from vdc.model.event import Event
 from vdc.model.image import Image
+from vdc.model.maintenance import DrainReport
 from vdc.model.manifest import EndophyteManifest
 
 R = TypeVar("R", bound=Record)
@@ -95,6 +96,23 @@ class ApiClient:
         """All overlays."""
         return await self._get(wire.NetworkList, "list_networks")
 
+    async def drain_node(self, name: str, request: wire.DrainRequest) -> DrainReport:
+        """Empty a host and place nothing there; `RefusedError` with the reason where that makes no sense."""
+        return await self._post(DrainReport, "drain_node", name, request)
+
+    async def drain_report(self, name: str) -> DrainReport:
+        """What the drain of a host has yet to do; `NotFoundError`."""
+        return await self._get(DrainReport, "drain_report", name=name)
+
+    async def resume_node(self, name: str) -> wire.Acknowledged:
+        """Use a drained host again; `NotFoundError`."""
+        return await self._get(wire.Acknowledged, "resume_node", name=name)
+
+    async def remove_node(self, name: str, *, force: bool = False) -> wire.Acknowledged:
+        """Forget a host that is gone for good; `ConflictError` where it lives or has a part in a VM."""
+        call = make_call("remove_node", {"name": name}, {"force": force or None}, first_byte_s=30.0)
+        return await self._call(wire.Acknowledged, call)
+
     # Endophytes
 
     async def list_endophytes(self) -> wire.EndophyteList:
@@ -161,6 +179,10 @@ class ApiClient:
         body = wire.PromoteRequest(to=to, force=force)
         patience_s = MOVE_PATIENCE_S if to else None
         return await self._post(wire.PromoteResult, "promote_endophyte", name, body, first_byte_s=patience_s)
+
+    async def move_endophyte(self, name: str, to: str | None, *, by: str = "") -> wire.EndophyteView:
+        """Wish that it run on another host (None: no more); `RefusedError` with the reason why it cannot."""
+        return await self._post(wire.EndophyteView, "move_endophyte", name, wire.MoveRequest(to=to, by=by))
 
     async def verify_endophyte(self, name: str, *, dry_run: bool = False) -> wire.VerifyResult:
         """Compare memory and disks of both copies; `ConflictError` where they are not in lockstep."""

@@ -98,6 +98,22 @@ class PromoteResult(Record):
     sentence: str
 
 
+class DrainRequest(StrictRecord):
+    """Empty a host. `leave_stopped`: disks of stopped VMs may stay; `dry_run`: only the plan."""
+
+    by: str = Field(default="", max_length=200)
+    reason: str = Field(default="", max_length=500)
+    leave_stopped: bool = False
+    dry_run: bool = False
+
+
+class MoveRequest(StrictRecord):
+    """Let a VM run on the host `to`; none takes an earlier wish back."""
+
+    to: str | None
+    by: str = Field(default="", max_length=200)
+
+
 class PeerRequest(Record):
     """From agent to agent about one VM; refused (FencedError) where the receiver knows a newer epoch."""
 

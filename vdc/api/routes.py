@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from vdc.api import models as wire
 from vdc.model.base import Record
+from vdc.model.maintenance import DrainReport
 from vdc.model.manifest import EndophyteManifest
 
 
@@ -78,6 +79,10 @@ ROUTES: tuple[Route, ...] = (
         request=wire.PromoteRequest, response=wire.PromoteResult,
     ),
     Route(
+        "move_endophyte", "POST", "/v1/endophytes/{name}/move", "Let it run on another host, without a stop",
+        request=wire.MoveRequest, response=wire.EndophyteView,
+    ),
+    Route(
         "verify_endophyte", "POST", "/v1/endophytes/{name}/verify", "Compare memory and disks of both copies",
         request=wire.VerifyRequest, response=wire.VerifyResult,
     ),
@@ -91,6 +96,16 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("endophyte_console", "GET", "/v1/endophytes/{name}/console", "Serial console, both ways", body=Body.WEBSOCKET),
     Route("list_nodes", "GET", "/v1/nodes", "All hosts", response=wire.NodeList),
+    Route(
+        "drain_node", "POST", "/v1/nodes/{name}/drain", "Move everything off a host and place nothing there",
+        request=wire.DrainRequest, response=DrainReport,
+    ),
+    Route("drain_report", "GET", "/v1/nodes/{name}/drain", "What a drain has yet to do", response=DrainReport),
+    Route("resume_node", "DELETE", "/v1/nodes/{name}/drain", "Use a drained host again", response=wire.Acknowledged),
+    Route(
+        "remove_node", "DELETE", "/v1/nodes/{name}", "Forget a host that is gone for good",
+        response=wire.Acknowledged, query=("force",),
+    ),
     Route("list_networks", "GET", "/v1/networks", "All overlays", response=wire.NetworkList),
     Route("list_events", "GET", "/v1/events", "Events, oldest first", response=wire.EventList, query=("name", "limit")),
     Route(

@@ -83,6 +83,8 @@ def _endophyte_lines(view: EndophyteView) -> list[Line]:
         ("Phase", status.phase.value),
         ("Protection", status.protection.value),
         ("Sentence", status.sentence),
+        *([("Moving to", status.moving_to)] if status.moving_to else []),
+        *([("Last move", status.move_problem)] if status.move_problem else []),
         ("Epoch", status.epoch),
         (
             "Primary",
@@ -129,6 +131,7 @@ def _node_lines(node: NodeStatus) -> list[Line]:
         ("Name", host.name),
         ("Alive", "yes" if node.alive else "no"),
         ("Schedulable", "yes" if host.schedulable else "no"),
+        *_maintenance_lines(node),
         ("Leader", "yes" if node.is_leader else "no"),
         ("Store", node.etcd),
         ("Endophytes", ", ".join(node.endophytes)),
@@ -147,6 +150,14 @@ def _node_lines(node: NodeStatus) -> list[Line]:
         ("Labels", ", ".join(f"{key}={value}" for key, value in sorted(host.labels.items()))),
     ]
     return lines + [("Warning", warning) for warning in host.warnings]
+
+
+def _maintenance_lines(node: NodeStatus) -> list[Line]:
+    wish = node.maintenance
+    if wish is None:
+        return []
+    by, why = (f" by {wish.by}" if wish.by else "", f": {wish.reason}" if wish.reason else "")
+    return [("Drained", f"{'' if node.is_empty else 'in progress, '}since {wish.since}{by}{why}")]
 
 
 def _image_lines(entry: ImageEntry) -> list[Line]:

@@ -61,7 +61,9 @@ def node_columns() -> list[Column[NodeStatus]]:
 
 def _node_state(node: NodeStatus) -> str:
     if not node.alive:
-        return "NotReady"
+        return "NotReady,drained" if node.maintenance else "NotReady"
+    if node.maintenance:
+        return "Ready,drained" if node.is_empty else "Ready,draining"
     return "Ready" if node.host.schedulable else "Ready,unschedulable"
 
 

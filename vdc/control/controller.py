@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from vdc.control.clock import Clock
+from vdc.control.drain import Mover, Promote, Surroundings
 from vdc.control.events import EventLog, trim_events
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.errors import RefusedError, UnavailableError
@@ -56,6 +57,7 @@ class Controller:
         report: Callable[[str], None],
         keep_arbiter_away: Callable[[], Awaitable[None]] | None = None,
         reach: Callable[[Step], Awaitable[None]] | None = None,
+        promote: Promote | None = None,
     ) -> None:
         self._store = store
         self._mirror = mirror
@@ -71,6 +73,8 @@ class Controller:
             str, str
         ] = {}  # incarnation of the primary's agent when it got its secondary
         self._said: dict[str, str] = {}
+        around = Surroundings(self._backing_off, self._log, self._note_withdrawn)
+        self._mover = Mover(store, mirror, clock, around, promote)
 
     async def run(self) -> None:
         """Pass after each change and once a second; ends only by cancellation or loss of the store."""
@@ -91,6 +95,7 @@ class Controller:
                         await self._keep_arbiter_away()
         finally:
             unsubscribe()
+            await self._mover.close()
 
     async def reconcile(self) -> None:
         """One pass over everything. A fault with one Endophyte does not keep the others from their turn."""
@@ -117,7 +122,9 @@ class Controller:
             await self._finish_deletion(found, pair)
         elif pair is None:
             await self._place(found)
-        elif endophyte.wants_protection and pair.value.secondary is None:
+        elif await self._mover.advance(found, pair):
+            return
+        elif endophyte.wants_secondary and pair.value.secondary is None:
             await self._protect(endophyte, pair)
         elif endophyte.wants_protection:
             await self._keep_spares(endophyte, pair)
@@ -161,7 +168,7 @@ class Controller:
         if not runs or primary is None:
             return
         secondary = choose_secondary(
-            endophyte, pair.value, self._alive_hosts(), self._occupancy(endophyte.name),
+            endophyte, pair.value, self._hosts_for_copy(endophyte, pair.value), self._occupancy(endophyte.name),
             avoid=self._backing_off(endophyte.uid), unreachable=frozenset(primary.unreachable),
         )  # fmt: skip
         after = add_secondary(pair.value, secondary, request_id=_request(), now=self._clock.wall())
@@ -183,7 +190,9 @@ class Controller:
         endophyte = found.value
         name = endophyte.name
         copies = [copy for copy in self._mirror.copies(name) if copy.uid == endophyte.uid]
-        if pair is not None:
+        if (
+            pair is not None and pair.value.primary in self._mirror.hosts
+        ):  # else the host was removed for good
             primary = self._mirror.observed(name, pair.value.primary)
             if primary is None or primary.stage is not CopyStage.ABSENT or primary.error:
                 return
@@ -219,7 +228,7 @@ class Controller:
             return  # a restart does without the secondary, which has done nothing wrong
         if self._protected_by.get(pair.name) not in (None, self._incarnation_of(pair.primary)):
             return  # nor where the primary's agent died while it protected, and began anew
-        if kept_primary and endophyte.wants_protection:
+        if kept_primary and endophyte.wants_secondary:
             now = self._clock.boottime_s()
             last = self._backoffs.get((pair.uid, before.secondary))
             if last is not None and now < last.until_s + FORGIVEN_AFTER_S:
@@ -233,6 +242,10 @@ class Controller:
         found = self._mirror.hosts.get(host)
         return found.value.incarnation if found else ""
 
+    def _note_withdrawn(self, pair: Pair) -> None:
+        """The secondary of this version left on request: no failure to back off for."""
+        self._last_pairs[pair.name] = pair
+
     def _backing_off(self, uid: str) -> frozenset[str]:
         now = self._clock.boottime_s()
         return frozenset(
@@ -243,6 +256,12 @@ class Controller:
 
     def _alive_hosts(self) -> list[Host]:
         return [found.value for name, found in self._mirror.hosts.items() if name in self._mirror.alive]
+
+    def _hosts_for_copy(self, endophyte: Endophyte, pair: Pair) -> list[Host]:
+        """Every one that answers; where the VM shall move, its own and its target alone."""
+        move = endophyte.move
+        wanted = None if move is None else {pair.primary, move.to}
+        return [host for host in self._alive_hosts() if wanted is None or host.name in wanted]
 
     def _occupancy(self, without: str) -> Occupancy:
         endophytes = {name: found.value for name, found in self._mirror.endophytes.items()}

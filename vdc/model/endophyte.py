@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from vdc.model.base import Record
 from vdc.model.ids import DnsLabel
+from vdc.model.maintenance import Move
 from vdc.model.manifest import EndophyteManifest
 
 
@@ -60,6 +61,8 @@ class Endophyte(Record):
     restarts: int = 0  # `vdc restart` raises it: a primary started under a smaller number is power-cycled
     force_off: bool = False  # end the guest at once instead of asking it to shut down
     deleting: bool = False
+    move: Move | None = None  # where it shall run instead, by `vdc migrate` or a drain
+    move_problem: str = ""  # why the last move was given up
     image_digest: str
     nics: tuple[Nic, ...]
     created_at: str
@@ -79,6 +82,12 @@ class Endophyte(Record):
             and self.run is RunState.RUNNING
             and not self.deleting
         )
+
+    @property
+    def wants_secondary(self) -> bool:
+        """Whether a second copy is wanted now: for protection, or only for the time of a move."""
+        is_moving = self.move is not None and self.run is RunState.RUNNING and not self.deleting
+        return self.wants_protection or is_moving
 
 
 class CopyRole(StrEnum):
@@ -170,3 +179,5 @@ class EndophyteStatus(Record):
     mac: str
     checkpoints: CheckpointFigures
     sentence: str
+    moving_to: str | None = None
+    move_problem: str = ""  # why the last move was given up

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from vdc.model.base import Record
 from vdc.model.ids import DnsLabel
+from vdc.model.maintenance import Maintenance
 
 
 class Accelerator(Record):
@@ -57,3 +58,5 @@ class NodeStatus(Record):
     etcd: str  # leader, member, external, unreachable
     endophytes: tuple[str, ...]
     memory_reserved_bytes: int
+    maintenance: Maintenance | None = None  # it is drained
+    is_empty: bool = False  # drained, and nothing is left that has to leave

@@ -30,13 +30,23 @@ def endophyte_status(
     copies: Iterable[Observed],
     alive: frozenset[str],
     problem: str = "",
+    *,
+    known: frozenset[str] | None = None,
 ) -> EndophyteStatus:
-    """Derive phase, protection and the sentence. `problem` is why the leader could not place it."""
+    """Derive phase, protection and the sentence. `problem` is why the leader could not place it.
+
+    `known` are the hosts that have not been removed: a VM whose primary's host is none of them is lost.
+    """
     by_host = {copy.host: copy for copy in copies if copy.uid == endophyte.uid}
     primary = by_host.get(pair.primary) if pair else None
+    is_lost = pair is not None and known is not None and pair.primary not in known
     phase = _phase(endophyte, pair, primary, alive)
+    if is_lost and phase is Phase.UNKNOWN:
+        phase = Phase.FAILED
     protection = _protection(endophyte, pair, by_host, phase)
     return EndophyteStatus(
+        moving_to=endophyte.move.to if endophyte.move else None,
+        move_problem=endophyte.move_problem,
         phase=phase,
         protection=protection,
         epoch=pair.epoch if pair else 0,
@@ -48,7 +58,9 @@ def endophyte_status(
         addresses=tuple(nic.address for nic in endophyte.nics),
         mac=endophyte.nics[0].mac if endophyte.nics else "",
         checkpoints=primary.checkpoints if primary else CheckpointFigures(),
-        sentence=_sentence(pair, by_host, phase, protection, problem),
+        sentence=f"lost with its host {pair.primary}, which was removed; it can be deleted"
+        if is_lost and pair is not None
+        else _sentence(pair, by_host, phase, protection, problem),
     )
 
 

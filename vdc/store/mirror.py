@@ -19,6 +19,7 @@ from vdc.model.base import Record
 from vdc.model.endophyte import Endophyte, Observed
 from vdc.model.host import Host
 from vdc.model.image import ImageEntry
+from vdc.model.maintenance import Maintenance
 from vdc.model.network import Network
 from vdc.model.pair import Pair
 from vdc.store import keys
@@ -44,6 +45,7 @@ _PARSED: dict[str, type[Record]] = {
     keys.OBSERVED: Observed,
     keys.NETWORKS: Network,
     keys.IMAGES: ImageEntry,
+    keys.MAINTENANCE: Maintenance,
 }
 _PLAIN = (keys.LIVENESS, keys.IMAGE_NAMES, keys.LEADER)
 
@@ -59,6 +61,7 @@ class Mirror:
         self._listeners: list[Listener] = []
         self._tables: dict[str, dict[str, Versioned[Record]]] = {prefix: {} for prefix in _PARSED}
         self._texts: dict[str, dict[str, str]] = {prefix: {} for prefix in _PLAIN}
+        self._hosts: dict[str, Versioned[Host]] | None = None  # as shown; made when asked for
         self.revision = 0
         self.synced = asyncio.Event()
         self.unreadable: set[str] = set()  # keys whose value is there and cannot be parsed
@@ -70,8 +73,26 @@ class Mirror:
 
     @property
     def hosts(self) -> dict[str, Versioned[Host]]:
-        """Inventory by host name."""
-        return self._table(keys.HOSTS, Host)
+        """Inventory by host name; a drained host is shown as not schedulable."""
+        if self._hosts is None:
+            self._hosts = {
+                name: Versioned(found.value.with_(schedulable=False), found.revision)
+                if name in self.drained
+                else found
+                for name, found in self._table(keys.HOSTS, Host).items()
+            }
+        return self._hosts
+
+    @property
+    def maintenance(self) -> dict[str, Versioned[Maintenance]]:
+        """Wishes to drain, by host name."""
+        return self._table(keys.MAINTENANCE, Maintenance)
+
+    @property
+    def drained(self) -> frozenset[str]:
+        """Hosts that are drained; one whose wish cannot be read counts."""
+        unreadable = {key for key in self.unreadable if key.startswith(keys.MAINTENANCE)}
+        return frozenset({*self.maintenance, *(keys.last_part(key) for key in unreadable)})
 
     @property
     def endophytes(self) -> dict[str, Versioned[Endophyte]]:
@@ -241,5 +262,7 @@ class Mirror:
                 texts.pop(key.removeprefix(prefix), None)
 
     def _notify(self, key: str) -> None:
+        if not key or key.startswith((keys.HOSTS, keys.MAINTENANCE)):
+            self._hosts = None
         for listener in tuple(self._listeners):
             listener(key)

@@ -95,18 +95,21 @@ async def refresh_code(qmp: QmpSession) -> None:
     The one thing that drops them is the run state `restore-vm`, which loading a snapshot enters first; one
     that does not exist is asked for. The guest stands still for some milliseconds. Only after `promote`: a
     checkpoint that meets this state ends QEMU. Should the agent die in here, the guest is left in
-    `restore-vm` and `cont` frees it.
+    `restore-vm` and `cont` frees it; the job that it leaves is dismissed by the next call.
     """
     if await run_state(qmp) != "running":
         return
     job = "refresh-code"
     arguments = {"job-id": job, "tag": "vdc-no-such-snapshot", "vmstate": "none", "devices": []}
-    await qmp.execute(Command.SNAPSHOT_LOAD, arguments)
 
     async def concluded() -> bool:
         jobs = await qmp.execute(Command.QUERY_JOBS)
         return not any(entry["id"] == job and entry["status"] != "concluded" for entry in jobs)
 
+    if any(entry["id"] == job for entry in await qmp.execute(Command.QUERY_JOBS)):
+        await until(concluded, what="dropping translated code before", deadline_s=5.0)
+        await qmp.execute(Command.JOB_DISMISS, {"id": job})
+    await qmp.execute(Command.SNAPSHOT_LOAD, arguments)
     try:
         await until(concluded, what="dropping translated code", deadline_s=5.0, interval_s=0.001)
     finally:
