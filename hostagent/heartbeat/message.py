@@ -17,17 +17,19 @@ _MAX_SEQUENCE_DIGITS = 18
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a heartbeat says. `dead` are copies that ended on the sender's host: (Endophyte's uid, epoch)."""
+    """What a heartbeat says. `dead` are copies that ended on the sender's host: (Endophyte's uid, epoch);
+    `lineage` is that of its etcd member (vdc.model.lineage)."""
 
     host: str
     incarnation: str
     dead: tuple[tuple[str, int], ...] = ()
+    lineage: int = 0
 
     def encode(self) -> bytes:
         """The object; the oldest of many deaths are left out rather than the datagram be split."""
         dead = list(self.dead)
         while True:
-            body = {"v": VERSION, "h": self.host, "i": self.incarnation, "d": dead}
+            body = {"v": VERSION, "h": self.host, "i": self.incarnation, "d": dead, "l": self.lineage}
             data = json.dumps(body, separators=(",", ":")).encode()
             if len(data) + _MAX_SEQUENCE_DIGITS + 1 <= MAX_BYTES or not dead:
                 return data
@@ -41,7 +43,7 @@ def _parse(body: bytes) -> Content | None:
         if not isinstance(found, dict) or found.get("v") != VERSION:
             return None
         dead = tuple((str(uid), int(epoch)) for uid, epoch in found["d"])
-        return Content(str(found["h"]), str(found["i"]), dead)
+        return Content(str(found["h"]), str(found["i"]), dead, int(found.get("l", 0)))
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 

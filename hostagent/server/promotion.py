@@ -28,6 +28,8 @@ async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) 
     """Raises ConflictError or RefusedError with the reason why not now, UnavailableError where it takes too long."""
     mirror = context.host.mirror
     endophyte = await views.find_endophyte(mirror, name)
+    if body.force:
+        return await force(context, name, body)
     await mirror.refresh(keys.pair(name))  # another agent may have seen it in sync before this one
     pair = _promotable(endophyte, mirror.pair(name), body.to)
     if body.to is not None and body.to != pair.secondary:
@@ -35,14 +37,13 @@ async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) 
     assert pair.secondary is not None
     if pair.secondary != context.host.name:
         peer = context.peer(pair.secondary)
-        return await peer.promote_endophyte(name, to=body.to, force=body.force)
+        return await peer.promote_endophyte(name, to=body.to)
     clock = context.host.clock
     began = clock.boottime_s()
 
     async def ask_primary(before: Pair) -> None:
-        if not body.force:
-            request = wire.PeerRequest(epoch=before.epoch, from_host=context.host.name)
-            await context.peer(before.primary).peer_quiesce(name, request)
+        request = wire.PeerRequest(epoch=before.epoch, from_host=context.host.name)
+        await context.peer(before.primary).peer_quiesce(name, request)
 
     reason = f"promoted to {pair.secondary} by hand"
     after = await context.supervisors.find(name).promote_planned(reason, ask_primary)
@@ -54,6 +55,23 @@ async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) 
         total_ms=round((clock.boottime_s() - began) * 1000, 1),
         sentence=f"{name} runs on {after.primary} now (was on {pair.primary}), epoch {after.epoch}",
     )
+
+
+async def force(context: ServerContext, name: str, body: wire.PromoteRequest) -> wire.PromoteResult:
+    """The human override, on the secondary's host; raises as `Override.promote`."""
+    pair = context.host.mirror.pair(name)
+    target = body.to or (pair.secondary if pair else None)
+    if pair is None or target is None:
+        raise ConflictError(
+            f"{name} has no replica to promote", code="no-secondary",
+            hint=f"vdc describe endophyte {name}",
+        )  # fmt: skip
+    if target not in pair.hosts:
+        raise ConflictError(f"{target} has no copy of {name}", code="no-copy")
+    if target == context.host.name:
+        return await context.override.promote(name, body)
+    peer = context.peer(target)
+    return await peer.promote_endophyte(name, to=body.to, force=True, confirm=body.confirm, by=body.by)
 
 
 def _promotable(endophyte: Endophyte, pair: Pair | None, to: str | None) -> Pair:

@@ -117,6 +117,11 @@ class Supervisor:
                 decision.sentence, endophyte=self.name, rule=f"{decision.row.state}/{decision.row.event}"
             )
             self._sentence = decision.sentence
+            if decision.row.event is Event.PEER_LOST_UNDECIDED:
+                await self.host.tell(
+                    self.name, "undecided", decision.sentence,
+                    epoch=self.copy.state.epoch, severity=Severity.WARNING,
+                )  # fmt: skip
         await self._dispatch(decision)
         self._publish.set()
 
@@ -335,7 +340,8 @@ class Supervisor:
         while True:
             await self._publish.wait()
             self._publish.clear()
-            record = observed(self.copy, self._sentence, self._error)
+            error = "" if self.host.is_store_lost else self._error  # then that is all that it says
+            record = observed(self.copy, self._sentence, error)
             if not record.uid:
                 endophyte = self.host.mirror.endophyte(self.name)
                 if endophyte is None:
@@ -343,7 +349,9 @@ class Supervisor:
                 record = record.with_(
                     uid=endophyte.uid
                 )  # nothing is here (any more), and that is worth saying
+            own = f"{self.name}/{self.host.name}"
             if not self._is_news(record):
+                self.host.mirror.unstored.pop(own, None)
                 continue
             try:
                 await self.host.store.commit(
@@ -351,7 +359,9 @@ class Supervisor:
                 )
                 self._published = record
                 self._published_at_s = self.host.clock.boottime_s()
+                self.host.mirror.unstored.pop(own, None)
             except UnavailableError:
+                self.host.mirror.unstored[own] = record  # what this agent itself shows meanwhile
                 await asyncio.sleep(0.2)
                 self._publish.set()
             except Exception as error:  # this task's boundary: nobody would start it again

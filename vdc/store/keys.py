@@ -15,6 +15,7 @@ ADDRESSES = ROOT + "addresses/"
 SLOTS = ROOT + "slots/"
 EVENTS = ROOT + "events/"
 LEADER = ROOT + "leader"
+LINEAGE = ROOT + "lineage"
 
 
 def host(name: str) -> str:
