@@ -78,7 +78,8 @@ def _promotable(endophyte: Endophyte, pair: Pair | None, to: str | None) -> Pair
     name = endophyte.name
     if pair is None or pair.secondary is None:
         hint = f"vdc describe endophyte {name}" if endophyte.wants_protection else f"vdc protect {name}"
-        raise ConflictError(f"{name} has no replica to promote", code="no-secondary", hint=hint)
+        epoch = f" under epoch {pair.epoch}" if pair else ""
+        raise ConflictError(f"{name} has no replica to promote{epoch}", code="no-secondary", hint=hint)
     if to == pair.primary:
         raise ConflictError(f"{name} already runs on {to}", code="already-primary")
     if pair.sync is not SyncState.IN_SYNC and to in (None, pair.secondary):

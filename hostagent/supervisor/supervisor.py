@@ -290,7 +290,9 @@ class Supervisor:
             raise ConflictError(f"{self.host.name} is not the secondary of {self.name}", code="not-secondary")
         if self._job is not None and not self._job.done():
             raise ConflictError(
-                f"{self.name} is busy: {self._job_action}", code="busy", hint="try again in a moment"
+                f"{self.name} is busy under epoch {pair.epoch}: {self._job_action}",
+                code="busy",
+                hint="try again in a moment",
             )
         loop = asyncio.get_running_loop()
         result: asyncio.Future[Pair] = loop.create_future()

@@ -47,6 +47,7 @@ class HostStatus(Record):
     """One host of a lab."""
 
     name: str
+    role: str = "host"  # or witness
     namespace: str
     state: HostState
     agent_pid: int | None
@@ -81,6 +82,7 @@ class LabRecord(Record):
 
     name: str
     hosts: int
+    witness: bool = False
     memory_bytes: int
     is_complete: bool = False
     made_netns_folder: bool = False
