@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import logging
 import os
 import signal
@@ -14,8 +15,8 @@ from typing import NoReturn
 import click
 import structlog
 
+from hostagent.agent import lineage
 from hostagent.agent.agent import Agent
-from hostagent.agent.lineage import rejoin as rejoin_cluster
 from hostagent.agent.witness import WitnessAgent
 from hostagent.config import AgentConfig, load_config
 from vdc import __version__
@@ -94,7 +95,28 @@ def rejoin(config_file: Path, replace: str) -> None:
     """Replace the member; the agent's next start joins."""
     config = _load(config_file)
     try:
-        sentence = asyncio.run(rejoin_cluster(config, replace))
+        sentence = asyncio.run(lineage.rejoin(config, replace))
+    except VdcError as error:
+        _fail(f"{error} ({error.code})", error.problem.hint)
+    click.echo(sentence)
+
+
+@main.command(
+    "go-on-alone",
+    help="Let this host's etcd member go on without the others, after a majority was lost for good and this host "
+    "was restarted since. Every other member's host must be off and stay off. Begins a new lineage. While the "
+    "agent still shows the VMs use `vdc promote replica NAME --force` instead.\n\n"
+    "Example: hostagent go-on-alone --confirm node1",
+)
+@_CONFIG_OPTION
+@click.option("--confirm", required=True, metavar="HOST", help="The name of this host, typed once more.")
+def go_on_alone(config_file: Path, confirm: str) -> None:
+    """The human override for a host whose agent has seen no records."""
+    config = _load(config_file)
+    if confirm != config.host:
+        raise click.UsageError(f"{confirm[:60]!r} is not this host's name: nothing was done")
+    try:
+        sentence = asyncio.run(lineage.go_on_alone(config, getpass.getuser()))
     except VdcError as error:
         _fail(f"{error} ({error.code})", error.problem.hint)
     click.echo(sentence)

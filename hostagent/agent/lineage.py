@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -19,14 +20,19 @@ from pydantic import ValidationError
 
 from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
+from hostagent.drivers.etcd.wal import undecided
 from hostagent.drivers.process import in_thread, write_atomically
+from hostagent.server.override import pairs_in
 from hostagent.supervisor.node import NodeContext
 from vdc.api.client import ApiClient
 from vdc.api.transport import Deadlines
+from vdc.control.clock import SystemClock
 from vdc.model.base import Record
 from vdc.model.errors import ConflictError, RefusedError, UnavailableError, VdcError
-from vdc.model.event import Severity
+from vdc.model.lineage import Lineage
+from vdc.store import keys
 from vdc.store.etcd import EtcdStore
+from vdc.store.protocol import Put, StateStore, Unchanged
 
 LINEAGE_FILE = "lineage.json"
 ASK_S = 0.7
@@ -98,10 +104,9 @@ class LineageKeeper:
         return [f"http://{embedded.members[name]}:{embedded.client_port}" for name in names]
 
     async def begin(self, host: NodeContext, number: int) -> None:
-        """This host's member begins lineage `number`; on disk before anything is done in its name."""
+        """This host's member has begun lineage `number`: remembered before any peer is told."""
         self.known = LocalLineage(number=number, members=(host.name,))
         await save(self._config.state_dir, self.known)
-        host.lineage = number
 
     async def keep(self, host: NodeContext, store: EtcdStore) -> None:
         """Tell the peers, and stand down when one of them tells of a newer lineage; never returns."""
@@ -112,6 +117,12 @@ class LineageKeeper:
             host.heartbeats.tell_lineage(0 if self.known.left_out else self.known.number)
             newest, hosts = host.heartbeats.newest_lineage()
             recorded = host.mirror.lineage
+            if (
+                host.mirror.synced.is_set()
+                and recorded.number < self.known.number
+                and not self.known.left_out
+            ):
+                await self._complete(host)
             if newest > self.known.number:
                 await self._stand_down(host, store, newest, hosts)
             elif recorded.number > self.known.number:
@@ -120,6 +131,14 @@ class LineageKeeper:
             if self.known.number and looks % MEMBERS_EVERY_LOOKS == 0:
                 await self._follow_members(store)
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _complete(self, host: NodeContext) -> None:
+        """An earlier agent died between beginning a lineage and recording it: the record is owed."""
+        record = Lineage(
+            number=self.known.number, host=host.name, at=host.clock.wall(), reason="recorded after a restart"
+        )
+        with suppress(UnavailableError):
+            await record_lineage(host.store, record)
 
     async def _follow_members(self, store: EtcdStore) -> None:
         """Who has re-joined may be asked again; who was left out may not."""
@@ -143,11 +162,10 @@ class LineageKeeper:
         host.mirror.require_lineage(number)
         host.lineage = number
         if self.known.left_out:
-            await host.tell(
-                host.name, "left-out",
+            await host.tell_of_node(
+                "left-out",
                 f"lineage {number} is in force; the etcd member here is of lineage {before} and was ended: "
                 "run `hostagent rejoin` on this host, then restart its agent",
-                severity=Severity.WARNING,
             )  # fmt: skip
 
     async def _learn(self, number: int, hosts: Iterable[str]) -> None:
@@ -155,6 +173,61 @@ class LineageKeeper:
         self.known = LocalLineage(number=number, left_out=has_old_data, members=tuple(sorted(hosts)))
         await save(self._config.state_dir, self.known)
         self._log.warning("a newer lineage is in force", lineage=number, left_out=has_old_data)
+
+
+async def record_lineage(store: StateStore, record: Lineage) -> None:
+    """Store it, unless one as high is there. Raises as StateStore.commit does."""
+    present = await store.get(keys.LINEAGE)
+    if present is None or Lineage.from_json(present.value).number < record.number:
+        compare = Unchanged(keys.LINEAGE, present.mod_revision if present else 0)
+        await store.commit([compare], [Put(keys.LINEAGE, record.to_json())])
+
+
+async def go_on_alone(config: AgentConfig, by: str) -> str:
+    """As `vdc promote replica --force` begins a lineage, for a host whose agent has seen no records since it
+    started, and is stopped now. Raises VdcError; ConflictError while the agent runs.
+
+    Nobody is promoted by this: afterwards the agent can read the records, and forcing a promotion is possible.
+    """
+    embedded = config.etcd.embedded
+    if embedded is None:
+        raise RefusedError("this host runs no etcd member of its own", code="etcd-external")
+    if (config.state_dir / "api.sock").exists():
+        raise ConflictError(
+            "the agent runs", code="agent-runs", hint="stop it first, or: vdc promote replica --force"
+        )
+    member = EmbeddedMember(config.host, embedded, state_dir=config.state_dir, runtime=config.runtime)
+    member.check_data()
+    running = asyncio.create_task(member.run(), name="etcd")
+    store = EtcdStore([member.endpoint])
+    try:
+        await member.go_on_alone(lambda folder: _check_undecided(folder, config.host))
+        present = await store.get(keys.LINEAGE)
+        before = Lineage.from_json(present.value).number if present else 0
+        number = max(before, load(config.state_dir).number) + 1
+        await save(config.state_dir, LocalLineage(number=number, members=(config.host,)))
+        left_out = tuple(sorted(embedded.members.keys() - {config.host}))
+        await record_lineage(
+            store,
+            Lineage(
+                number=number, host=config.host, left_out=left_out, by=by, at=SystemClock().wall(),
+                reason="hostagent go-on-alone",
+            ),
+        )  # fmt: skip
+    finally:
+        await store.close()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    return f"{config.host} goes on alone under lineage {number}; start its agent"
+
+
+def _check_undecided(data_dir: Path, me: str) -> None:
+    for found in (pair for entry in undecided(data_dir) for pair in pairs_in(entry)):
+        if found.primary != me:
+            raise RefusedError(
+                f"{found.primary} asked at the last moment to go on with {found.name} under epoch {found.epoch}",
+                code="decision-pending", hint=f"bring {found.primary} back",
+            )  # fmt: skip
 
 
 async def rejoin(config: AgentConfig, replaces: str = "") -> str:

@@ -32,9 +32,11 @@ async def watch_majority(host: NodeContext) -> None:
             continue
         was_lost = is_lost
         if is_lost:
-            await host.tell(host.name, "majority-lost", _lost_sentence(host), severity=Severity.WARNING)
+            await host.tell_of_node("majority-lost", _lost_sentence(host))
         else:
-            await host.tell(host.name, "majority-back", "a majority of the etcd members answers again")
+            await host.tell_of_node(
+                "majority-back", "a majority of the etcd members answers again", Severity.NORMAL
+            )
 
 
 def _lost_sentence(host: NodeContext) -> str:

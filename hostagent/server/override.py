@@ -185,7 +185,12 @@ class Override:
             )  # fmt: skip
         number = max(host.lineage, host.mirror.lineage.number, *_lineages(host)) + 1
         host.log.warning("this host's etcd member goes on alone", lineage=number, left_out=others, by=by)
-        await member.go_on_alone(self._check_log)
+        former, host.lineage = host.lineage, number  # whatever is written from here on is of the new one
+        try:
+            await member.go_on_alone(self._check_log)
+        except BaseException:
+            host.lineage = former
+            raise
         await self._begin(host, number)
         self._store.use_only([member.endpoint])
         record = Lineage(

@@ -12,7 +12,7 @@ from hostagent.heartbeat.heartbeats import Heartbeats
 from vdc.control.clock import Clock
 from vdc.control.events import EventLog
 from vdc.model.errors import UnavailableError
-from vdc.model.event import Severity
+from vdc.model.event import Event, Severity
 from vdc.model.host import Host
 from vdc.store.mirror import Mirror
 from vdc.store.protocol import StateStore
@@ -73,6 +73,15 @@ class NodeContext:
         level = self.log.warning if severity is Severity.WARNING else self.log.info
         level(sentence, endophyte=name, code=code, epoch=epoch, **figures)
         event = self.events.make(name, code, sentence, epoch=epoch, severity=severity, figures=figures)
+        await self._store_event(event)
+
+    async def tell_of_node(self, code: str, sentence: str, severity: Severity = Severity.WARNING) -> None:
+        """As `tell`, about this host itself."""
+        level = self.log.warning if severity is Severity.WARNING else self.log.info
+        level(sentence, code=code)
+        await self._store_event(self.events.make(self.name, code, sentence, severity=severity, kind="node"))
+
+    async def _store_event(self, event: Event) -> None:
         if self.is_store_lost:
             self.events.keep(event)
             return
@@ -80,4 +89,4 @@ class NodeContext:
             await self.events.append(event)
         except UnavailableError as error:
             self.events.keep(event)
-            self.log.warning("an event could not be stored yet", code=code, why=str(error))
+            self.log.warning("an event could not be stored yet", code=event.code, why=str(error))

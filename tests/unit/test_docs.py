@@ -238,7 +238,8 @@ def event_codes() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 is_event = node.func.attr in ("tell", "_log") and len(node.args) >= 2
-                code = node.args[1] if is_event else None
+                is_of_node = node.func.attr == "tell_of_node"
+                code = node.args[1] if is_event else node.args[0] if is_of_node else None
                 if isinstance(code, ast.Constant) and isinstance(code.value, str):
                     found.add(code.value)
     return found
