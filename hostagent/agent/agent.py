@@ -266,12 +266,14 @@ class Agent:
         }
         members = await store.admin.status()
         leader = next((m for m in members if m.is_leader), None)
-        if leader is None or not _is_at(leader, addresses):
-            return
         witnesses = {
             found.value.management_address for found in host.mirror.hosts.values() if found.value.is_witness
         }
+        if leader is None or _is_at(leader, witnesses):
+            return
         able = [m for m in members if m.is_healthy and not m.is_leader and not _is_at(m, addresses)]
+        if not _is_at(leader, addresses):  # as good as any host; a witness is better
+            able = [m for m in able if _is_at(m, witnesses)]
         target = min(able, key=lambda m: not _is_at(m, witnesses), default=None)
         if target is not None:
             await store.admin.move_leader(target.member_id)

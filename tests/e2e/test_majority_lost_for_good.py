@@ -4,26 +4,17 @@ back after that stands down. The other host is not even off here: it is cut off,
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from testlab import Lab, kill_agent, wait_for
 
 from vdc.model.endophyte import Phase
 
-NAME = (os.environ.get("VDC_TEST_LAB") or "test")[:7] + "2"
 
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    with Lab(NAME, tmp_path / "config.yaml", hosts=2) as made:
-        yield made
-
-
-def test_a_human_decides_and_the_other_host_stands_down(lab: Lab) -> None:
+def test_a_human_decides_and_the_other_host_stands_down(own_lab: Callable[..., Lab]) -> None:
+    lab = own_lab("2", hosts=2)
     assert "add a witness" in lab.cli("get", "nodes").stderr
     vm = lab.create("web")
     lab.wait_answering(vm.address)

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import pytest
 from testlab import Lab, wait_for
 
-NAME = (os.environ.get("VDC_TEST_LAB") or "test")[:7] + "w"
 GAP_MS = 5_000
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    with Lab(NAME, tmp_path / "config.yaml", hosts=2, witness=True) as made:
-        yield made
-
-
-def test_each_loss_is_survived(lab: Lab) -> None:
+def test_each_loss_is_survived(own_lab: Callable[..., Lab]) -> None:
+    lab = own_lab("w", hosts=2, witness=True)
     nodes = {node["host"]["name"]: node for node in json.loads(lab.ok("get", "nodes", "-o", "json"))["items"]}
     assert nodes["w1"]["host"]["role"] == "witness"
     assert "add a witness" not in lab.cli("get", "nodes").stderr

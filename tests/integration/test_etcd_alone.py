@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from vdc.model.errors import RefusedError
 from vdc.model.pair import Pair
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
-from vdc.store.protocol import Put, StoreUnavailableError, UnknownOutcomeError
+from vdc.store.protocol import Put, StoreUnavailableError, Unchanged, UnknownOutcomeError
 
 pytestmark = pytest.mark.skipif(ROOT is None, reason="no runtime root with etcd")
 PAIR = Pair(name="web", uid="u", epoch=7, primary="h2", slot=0, reason="going on alone – ä")
@@ -85,13 +87,18 @@ async def test_what_may_have_been_decided_is_seen_in_the_log(hosts: Hosts) -> No
     status = await member.status()
     await admin.admin.move_leader(status.member_id)
     await store.commit([], [Put("/t/before", "1")])
-    for host in ("h2", "h3"):
-        await hosts.members[host].stop(0)
-        await hosts.tasks.pop(host)
-    with pytest.raises((UnknownOutcomeError, StoreUnavailableError)):
-        await store.commit_everywhere([], [Put(keys.pair("web"), PAIR.to_json())], deadline_s=1.0)
-    await member.suspend()
-    entries = undecided(member.data_dir)
+    others = [handle.pid for host in ("h2", "h3") if (handle := hosts.members[host].handle)]
+    for pid in others:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        key = keys.pair("web")
+        with pytest.raises((UnknownOutcomeError, StoreUnavailableError)):
+            await store.commit_everywhere([Unchanged(key, 0)], [Put(key, PAIR.to_json())], deadline_s=1.0)
+        await member.suspend()
+        entries = undecided(member.data_dir)
+    finally:
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
     assert [found for entry in entries for found in pairs_in(entry)] == [PAIR]
     assert not any(b"/t/before" in entry for entry in entries)
     await store.close()
