@@ -10,16 +10,24 @@ from pathlib import Path
 
 import pytest
 
+from hostagent.agent import lineage
+from hostagent.config import AgentConfig, EtcdConfig
 from hostagent.drivers.etcd.wal import undecided
 from hostagent.server.override import pairs_in
 from tests.integration.test_embedded_etcd import ROOT, WAIT_S, Hosts
-from vdc.model.errors import RefusedError
+from vdc.model.errors import ConflictError, RefusedError
+from vdc.model.lineage import Lineage
 from vdc.model.pair import Pair
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
 from vdc.store.protocol import Put, StoreUnavailableError, Unchanged, UnknownOutcomeError
 
 pytestmark = pytest.mark.skipif(ROOT is None, reason="no runtime root with etcd")
+CONFIG = {
+    "host": "h1", "state_dir": "/short", "management": {"address": "127.0.0.1", "interface": "lo"},
+    "replication": {"address": "127.0.0.2", "interface": "lo"}, "overlay_address": "10.77.0.1",
+    "etcd": {"embedded": {"members": {"h1": "127.0.0.1"}}},
+}  # fmt: skip
 PAIR = Pair(name="web", uid="u", epoch=7, primary="h2", slot=0, reason="going on alone – ä")
 
 
@@ -113,3 +121,35 @@ def _command(hosts: Hosts, host: str) -> str:
     handle = hosts.members[host].handle
     assert handle
     return Path(f"/proc/{handle.pid}/cmdline").read_text()
+
+
+async def test_by_command_where_the_agent_has_seen_no_records(hosts: Hosts) -> None:
+    hosts.start()
+    await hosts.healthy()
+    member = hosts.members["h1"]
+    store = EtcdStore([member.endpoint])
+    await store.commit([], [Put("/t/a", "1")])
+    for host in ("h2", "h3"):
+        await hosts.members[host].stop(0)
+        await hosts.tasks.pop(host)
+    await hosts.let_go("h1")
+    config = AgentConfig.model_validate(CONFIG).model_copy(
+        update={"state_dir": hosts.folder / "h1", "runtime": ROOT, "etcd": EtcdConfig(embedded=hosts.config)}
+    )
+    socket = config.state_dir / "api.sock"
+    socket.touch()
+    with pytest.raises(ConflictError, match="the agent runs"):
+        await lineage.go_on_alone(config, "somebody")
+    socket.unlink()
+
+    assert "lineage 1" in await lineage.go_on_alone(config, "somebody")
+    record = await store.get(keys.LINEAGE)
+    assert record and Lineage.from_json(record.value).left_out == ("h2", "h3")
+    assert lineage.load(config.state_dir) == lineage.LocalLineage(number=1, members=("h1",))
+    item = await store.get("/t/a")
+    assert item and item.value == "1"
+    hosts.members["h1"] = hosts.member("h1")  # the agent that starts now takes the member over
+    hosts.start("h1")
+    await hosts.healthy("h1")
+    assert hosts.members["h1"].is_adopted
+    await store.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from protection_world import endophyte, pair, secondary_in
@@ -213,3 +215,59 @@ def test_without_a_terminal_the_name_has_to_be_given(monkeypatch: pytest.MonkeyP
         confirm_name("web", None)
     with pytest.raises(UsageFault, match="is not web"):
         confirm_name("web", "wbe")
+
+
+class Member:
+    """A member with data of its own."""
+
+    has_data = True
+
+    def __init__(self) -> None:
+        self.is_stopped = False
+
+    async def stop(self) -> None:
+        self.is_stopped = True
+
+
+class Beats:
+    """What the peers tell, and what is told to them."""
+
+    def __init__(self) -> None:
+        self.newest: tuple[int, tuple[str, ...]] = (0, ("h2", "h3"))
+        self.told: list[int] = []
+
+    def newest_lineage(self) -> tuple[int, tuple[str, ...]]:
+        return self.newest
+
+    def tell_lineage(self, number: int) -> None:
+        self.told.append(number)
+
+
+async def test_a_host_whose_peers_are_of_a_newer_lineage_stands_down(tmp_path: Path) -> None:
+    """Also where it could still find a majority of the old members: then most of all."""
+    config = AgentConfig.model_validate(CONFIG).model_copy(update={"state_dir": tmp_path})
+    member, beats, used, said = Member(), Beats(), list[list[str]](), list[str]()
+
+    async def tell(code: str, sentence: str) -> None:
+        said.append(code)
+
+    mirror = Mirror(await filled(0, 3, revisions=1), report=said.append)
+    await mirror.read_all()
+    host = SimpleNamespace(name="h1", lineage=0, mirror=mirror, heartbeats=beats, tell_of_node=tell)
+    keeper = LineageKeeper(config, member)  # type: ignore[arg-type]
+    keeping = asyncio.create_task(keeper.keep(host, SimpleNamespace(use_only=used.append)))  # type: ignore[arg-type]
+    while not beats.told:
+        await asyncio.sleep(0)
+    assert keeper.may_vote and not member.is_stopped
+
+    beats.newest = (1, ("h3",))
+    async with asyncio.timeout(5):
+        while not said:
+            await asyncio.sleep(0.01)
+    keeping.cancel()
+    assert said == ["left-out"] and member.is_stopped
+    assert used == [["http://10.0.0.3:7379"]]
+    assert host.lineage == 1 and not keeper.may_vote
+    assert load(tmp_path) == LocalLineage(number=1, left_out=True, members=("h3",))
+    with pytest.raises(StoreUnavailableError):
+        await mirror.read_all()  # the old members' records are not taken any more
