@@ -136,6 +136,7 @@ class Manager:
             task = self._tasks.pop(name)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            self.host.mirror.unstored.pop(f"{name}/{self.host.name}", None)
             if self.host.mirror.endophyte(name) is None or self.host.mirror.observed(name, self.host.name):
                 await self._forget_observed(name)
         for name, task in list(self._tasks.items()):

@@ -42,6 +42,7 @@ class Peer:
     links: dict[NetworkKind, Link]
     incarnation: str = ""
     dead: tuple[tuple[str, int], ...] = ()
+    lineage: int = 0
     suspected: dict[NetworkKind, bool] = field(default_factory=lambda: dict.fromkeys(NETWORKS, False))
     is_deaf: bool = False  # it says that it does not hear this host on the replication network
     deaf_at_s: float = float("inf")  # since when it says so
@@ -88,12 +89,13 @@ class Heartbeats:
         self._transports: dict[NetworkKind, asyncio.DatagramTransport] = {}
         self._echoes: dict[NetworkKind, Echo] = {}
         self._sequence = 0
+        self._lineage = 0
         self._body = self._content()
 
     async def start(self) -> None:
         """Open both sockets. Raises OSError where an address is not this host's."""
         loop = asyncio.get_running_loop()
-        for network in NETWORKS:
+        for network in self._addresses:
             transport, _ = await loop.create_datagram_endpoint(
                 lambda network=network: _Receiver(lambda data, source: self._hear(network, data, source)),  # type: ignore[misc]
                 local_addr=(self._addresses[network], self._port),
@@ -121,7 +123,7 @@ class Heartbeats:
         for name, addresses in peers.items():
             known = self._peers.get(name)
             if known is None or known.addresses != addresses:
-                links = {network: Link(now, self._interval_s) for network in NETWORKS}
+                links = {network: Link(now, self._interval_s) for network in addresses}
                 self._peers[name] = Peer(dict(addresses), links)
 
     def tell_dead(self, uid: str, epoch: int) -> None:
@@ -138,14 +140,24 @@ class Heartbeats:
             del self._dead[key]
         self._body = self._content()
 
+    def tell_lineage(self, lineage: int) -> None:
+        """Tell every peer which lineage this host's etcd member belongs to."""
+        self._lineage = lineage
+        self._body = self._content()
+
+    def newest_lineage(self) -> tuple[int, tuple[str, ...]]:
+        """The highest lineage that any peer tells of, and who does."""
+        newest = max((peer.lineage for peer in self._peers.values()), default=0)
+        return newest, tuple(sorted(name for name, peer in self._peers.items() if peer.lineage == newest))
+
     def _content(self) -> bytes:
-        deaf_to = tuple(name for name, peer in self._peers.items() if peer.suspected["replication"])
-        return Content(self._host, self._incarnation, tuple(self._dead), deaf_to).encode()
+        deaf_to = tuple(name for name, peer in self._peers.items() if peer.suspected.get("replication"))
+        return Content(self._host, self._incarnation, tuple(self._dead), deaf_to, self._lineage).encode()
 
     def silent_ms(self, host: str, network: NetworkKind) -> float:
         """Silence of a peer; 0 for one that is not known."""
-        peer = self._peers.get(host)
-        return peer.links[network].silent_ms(self._clock.boottime_s()) if peer else 0.0
+        link = peer.links.get(network) if (peer := self._peers.get(host)) else None
+        return link.silent_ms(self._clock.boottime_s()) if link else 0.0
 
     def suspect_ms(self, host: str) -> float:
         """The silence on both networks that is suspicious for this peer at present."""
@@ -179,6 +191,12 @@ class Heartbeats:
         peer = self._peers.get(host)
         return peer is not None and peer.deafness_counts
 
+    def is_silent(self, host: str) -> bool:
+        """Whether nothing was heard of a known peer for too long, on any network that both have."""
+        peer = self._peers.get(host)
+        common = [network for network in peer.links if network in self._addresses] if peer else []
+        return bool(common) and all(peer.suspected[network] for network in common if peer)
+
     async def run(self) -> None:
         """Send, ask and judge, for ever."""
         send_at = self._clock.boottime_s()
@@ -198,8 +216,9 @@ class Heartbeats:
         self._sequence += 1
         data = encode(self._sequence, self._body)
         for peer in self._peers.values():
-            for network, transport in self._transports.items():
-                transport.sendto(data, (peer.addresses[network], self._port))
+            for network, address in peer.addresses.items():
+                if (transport := self._transports.get(network)) is not None:
+                    transport.sendto(data, (address, self._port))
 
     def _hear(self, network: NetworkKind, data: bytes, source: str) -> None:
         message = decode(data)
@@ -207,7 +226,7 @@ class Heartbeats:
             return
         sequence, content = message
         peer = self._peers.get(content.host)
-        if peer is None or peer.addresses[network] != source:
+        if peer is None or peer.addresses.get(network) != source:
             return
         now = self._clock.boottime_s()
         if content.incarnation != peer.incarnation:
@@ -215,8 +234,8 @@ class Heartbeats:
             for link in peer.links.values():
                 link.restart(now)
         peer.links[network].hear(now, sequence)
-        has_news = content.dead != peer.dead
-        peer.dead = content.dead
+        has_news = (content.dead, content.lineage) != (peer.dead, peer.lineage)
+        peer.dead, peer.lineage = content.dead, content.lineage
         if peer.suspected[network]:
             peer.suspected[network] = False
             has_news = True
@@ -234,7 +253,7 @@ class Heartbeats:
     def _hear_echo(self, network: NetworkKind, source: str) -> None:
         now = self._clock.boottime_s()
         for peer in self._peers.values():
-            if peer.addresses[network] == source:
+            if peer.addresses.get(network) == source:
                 peer.links[network].echoed_at_s = now
 
     def _judge(self, now: float) -> float:
@@ -249,7 +268,7 @@ class Heartbeats:
                 again = min(again, peer.deaf_at_s + _DEAF_S)
             threshold = self.suspect_ms(name)
             for network, link in peer.links.items():
-                if peer.suspected[network]:
+                if peer.suspected[network] or network not in self._echoes:
                     continue
                 if link.agent_silent_ms(now) >= threshold / 2:
                     self._echoes[network].ask(peer.addresses[network])

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import aiohttp
 
-from hostagent.supervisor.host import HostContext
+from hostagent.server.override import Override
+from hostagent.supervisor.node import NodeContext
 from hostagent.supervisor.supervisor import Supervisor
 from vdc.api.client import ApiClient
 from vdc.api.models import Check
@@ -35,7 +36,7 @@ class Supervisors(Protocol):
 class ServerContext:
     """One per agent."""
 
-    host: HostContext
+    host: NodeContext
     desired: DesiredState
     maintenance: MaintenanceWishes
     supervisors: Supervisors
@@ -43,6 +44,7 @@ class ServerContext:
     session: aiohttp.ClientSession
     members: Callable[[], Awaitable[tuple[MemberStatus, ...]]]
     checks: Callable[[], Awaitable[tuple[Check, ...]]]
+    override: Override
 
     def peer(self, host_name: str) -> ApiClient:
         """A client of another host's agent, over the management network."""

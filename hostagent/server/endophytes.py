@@ -47,7 +47,7 @@ class EndophyteHandlers:
     async def describe_endophyte(self, request: web.Request) -> wire.EndophyteDescription:
         """See the route table."""
         endophyte = await views.find_endophyte(self._mirror, _name(request))
-        return await views.describe(self._mirror, self._context.host.store, endophyte)
+        return await views.describe(self._context.host, endophyte)
 
     async def create_endophyte(self, request: web.Request) -> wire.EndophyteView:
         """See the route table."""

@@ -23,6 +23,8 @@ async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) 
     """Raises ConflictError or RefusedError with the reason why not now, UnavailableError where it takes too long."""
     mirror = context.host.mirror
     endophyte = await views.find_endophyte(mirror, name)
+    if body.force:
+        return await force(context, name, body)
     await mirror.refresh(keys.pair(name))  # another agent may have seen it in sync before this one
     pair = _promotable(endophyte, mirror.pair(name), body.to)
     if body.to is not None and body.to != pair.secondary:
@@ -30,7 +32,7 @@ async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) 
     assert pair.secondary is not None
     if pair.secondary != context.host.name:
         peer = context.peer(pair.secondary)
-        return await peer.promote_endophyte(name, to=body.to, force=body.force)
+        return await peer.promote_endophyte(name, to=body.to)
     clock = context.host.clock
     began = clock.boottime_s()
 
@@ -47,9 +49,7 @@ async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) 
         )  # one that does not answer need not be waited for
 
     reason = _reason(endophyte, pair, is_drained=pair.primary in mirror.drained)
-    after = await context.supervisors.find(name).promote_planned(
-        reason, ask_primary, follows, force=body.force
-    )
+    after = await context.supervisors.find(name).promote_planned(reason, ask_primary, follows)
     return wire.PromoteResult(
         name=name,
         epoch=after.epoch,
@@ -68,13 +68,31 @@ def _reason(endophyte: Endophyte, pair: Pair, *, is_drained: bool) -> str:
     return f"{'moved' if is_move else 'promoted'} to {pair.secondary} by hand"
 
 
+async def force(context: ServerContext, name: str, body: wire.PromoteRequest) -> wire.PromoteResult:
+    """The human override, on the secondary's host; raises as `Override.promote`."""
+    pair = context.host.mirror.pair(name)
+    target = body.to or (pair.secondary if pair else None)
+    if pair is None or target is None:
+        raise ConflictError(
+            f"{name} has no replica to promote", code="no-secondary",
+            hint=f"vdc describe endophyte {name}",
+        )  # fmt: skip
+    if target not in pair.hosts:
+        raise ConflictError(f"{target} has no copy of {name}", code="no-copy")
+    if target == context.host.name:
+        return await context.override.promote(name, body)
+    peer = context.peer(target)
+    return await peer.promote_endophyte(name, to=body.to, force=True, confirm=body.confirm, by=body.by)
+
+
 def _promotable(endophyte: Endophyte, pair: Pair | None, to: str | None) -> Pair:
     name = endophyte.name
     if pair is not None and to == pair.primary:
         raise ConflictError(f"{name} already runs on {to}, epoch {pair.epoch}", code="already-primary")
     if pair is None or pair.secondary is None:
         hint = f"vdc describe endophyte {name}" if endophyte.wants_protection else f"vdc protect {name}"
-        raise ConflictError(f"{name} has no replica to promote", code="no-secondary", hint=hint)
+        epoch = f" under epoch {pair.epoch}" if pair else ""
+        raise ConflictError(f"{name} has no replica to promote{epoch}", code="no-secondary", hint=hint)
     if pair.sync is not SyncState.IN_SYNC and to in (None, pair.secondary):
         raise RefusedError(
             f"the replica of {name} on {pair.secondary} is not in sync yet",

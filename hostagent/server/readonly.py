@@ -9,7 +9,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from hostagent.server.http import Handler
-from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.node import NodeContext
 from vdc.api.routes import Route
 from vdc.model.errors import UnavailableError
 from vdc.store import keys
@@ -18,7 +18,7 @@ SILENT_MS = 2_500.0  # the store is heard once a second
 ASK_S = 0.5
 
 
-def guarded(handler: Handler, route: Route, host: HostContext) -> Handler:
+def guarded(handler: Handler, route: Route, host: NodeContext) -> Handler:
     """The handler as it is, or behind the question whether anything can be changed at present."""
     if route.method in ("GET", "HEAD") or route.is_peer:
         return handler
@@ -30,7 +30,7 @@ def guarded(handler: Handler, route: Route, host: HostContext) -> Handler:
     return ask_first
 
 
-async def check_writable(host: HostContext) -> None:
+async def check_writable(host: NodeContext) -> None:
     """Raises UnavailableError (`read-only`) where the store has been silent and does not answer now either."""
     silent_ms = host.store_silent_ms()
     if silent_ms < SILENT_MS:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from hostagent.supervisor.node import NodeContext
 from vdc.api.models import EndophyteDescription, EndophyteView, ViewMetadata
 from vdc.control.events import read_events
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, RunState
-from vdc.model.errors import NotFoundError, RefusedError
+from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
+from vdc.model.event import Event
 from vdc.model.host import NodeStatus
 from vdc.model.manifest import Display, Firmware
+from vdc.protection.majority import pair_without_witness
 from vdc.protection.placement import (
     Occupancy,
     choose_primary,
@@ -19,7 +22,6 @@ from vdc.protection.status import endophyte_status
 from vdc.store import keys
 from vdc.store.etcd_admin import MemberStatus
 from vdc.store.mirror import Mirror
-from vdc.store.protocol import StateStore
 
 
 async def find_endophyte(mirror: Mirror, name: str) -> Endophyte:
@@ -84,15 +86,35 @@ def _problem(mirror: Mirror, endophyte: Endophyte) -> str:
     return ""
 
 
-async def describe(mirror: Mirror, store: StateStore, endophyte: Endophyte) -> EndophyteDescription:
+async def events(host: NodeContext, name: str | None, limit: int) -> tuple[Event, ...]:
+    """The latest events, oldest first; while the store does not answer, those that wait in this agent."""
+    kept = host.events.kept_of(name)
+    try:
+        if host.is_store_lost:
+            return kept[-limit:]
+        stored = await read_events(host.store, name=name, limit=limit)
+    except UnavailableError:
+        return kept[-limit:]
+    known = {event.id for event in stored}
+    return (*stored, *(event for event in kept if event.id not in known))[-limit:]
+
+
+async def describe(host: NodeContext, endophyte: Endophyte) -> EndophyteDescription:
     """Everything that is known of one."""
+    mirror = host.mirror
     return EndophyteDescription(
         view=endophyte_view(mirror, endophyte),
         pair=mirror.pair(endophyte.name),
         copies=mirror.copies(endophyte.name),
-        events=await read_events(store, name=endophyte.name, limit=15),
-        limits=limits_of(endophyte),
+        events=await events(host, endophyte.name, 15),
+        limits=(*limits_of(endophyte), *_cluster_limits(host, endophyte)),
     )
+
+
+def _cluster_limits(host: NodeContext, endophyte: Endophyte) -> tuple[str, ...]:
+    embedded = host.config.etcd.embedded
+    note = pair_without_witness(len(embedded.members)) if embedded is not None else None
+    return (note,) if note and endophyte.manifest.spec.wants_protection else ()
 
 
 def limits_of(endophyte: Endophyte) -> tuple[str, ...]:

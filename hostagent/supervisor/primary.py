@@ -255,6 +255,8 @@ async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
 
 async def isolate(copy: Copy) -> None:
     """Pause the guest: neither the store nor the other copy answers, so nobody knows who may speak."""
+    if copy.state.plan is not None:
+        await primary.sever(copy.session(), copy.state.plan.plan())
     await primary.quiesce(copy.session())
     await copy.reach(Step.ISOLATE_STOPPED)
     await copy.save(stage=CopyStage.ISOLATED)

@@ -7,7 +7,6 @@ supervisor; a different decision cancels it first. Nothing here knows QEMU's com
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TypeVar
@@ -129,6 +128,11 @@ class Supervisor:
                 decision.sentence, endophyte=self.name, rule=f"{decision.row.state}/{decision.row.event}"
             )
             self._sentence = decision.sentence
+            if decision.row.event is Event.PEER_LOST_UNDECIDED:
+                await self.host.tell(
+                    self.name, "undecided", decision.sentence,
+                    epoch=self.copy.state.epoch, severity=Severity.WARNING,
+                )  # fmt: skip
         await self._dispatch(decision)
         self._publish.set()
 
@@ -302,29 +306,17 @@ class Supervisor:
 
     # ---- what the API asks for
 
-    async def promote_planned(
-        self, reason: str, ask_primary: AskPrimary, follows: NetworkFollows, *, force: bool = False
-    ) -> Pair:
+    async def promote_planned(self, reason: str, ask_primary: AskPrimary, follows: NetworkFollows) -> Pair:
         """Take over from a healthy primary: it stops speaking first, then the epoch is won, then this one speaks.
 
-        Returns as soon as it speaks. `force` does not ask the primary. Until the commit any decision of the table
-        takes this job's place.
+        Returns as soon as it speaks. Until the commit any decision of the table takes this job's place.
         """
-        pair = self.host.mirror.pair(self.name)
-        if pair is None or pair.secondary != self.host.name:
-            epoch = pair.epoch if pair else 0
-            raise ConflictError(
-                f"{self.host.name} is not the secondary of {self.name} under epoch {epoch}",
-                code="not-secondary",
-            )
+        pair = self._as_its_secondary()
         spoken: asyncio.Future[Pair] = asyncio.get_running_loop().create_future()
 
         async def work() -> Pair:
-            async with contextlib.AsyncExitStack() as stack:
-                switch = None
-                if not force:
-                    switch = await stack.enter_async_context(Handover(self.copy, pair, follows))
-                    await switch.prepare(ask_primary)
+            async with Handover(self.copy, pair, follows) as switch:
+                await switch.prepare(ask_primary)
                 self._job_action = Action.PROMOTE
                 return await secondary.promote(
                     self.copy, pair, reason, switch=switch, spoken=spoken.set_result
@@ -336,6 +328,24 @@ class Supervisor:
         job.add_done_callback(lambda done: done.cancelled() or done.exception())  # told by the log as well
         await asyncio.wait({job, spoken}, return_when=asyncio.FIRST_COMPLETED)
         return spoken.result() if spoken.done() else await job
+
+    async def promote_forced(self, reason: str) -> Pair:
+        """Take over without asking the primary: a human says that it is off."""
+        pair = self._as_its_secondary()
+        return await self._as_job(
+            Action.PROMOTE, "forced promotion", lambda: secondary.promote(self.copy, pair, reason)
+        )
+
+    def _as_its_secondary(self) -> Pair:
+        """The record, which names this host the secondary. Raises ConflictError where it does not."""
+        pair = self.host.mirror.pair(self.name)
+        if pair is None or pair.secondary != self.host.name:
+            epoch = pair.epoch if pair else 0
+            raise ConflictError(
+                f"{self.host.name} is not the secondary of {self.name} under epoch {epoch}",
+                code="not-secondary",
+            )
+        return pair
 
     async def verify(self, peer: Peer, *, dry_run: bool) -> VerifyResult:
         """Compare both copies, as the primary; one that differs is given up, so that a fresh one is made."""
@@ -423,7 +433,8 @@ class Supervisor:
         while True:
             await self._publish.wait()
             self._publish.clear()
-            record = observed(self.copy, self._sentence, self._error)
+            error = "" if self.host.is_store_lost else self._error  # then that is all that it says
+            record = observed(self.copy, self._sentence, error)
             if not record.uid:
                 endophyte = self.host.mirror.endophyte(self.name)
                 if endophyte is None:
@@ -431,7 +442,9 @@ class Supervisor:
                 record = record.with_(
                     uid=endophyte.uid
                 )  # nothing is here (any more), and that is worth saying
+            own = f"{self.name}/{self.host.name}"
             if not self._is_news(record):
+                self.host.mirror.unstored.pop(own, None)
                 continue
             try:
                 await self.host.store.commit(
@@ -439,7 +452,9 @@ class Supervisor:
                 )
                 self._published = record
                 self._published_at_s = self.host.clock.boottime_s()
+                self.host.mirror.unstored.pop(own, None)
             except UnavailableError:
+                self.host.mirror.unstored[own] = record  # what this agent itself shows meanwhile
                 await asyncio.sleep(0.2)
                 self._publish.set()
             except Exception as error:  # this task's boundary: nobody would start it again

@@ -7,7 +7,9 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from testlab import VM, Lab
@@ -103,6 +105,24 @@ def protected_vm(lab: Lab) -> Callable[..., VM]:
         return vm
 
     return make
+
+
+@pytest.fixture
+def own_lab(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Callable[..., Lab]]:
+    """Make a lab beside the first: `own_lab("w", hosts=2, witness=True)`. A failure shows its logs."""
+    before = pytestconfig.stash.get(_LAB, None)
+    with ExitStack() as labs:
+
+        def make(suffix: str, **options: Any) -> Lab:
+            lab = labs.enter_context(Lab(LAB[:7] + suffix, tmp_path / "config.yaml", **options))
+            pytestconfig.stash[_LAB] = lab
+            return lab
+
+        yield make
+        if before is not None:
+            pytestconfig.stash[_LAB] = before
+        elif _LAB in pytestconfig.stash:
+            del pytestconfig.stash[_LAB]
 
 
 @pytest.hookimpl(wrapper=True)

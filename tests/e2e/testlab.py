@@ -113,8 +113,8 @@ def run_cli(
 class Lab:
     """One lab. Use it as a context manager: whatever happens inside, it is gone afterwards."""
 
-    def __init__(self, name: str, config: Path, hosts: int = 3) -> None:
-        self.name, self.count = name, hosts
+    def __init__(self, name: str, config: Path, hosts: int = 3, *, witness: bool = False) -> None:
+        self.name, self.count, self.witness = name, hosts, witness
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(config.parent),
@@ -177,7 +177,8 @@ class Lab:
 
     def up(self) -> LabStatus:
         """Bring it up by the command line, which writes the context."""
-        self.ok("lab", "up", "--hosts", str(self.count), "--name", self.name)
+        third = ["--witness"] if self.witness else []
+        self.ok("lab", "up", "--hosts", str(self.count), *third, "--name", self.name)
         return self.status()
 
     def down(self) -> None:
@@ -280,6 +281,10 @@ class Lab:
         """The QEMU processes of a host."""
         found = faults.host_processes(self.plan.host(host))
         return tuple(process for process in found if process.comm.startswith("qemu-system"))
+
+    def taps(self, host: str) -> list[Tap]:
+        """The guests' ports on a host."""
+        return _taps(self.plan.host(host))
 
     def agent(self, host: str) -> Process:
         """The process of a host's agent."""

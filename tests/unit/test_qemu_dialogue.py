@@ -366,3 +366,18 @@ async def test_inspection_tells_the_role() -> None:
     await secondary.promote(other, PLAN)
     state = await inspect(other)
     assert (state.role, state.has_rewriter, state.is_settled) == (LiveRole.PROMOTED, True, False)
+
+
+async def test_severing_breaks_disk_and_memory_and_leaves_the_gate_closed() -> None:
+    qemu = ModelQemu(migration="colo")
+    ours = [
+        {"type": "migration"},
+        {"type": "block-node", "node-name": PLAN.nbd_node(0)},
+        {"type": "chardev", "id": PLAN.compare_chardev(0)},
+        {"type": "chardev", "id": PLAN.mirror_chardev(0)},
+    ]
+    qemu.yankable += ours
+    await primary.sever(qemu, PLAN)  # type: ignore[arg-type]
+    yanked = [json.loads(line.partition("yank ")[2])["instances"] for line in qemu.said]
+    assert yanked == [[ours[0]], [ours[1]]]
+    assert all(line.startswith("oob yank") for line in qemu.said), "anything else may hang, or open the gate"

@@ -32,6 +32,7 @@ R = TypeVar("R", bound=Record)
 BLOB_CHUNK_BYTES = 1024**2
 MOVE_PATIENCE_S = 330.0  # for a promotion that has to move the replica first
 DRILL_PATIENCE_S = 60.0  # beside the time to become protected again
+FORCE_PATIENCE_S = 60.0  # for one that has to begin a new lineage first
 VERIFY_PATIENCE_S = 3_900.0  # for reading all of both disks
 _SEEN_EVENTS = 4096  # that a stream of events remembers, so that a reconnect repeats none
 
@@ -67,9 +68,9 @@ class ApiClient:
 
     # Agent and cluster
 
-    async def health(self) -> wire.Acknowledged:
-        """Whether an agent is alive."""
-        return await self._get(wire.Acknowledged, "health")
+    async def health(self) -> wire.Health:
+        """Whether an agent is alive, and the lineage that it acts under."""
+        return await self._get(wire.Health, "health")
 
     async def cluster(self) -> wire.ClusterStatus:
         """Health of the cluster as one agent sees it."""
@@ -170,14 +171,15 @@ class ApiClient:
         )
 
     async def promote_endophyte(
-        self, name: str, *, to: str | None = None, force: bool = False
+        self, name: str, *, to: str | None = None, force: bool = False, confirm: str = "", by: str = ""
     ) -> wire.PromoteResult:
         """Make the secondary the primary; `RefusedError` with the reason where that is not safe.
 
         With `to` the replica may have to be moved there first, which takes as long as copying memory and disk.
+        `force` needs `confirm`, see `PromoteRequest`.
         """
-        body = wire.PromoteRequest(to=to, force=force)
-        patience_s = MOVE_PATIENCE_S if to else None
+        body = wire.PromoteRequest(to=to, force=force, confirm=confirm, by=by)
+        patience_s = MOVE_PATIENCE_S if to else FORCE_PATIENCE_S if force else None
         return await self._post(wire.PromoteResult, "promote_endophyte", name, body, first_byte_s=patience_s)
 
     async def move_endophyte(self, name: str, to: str | None, *, by: str = "") -> wire.EndophyteView:

@@ -12,6 +12,7 @@ from vdc.model.endophyte import EndophyteStatus, Observed, RunState
 from vdc.model.event import Event
 from vdc.model.host import NodeStatus
 from vdc.model.image import Image, ImageEntry
+from vdc.model.lineage import Lineage
 from vdc.model.network import Network
 from vdc.model.pair import Pair
 
@@ -81,10 +82,17 @@ class ProtectionRequest(StrictRecord):
 
 
 class PromoteRequest(StrictRecord):
-    """Make the secondary the primary. `to`: the host that shall become it; `force`: without the primary's consent."""
+    """Make the secondary the primary. `to`: the host that shall become it.
+
+    `force`: the human override, where the cluster cannot decide. `confirm` is then the VM's name, typed once
+    more: it asserts that the primary's host, and every host with a lost etcd member, is off and stays off.
+    `by`: who asserts it, for the record.
+    """
 
     to: str | None = None
     force: bool = False
+    confirm: str = ""
+    by: str = Field(default="", max_length=200)
 
 
 class PromoteResult(Record):
@@ -96,6 +104,7 @@ class PromoteResult(Record):
     previous: str
     total_ms: float
     sentence: str
+    lineage: int = 0
 
 
 class DrainRequest(StrictRecord):
@@ -222,10 +231,17 @@ class Acknowledged(Record):
     sentence: str = "done"
 
 
+class Health(Acknowledged):
+    """An agent is alive; `lineage` is the one that it acts under (vdc.model.lineage)."""
+
+    lineage: int = 0
+
+
 class NodeList(Record):
-    """`vdc get nodes -o json`."""
+    """`vdc get nodes -o json`. `notes` are sentences about the cluster as a whole that should worry somebody."""
 
     items: tuple[NodeStatus, ...]
+    notes: tuple[str, ...] = ()
 
 
 class NetworkList(Record):
@@ -295,6 +311,11 @@ class ClusterStatus(Record):
     leader: str | None
     store: str  # "ok" or a sentence
     members: tuple[dict[str, Any], ...] = ()
+    majority: bool = True  # whether more than half of the etcd members answer
+    may_lose: int = 0  # how many more members may be lost before nothing can be decided
+    witnesses: tuple[str, ...] = ()
+    lineage: Lineage = Lineage()
+    notes: tuple[str, ...] = ()  # sentences about what should worry somebody
 
 
 class Empty(Record):

@@ -38,7 +38,7 @@ class Route:
 
 
 ROUTES: tuple[Route, ...] = (
-    Route("health", "GET", "/v1/health", "Is this agent alive", response=wire.Acknowledged),
+    Route("health", "GET", "/v1/health", "Is this agent alive", response=wire.Health),
     Route("cluster", "GET", "/v1/cluster", "Health of the cluster", response=wire.ClusterStatus),
     Route("doctor", "GET", "/v1/doctor", "What this host can and cannot do", response=wire.DoctorReport),
     Route("metrics", "GET", "/v1/metrics", "Figures in Prometheus text form", body=Body.TEXT),

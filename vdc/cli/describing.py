@@ -57,6 +57,7 @@ def endophyte_text(description: EndophyteDescription) -> Iterator[str]:
         yield "Pair:"
         pair = description.pair
         lines = [("Sync", pair.sync.value), ("Reason", pair.reason), ("Changed", pair.changed_at)]
+        lines += [("Lineage", f"{pair.lineage}: a human has overridden the cluster")] if pair.lineage else []
         yield from _indented("\n".join(_aligned(lines)))
     if description.limits:
         yield ""
@@ -133,6 +134,7 @@ def _node_lines(node: NodeStatus) -> list[Line]:
         ("Schedulable", "yes" if host.schedulable else "no"),
         *_maintenance_lines(node),
         ("Leader", "yes" if node.is_leader else "no"),
+        ("Role", host.role.value),
         ("Store", node.etcd),
         ("Endophytes", ", ".join(node.endophytes)),
         ("CPUs", host.cpus),

@@ -37,6 +37,7 @@ COMMANDS: dict[str, Lazy] = {
     "logs": Lazy(_IN + "logs", "logs", "Print what a VM wrote on its serial console."),
     "events": Lazy(_IN + "events", "events", "What happened, oldest first."),
     "node": Lazy(_IN + "node", "node", "Look at hosts, empty them for maintenance."),
+    "cluster": Lazy(_IN + "cluster", "cluster", "Can the cluster decide, and who votes."),
     "image": Lazy(_IN + "image", "image", "Import, list and remove images."),
     "lab": Lazy(_IN + "lab", "lab", "Several hosts on this machine, and faults for them."),
     "doctor": Lazy(_IN + "doctor", "doctor", "Find out what is missing, here and on the hosts."),

@@ -41,7 +41,7 @@ def node_columns() -> list[Column[NodeStatus]]:
     return [
         Column("NAME", lambda n: n.host.name),
         Column("STATUS", _node_state),
-        Column("ROLE", lambda n: "leader" if n.is_leader else None),
+        Column("ROLE", _node_role),
         Column("STORE", lambda n: n.etcd),
         Column("ENDOPHYTES", lambda n: n.endophytes),
         Column("CPUS", lambda n: n.host.cpus),
@@ -57,6 +57,11 @@ def node_columns() -> list[Column[NodeStatus]]:
         Column("OVERLAY", lambda n: n.host.overlay_address, wide=True),
         Column("AGENT", lambda n: n.host.agent_version, wide=True),
     ]
+
+
+def _node_role(node: NodeStatus) -> str | None:
+    words = ["witness"] if node.host.is_witness else []
+    return ",".join(words + ["leader"] * node.is_leader) or None
 
 
 def _node_state(node: NodeStatus) -> str:

@@ -59,12 +59,14 @@ async def up(
     wait: bool = True,
     *,
     keep: bool = False,
+    witness: bool = False,
     settings: Settings | None = None,
 ) -> LabStatus:
     """Bring a lab up, or repair it: faults are healed, dead agents started, a broken lab is made anew.
 
     `hosts`: 1 to 8 (three, or as many as the lab has); `memory`: bytes that each host may give to guests;
-    `wait`: until the cluster has a leader; `keep`: leave everything in place where it fails, to look at it.
+    `witness`: one more that votes and runs no guests; `wait`: until the cluster has a leader;
+    `keep`: leave everything in place where it fails, to look at it.
     Raises `RefusedError` (`runtime-missing`, `agent-missing`), `ConflictError` (`lab-hosts-differ`,
     `lab-foreign`, `lab-busy`), `UnavailableError` (`agent-silent`, `cluster-not-ready`).
     """
@@ -75,7 +77,7 @@ async def up(
     settings.check_agent()
     folder = lab_folder(settings.state_root, name)
     async with locked(folder, settings.lock_deadline_s, progress):
-        await bringup.bring_up(name, hosts, memory, settings, progress, wait=wait, keep=keep)
+        await bringup.bring_up(name, hosts, memory, settings, progress, wait=wait, keep=keep, witness=witness)
         return await in_thread(lambda: survey.lab_status(name, settings))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import Field
 
 from vdc.model.base import Record
@@ -24,10 +26,18 @@ class QemuVersion(Record):
     reason: str = ""  # why not
 
 
+class HostRole(StrEnum):
+    """What a host is for."""
+
+    HOST = "host"  # runs guests
+    WITNESS = "witness"  # votes, and may lead; never runs a guest
+
+
 class Host(Record):
     """Inventory, addresses and capacity; liveness is a lease key beside it."""
 
     name: DnsLabel
+    role: HostRole = HostRole.HOST
     api_url: str
     management_address: str
     replication_address: str
@@ -47,6 +57,11 @@ class Host(Record):
     warnings: tuple[str, ...] = ()
     schedulable: bool = True
     started_at: str = ""
+
+    @property
+    def is_witness(self) -> bool:
+        """Whether it votes and runs no guests."""
+        return self.role is HostRole.WITNESS
 
 
 class NodeStatus(Record):

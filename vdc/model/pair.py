@@ -34,6 +34,7 @@ class Pair(Record):
     sync: SyncState = SyncState.NONE
     spares: tuple[DnsLabel, ...] = ()
     slot: int = Field(ge=0, lt=2700)
+    lineage: int = Field(default=0, ge=0)  # raised where a human overrode what the cluster could not decide
     request_id: str = ""  # of the change that wrote this version; tells "was it ours" after a time-out
     reason: str = ""  # one sentence for people: why the last change was made
     changed_at: str = ""  # RFC 3339, for people only; nothing is decided by it

@@ -56,6 +56,8 @@ class Occupancy:
 
 def why_not(endophyte: Endophyte, host: Host, occupancy: Occupancy, need_bytes: int) -> str:
     """The reason why `host` cannot take a copy that needs `need_bytes`; empty where it can."""
+    if host.is_witness:
+        return "is a witness"
     if not host.schedulable:
         return "is drained"
     for key, value in endophyte.manifest.spec.placement.node_selector.items():
@@ -73,6 +75,8 @@ def why_not(endophyte: Endophyte, host: Host, occupancy: Occupancy, need_bytes: 
 
 def why_not_a_pair(primary: Host, secondary: Host) -> str:
     """The reason why two hosts cannot be in lockstep with each other; empty where they can."""
+    if secondary.is_witness:
+        return "is a witness"
     for host in (primary, secondary):
         if not host.qemu.lockstep:
             return (

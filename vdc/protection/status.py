@@ -116,7 +116,7 @@ def _sentence(
         words = {Phase.STOPPED: "stopped", Phase.DELETING: "being deleted"}
         return problem or words.get(phase, "waits to be placed")
     if phase is Phase.UNKNOWN:
-        return f"host {pair.primary} does not answer; it is not known whether the guest runs"
+        return _unknown_sentence(pair, by_host)
     primary = by_host.get(pair.primary)
     if protection is Protection.LOCKSTEP:
         spares = f"; spare {', '.join(pair.spares)}" if pair.spares else "; no spare"
@@ -128,3 +128,11 @@ def _sentence(
     if protection is Protection.DEGRADED and pair.secondary is None and problem:
         sentence = f"{sentence}; {problem}"
     return sentence
+
+
+def _unknown_sentence(pair: Pair, by_host: Mapping[str, Observed]) -> str:
+    sentence = f"host {pair.primary} does not answer; it is not known whether the guest runs"
+    secondary = by_host.get(pair.secondary) if pair.secondary else None
+    if secondary is None or secondary.epoch != pair.epoch or pair.sync is not SyncState.IN_SYNC:
+        return sentence
+    return f"{sentence}; {secondary.host}: {secondary.sentence}"

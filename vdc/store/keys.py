@@ -16,6 +16,7 @@ SLOTS = ROOT + "slots/"
 EVENTS = ROOT + "events/"
 MAINTENANCE = ROOT + "maintenance/"
 LEADER = ROOT + "leader"
+LINEAGE = ROOT + "lineage"
 
 
 def host(name: str) -> str:

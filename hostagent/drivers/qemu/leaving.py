@@ -9,6 +9,7 @@ loop. It names only what this plan made; `query-yank` also lists the monitors' o
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from hostagent.drivers.qemu.argv import disk_node
@@ -54,6 +55,18 @@ async def leave(qmp: QmpSession, plan: LockstepPlan) -> dict[str, float]:
     await set_capabilities(qmp, MIGRATION_CAPABILITIES, state=False)
     watch.lap("clean_up")
     return {**watch.laps_ms, "total": watch.total_ms}
+
+
+async def sever(qmp: QmpSession, plan: LockstepPlan) -> None:
+    """Break the connections of disk and memory to a secondary that is silent, and leave the gate closed.
+
+    A guest cannot be stopped while a write waits for such a secondary: QEMU drains its disks first. Its
+    lockstep is over with this; `leave` is the only way on. Packets that wait for consent go on waiting.
+    """
+    for instance in await qmp.execute_oob(Command.QUERY_YANK):
+        if instance["type"] != "chardev" and _is_ours(instance, plan):
+            with suppress(QmpCommandError):
+                await qmp.execute_oob(Command.YANK, {"instances": [instance]})
 
 
 def _nodes(plan: LockstepPlan) -> list[str]:

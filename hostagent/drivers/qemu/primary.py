@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.entry import EntryFailedError, EntryReport, enter
-from hostagent.drivers.qemu.leaving import leave
+from hostagent.drivers.qemu.leaving import leave, sever
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpSession
 from hostagent.drivers.qemu.steps import chardevs
@@ -34,6 +34,7 @@ __all__ = [
     "open_channels",
     "quiesce",
     "resume",
+    "sever",
 ]
 
 
