@@ -1,0 +1,72 @@
+"""What was written since a secondary was given up in order: dirty bitmaps in the primary's QEMU.
+
+`begin` is called while the pair is still in lockstep. What reaches the guest's image from then on is recorded;
+what reached it before has been acknowledged by the secondary's disk too, or is still under way there. A
+checkpoint that begins and completes afterwards waits for that: both guests stop, and all their I/O ends. Then
+the secondary's disk plus the recorded clusters is the primary's disk, whatever breaks next.
+
+The bitmaps live in the memory of this one QEMU, which was the primary all the time. One that is there is
+therefore complete; when QEMU ends they are gone, and the next copy is a full one.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from hostagent.drivers.qemu.commands import Command
+from hostagent.drivers.qemu.qmp import QmpSession
+from hostagent.drivers.qemu.resync import image_node
+from hostagent.drivers.qemu.steps import attempt, block_nodes
+
+MAX_KEPT: Final = 2  # each costs every write a little, and 1/524,288 of the disk's size in memory
+_NAME = re.compile(r"since-e([0-9]+)-(.+)")
+
+
+def bitmap_name(host: str, epoch: int) -> str:
+    """Of what was written since `host` was the secondary under `epoch`."""
+    return f"since-e{epoch}-{host}"
+
+
+async def begin(qmp: QmpSession, disks: int, name: str) -> None:
+    """Record every write from now on; gives up the oldest record where there would be too many. Idempotent."""
+    present = await kept(qmp, disks)
+    for other in sorted(set(present) - {name}, key=_epoch)[: max(0, len(present) - MAX_KEPT + 1)]:
+        await drop(qmp, disks, other)
+    nodes = await block_nodes(qmp)
+    for i in range(disks):
+        node = image_node(nodes, i)
+        if name not in _bitmaps(nodes[node]):
+            await qmp.execute(Command.BLOCK_DIRTY_BITMAP_ADD, {"node": node, "name": name})
+
+
+async def kept(qmp: QmpSession, disks: int) -> tuple[str, ...]:
+    """Names of the records that cover every disk."""
+    if not disks:
+        return ()
+    nodes = await block_nodes(qmp)
+    each = [_bitmaps(nodes[image_node(nodes, i)]) for i in range(disks)]
+    return tuple(sorted(set.intersection(*each), key=_epoch))
+
+
+async def drop(qmp: QmpSession, disks: int, name: str) -> None:
+    """Forget a record; harmless where there is none."""
+    nodes = await block_nodes(qmp)
+    for i in range(disks):
+        node = image_node(nodes, i)
+        await attempt(qmp, Command.BLOCK_DIRTY_BITMAP_REMOVE, {"node": node, "name": name})
+
+
+def _bitmaps(node: dict[str, object]) -> set[str]:
+    found = node.get("dirty-bitmaps", [])
+    assert isinstance(found, list)
+    return {
+        one["name"]
+        for one in found
+        if _NAME.fullmatch(one.get("name", "")) and one.get("recording") and not one.get("inconsistent")
+    }
+
+
+def _epoch(name: str) -> int:
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else 0
