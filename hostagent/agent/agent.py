@@ -25,7 +25,7 @@ from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
-from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes
+from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes, guard
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
@@ -152,6 +152,10 @@ class Agent:
         """Become part of the cluster: heartbeats at once, the rest when the store answers."""
         await host.heartbeats.start()
         await host.overlay.ensure([])
+        try:
+            await guard.ensure()
+        except UnavailableError as error:
+            host.record = host.record.with_(warnings=(*host.record.warnings, str(error)))
         group.create_task(host.heartbeats.run(), name="heartbeats")
         group.create_task(host.mirror.run(), name="mirror")
         group.create_task(self._routes.keep(), name="replication routes")

@@ -152,7 +152,7 @@ class Copy:
     async def start(self, endophyte: Endophyte, spec: MachineSpec, role: CopyRole) -> None:
         """Make ports, firmware and TPM, start QEMU, connect to it. Raises VdcError; then `end` cleans up."""
         for index, nic in enumerate(endophyte.nics):
-            port = Port.of(endophyte.uid, index, nic.mac)
+            port = Port.of(endophyte.uid, index, nic.mac, is_gated=endophyte.manifest.spec.is_gated)
             await self.host.overlay.attach_port(port, live=role is CopyRole.PRIMARY)
         if spec.firmware is not Firmware.BIOS:
             files = find_firmware(spec.firmware, self.host.config.runtime)
