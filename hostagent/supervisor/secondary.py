@@ -10,11 +10,12 @@ import asyncio
 import time
 from contextlib import suppress
 
-from hostagent.drivers.disk.copy import disk_specs
+from hostagent.drivers.disk.copy import disk_specs, older_copy
 from hostagent.drivers.net import tap_name
 from hostagent.drivers.qemu import secondary
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.drivers.qemu.steps import run_state
+from hostagent.supervisor import resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.machine import machine_spec
@@ -30,9 +31,9 @@ PRIMARY_DEADLINE_S = 60.0
 
 
 async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
-    """Make an empty copy, start QEMU and let it wait for the primary's memory."""
+    """Make the disks, start QEMU and let it wait for the primary's memory."""
     host = copy.host
-    await copy.discard()
+    await copy.discard(keep=older_copy(copy.folder))
     host.heartbeats.untell(endophyte.uid)
     await copy.save(
         uid=endophyte.uid, role=CopyRole.SECONDARY, stage=CopyStage.PREPARING, epoch=pair.epoch,
@@ -49,7 +50,7 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             reason = f"the primary was started by QEMU {facts.qemu_version}, this host runs {host.record.qemu.version}"
         if reason:
             raise RefusedError(reason, code="lockstep-impossible")
-        record = await copy.disks.create_secondary(endophyte.uid, pair.epoch, facts.disk_sizes_bytes)
+        record, facts, resumes = await resync.secondary_disks(copy, endophyte, pair, entry.image, observed)
         specs = disk_specs(record, len(facts.disk_sizes_bytes))
         await copy.start(endophyte, machine_spec(endophyte, entry.image, facts, specs), CopyRole.SECONDARY)
         plan = PlanRecord(
@@ -62,7 +63,7 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     except BaseException:
         await copy.end_process()
         raise
-    await copy.save(stage=CopyStage.READY, plan=plan, machine=facts)
+    await copy.save(stage=CopyStage.READY, plan=plan, machine=facts, resumes=resumes)
 
 
 async def _primary_listening(copy: Copy, pair: Pair) -> Observed:

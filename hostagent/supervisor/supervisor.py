@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor import primary, secondary
+from hostagent.supervisor import primary, resync, secondary
 from hostagent.supervisor.adoption import take_over_after_restart
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.host import HostContext
@@ -205,7 +205,9 @@ class Supervisor:
             Action.ADOPT_EPOCH: lambda: primary.adopt_epoch(copy, endophyte, pair),
             Action.ENTER: lambda: primary.enter(copy, pair),
             Action.MARK: lambda: primary.mark(copy, pair),
-            Action.GO_ALONE: lambda: primary.alone(copy, endophyte, pair, decision.sentence),
+            Action.GO_ALONE: lambda: primary.alone(
+                copy, endophyte, pair, decision.sentence, orderly=decision.row.event in resync.ORDERLY
+            ),
             Action.LEAVE: lambda: primary.leave(copy, endophyte, pair),
             Action.PREPARE: lambda: secondary.prepare(copy, endophyte, pair),
             Action.PROMOTE: lambda: secondary.promote(copy, pair, decision.sentence),
@@ -217,7 +219,8 @@ class Supervisor:
     async def _discard(self, decision: Decision) -> None:
         had_guest = self.copy.is_alive
         epoch = self.copy.state.epoch
-        await self.copy.discard()
+        if not await resync.keep_copy(self.copy):
+            await self.copy.discard()
         if had_guest:
             await self.host.tell(self.name, "discarded", decision.sentence, epoch=epoch)
 

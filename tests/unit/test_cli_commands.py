@@ -448,6 +448,7 @@ def test_the_json_that_scripts_rely_on(cluster: Cluster, capsys: Capture) -> Non
         "mac",
         "checkpoints",
         "sentence",
+        "unprotectedSince",
     }
     assert value["status"]["secondary"] is None
     assert value["status"]["checkpoints"] == {

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from vdc.control.clock import Clock
 from vdc.control.events import EventLog, trim_events
+from vdc.control.turns import Turns
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.errors import RefusedError, UnavailableError
 from vdc.model.event import Severity
@@ -29,6 +30,7 @@ from vdc.store.protocol import Delete, Put, StateStore, Unchanged
 PASS_EVERY_S = 1.0
 TRIM_EVERY_PASSES = 300
 MAX_BACKOFF_S = 600.0
+QUEUED = "waits for its turn to be protected: each host copies one VM at a time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Controller:
         self._backoffs: dict[tuple[str, str], Backoff] = {}
         self._last_pairs: dict[str, Pair] = {}
         self._said: dict[str, str] = {}
+        self._turns = Turns()
 
     async def run(self) -> None:
         """Pass after each change and once a second; ends only by cancellation or loss of the store."""
@@ -86,7 +89,8 @@ class Controller:
 
     async def reconcile(self) -> None:
         """One pass over everything. A fault with one Endophyte does not keep the others from their turn."""
-        for name in sorted(set(self._mirror.endophytes) | set(self._mirror.pairs)):
+        names = set(self._mirror.endophytes) | set(self._mirror.pairs)
+        for name in self._turns.in_turn(names, self._pairs(), self._clock.boottime_s()):
             if not self._mirror.is_readable(name):
                 continue
             try:
@@ -151,12 +155,20 @@ class Controller:
         )
         if not runs:
             return
+        assert primary is not None
+        busy = self._turns.busy_hosts(self._pairs(), self._mirror.alive)
+        older = [copy.host for copy in pair.value.older if copy.record_name in primary.older]
         secondary = choose_secondary(
             endophyte, pair.value, self._alive_hosts(), self._occupancy(endophyte.name),
-            avoid=self._backing_off(endophyte.uid),
+            avoid=self._backing_off(endophyte.uid), busy=busy, older=older,
         )  # fmt: skip
+        if secondary in busy or pair.value.primary in busy:
+            self._turns.reserve(pair.value.primary, secondary)
+            await self._say_once(endophyte.name, "resync-queued", QUEUED, Severity.NORMAL)
+            return
         after = add_secondary(pair.value, secondary, request_id=_request(), now=self._clock.wall())
         if await self._swap(pair, after):
+            self._turns.began(after)
             self._last_pairs[endophyte.name] = after  # the next pass may see it given up already
             self._said.pop(endophyte.name, None)
             await self._log(endophyte.name, "protecting", f"protecting on {secondary}", after.epoch)
@@ -204,6 +216,8 @@ class Controller:
         kept_primary = pair.primary == before.primary and pair.secondary is None
         if endophyte is None or (primary is not None and primary.restarts < endophyte.restarts):
             return  # a restart does without the secondary, which has done nothing wrong
+        if any(older.host == before.secondary for older in pair.older):
+            return  # it left in order, and its disks are still good
         if kept_primary and endophyte.wants_protection:
             last = self._backoffs.get((pair.uid, before.secondary))
             duration = min(MAX_BACKOFF_S, last.duration_s * 2) if last else self._backoff_s
@@ -217,6 +231,9 @@ class Controller:
             for (owner, host), backoff in self._backoffs.items()
             if owner == uid and backoff.until_s > now
         )
+
+    def _pairs(self) -> dict[str, Pair]:
+        return {name: found.value for name, found in self._mirror.pairs.items()}
 
     def _alive_hosts(self) -> list[Host]:
         return [found.value for name, found in self._mirror.hosts.items() if name in self._mirror.alive]
@@ -234,10 +251,12 @@ class Controller:
             await self._store.commit([Unchanged(key, before.revision)], [Put(key, after.to_json())])
         ).succeeded
 
-    async def _say_once(self, name: str, code: str, sentence: str) -> None:
+    async def _say_once(
+        self, name: str, code: str, sentence: str, severity: Severity = Severity.WARNING
+    ) -> None:
         if self._said.get(name) != sentence:
             self._said[name] = sentence
-            await self._log(name, code, sentence, 0, Severity.WARNING)
+            await self._log(name, code, sentence, 0, severity)
 
     async def _log(
         self, name: str, code: str, sentence: str, epoch: int, severity: Severity = Severity.NORMAL

@@ -254,6 +254,20 @@ def disk_specs(record: CopyRecord, count: int | None = None) -> tuple[DiskSpec, 
     return tuple(specs)
 
 
+def older_copy(folder: Path) -> CopyRecord | None:
+    """The record of an older copy; None where there is anything else. Never raises."""
+    try:
+        record = _read_record(folder / RECORD_FILE)
+    except (ConflictError, OSError):
+        return None
+    return record if record is not None and record.state is CopyState.OLDER else None
+
+
+def older_files(record: CopyRecord) -> frozenset[str]:
+    """What has to stay of a folder for an older copy."""
+    return frozenset({RECORD_FILE, *record.heads})
+
+
 def _read_record(path: Path) -> CopyRecord | None:
     try:
         return CopyRecord.from_json(path.read_bytes())

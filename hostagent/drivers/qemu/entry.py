@@ -78,8 +78,8 @@ async def enter(
 ) -> EntryReport:
     """Copy disks and memory to the prepared secondary and enter lockstep; `progress` gets 0.0 to 1.0.
 
-    `deadline_s` bounds the time without progress of the disk copy, and what comes after it. Raises EntryFailedError or a QmpError after undoing, ConflictError when the
-    guest does not run.
+    `deadline_s` bounds the time without progress of the disk copy, and what comes after it. Raises EntryFailedError
+    or a QmpError after undoing, ConflictError when the guest does not run.
     """
     if (state := await run_state(qmp)) != "running":
         raise ConflictError(
@@ -254,10 +254,13 @@ class _Entry:
 
         await until(ended, what="ending the disk copies", deadline_s=5.0, interval_s=_QUICK_POLL_S)
         for i in range(plan.disks):
-            node, witness = plan.replication_node(i), plan.witness_node(i)
-            quorum = {"driver": "quorum", "node-name": witness, "vote-threshold": 1}
-            await self._qmp.execute(Command.BLOCKDEV_ADD, {**quorum, "children": [plan.nbd_node(i)]})
-            options = {"driver": "replication", "mode": "primary", "node-name": node, "file": witness}
+            node = plan.replication_node(i)
+            options = {
+                "driver": "replication",
+                "mode": "primary",
+                "node-name": node,
+                "file": plan.nbd_node(i),
+            }
             await self._qmp.execute(Command.BLOCKDEV_ADD, options)
             await self._qmp.execute(Command.X_BLOCKDEV_CHANGE, {"parent": disk_node(i), "node": node})
 

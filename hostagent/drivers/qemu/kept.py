@@ -12,26 +12,26 @@ therefore complete; when QEMU ends they are gone, and the next copy is a full on
 from __future__ import annotations
 
 import re
-from typing import Final
 
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.qmp import QmpSession
 from hostagent.drivers.qemu.resync import image_node
 from hostagent.drivers.qemu.steps import attempt, block_nodes
+from vdc.model.pair import MAX_OLDER_COPIES, OlderCopy
 
-MAX_KEPT: Final = 2  # each costs every write a little, and 1/524,288 of the disk's size in memory
+# Each record costs every write a little, and 1/524,288 of the disk's size in memory.
 _NAME = re.compile(r"since-e([0-9]+)-(.+)")
 
 
 def bitmap_name(host: str, epoch: int) -> str:
     """Of what was written since `host` was the secondary under `epoch`."""
-    return f"since-e{epoch}-{host}"
+    return OlderCopy(host=host, epoch=epoch).record_name
 
 
 async def begin(qmp: QmpSession, disks: int, name: str) -> None:
     """Record every write from now on; gives up the oldest record where there would be too many. Idempotent."""
     present = await kept(qmp, disks)
-    for other in sorted(set(present) - {name}, key=_epoch)[: max(0, len(present) - MAX_KEPT + 1)]:
+    for other in sorted(set(present) - {name}, key=_epoch)[: max(0, len(present) - MAX_OLDER_COPIES + 1)]:
         await drop(qmp, disks, other)
     nodes = await block_nodes(qmp)
     for i in range(disks):

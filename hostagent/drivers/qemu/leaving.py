@@ -55,7 +55,7 @@ async def leave(qmp: QmpSession, plan: LockstepPlan) -> dict[str, float]:
 
 
 def _nodes(plan: LockstepPlan) -> list[str]:
-    makers = (plan.replication_node, plan.witness_node, plan.nbd_node, plan.changes_node)
+    makers = (plan.replication_node, plan.nbd_node, plan.changes_node)
     return [maker(i) for i in range(plan.disks) for maker in makers]
 
 

@@ -129,10 +129,6 @@ class LockstepPlan:
         """Primary: the copy of what changed."""
         return self._id("diff", disk)
 
-    def witness_node(self, disk: int) -> str:
-        """Primary: above the secondary's disk; says when a write failed there, which `replication` conceals."""
-        return self._id("wit", disk)
-
     def has_base(self, disk: int) -> bool:
         """Whether only what lies above the base has to be copied."""
         return disk < len(self.bases) and self.bases[disk]
