@@ -30,10 +30,11 @@ def bitmap_name(host: str, epoch: int) -> str:
 
 async def begin(qmp: QmpSession, disks: int, name: str) -> None:
     """Record every write from now on; gives up the oldest record where there would be too many. Idempotent."""
-    present = await kept(qmp, disks)
-    for other in sorted(set(present) - {name}, key=_epoch)[: max(0, len(present) - MAX_OLDER_COPIES + 1)]:
-        await drop(qmp, disks, other)
     nodes = await block_nodes(qmp)
+    each = [_bitmaps(nodes[image_node(nodes, i)]) for i in range(disks)]
+    others = sorted(set().union(*each) - {name}, key=_epoch)
+    for other in others[: max(0, len(others) - MAX_OLDER_COPIES + 1)]:
+        await drop(qmp, disks, other)
     for i in range(disks):
         node = image_node(nodes, i)
         if name not in _bitmaps(nodes[node]):
