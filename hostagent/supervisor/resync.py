@@ -22,7 +22,7 @@ from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.machine import disk_sources
-from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, MachineFacts, Observed
+from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, MachineFacts, Observed, RunState
 from vdc.model.errors import UnavailableError, VdcError
 from vdc.model.image import Image
 from vdc.model.pair import Pair, SyncState
@@ -30,7 +30,7 @@ from vdc.model.units import GIB
 from vdc.protection.events import Event
 
 ORDERLY: Final = frozenset({Event.PROTECTION_UNWANTED, Event.GUEST_RESET})
-CHECKPOINT_S = 3.0  # for the checkpoint that proves the other disk complete
+CHECKPOINT_GRACE_S = 1.0  # beyond the interval, for the checkpoint that proves the other disk complete
 HANDSHAKE_S = 6.0  # for the primary to say that it records
 ROOM_BYTES = GIB // 2  # below this much free space older copies go
 _BYTES_PER_MBIT = 125_000
@@ -45,7 +45,12 @@ async def begin_record(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> b
     Call it while the lockstep is on, before it is taken out.
     """
     host, plan = pair.secondary, copy.state.plan
-    is_to_end = endophyte is None or endophyte.deleting or copy.state.restarts < endophyte.restarts
+    is_to_end = (
+        endophyte is None
+        or endophyte.deleting
+        or endophyte.run is RunState.STOPPED
+        or copy.state.restarts < endophyte.restarts
+    )
     if host is None or plan is None or not plan.disks or pair.sync is not SyncState.IN_SYNC or is_to_end:
         return False
     return await _record(copy, plan.disks, kept.bitmap_name(host, pair.epoch))
@@ -77,15 +82,14 @@ async def _record(copy: Copy, disks: int, name: str) -> bool:
 
 async def _whole_checkpoint(copy: Copy) -> bool:
     """Wait for a checkpoint that begins now or later: what was under way to the other disk has arrived then."""
-    before = copy.meter.count
-    with suppress(TimeoutError):
-        async with asyncio.timeout(CHECKPOINT_S):
-            while copy.meter.count < before + 2:  # one may have begun already
-                if not copy.is_alive or copy.disk_failed:
-                    return False
-                await asyncio.sleep(0.02)
-            return not copy.disk_failed
-    return False
+    assert copy.state.plan is not None
+    before, interval_s = copy.meter.count, copy.state.plan.checkpoint_ms / 1000
+    while copy.meter.count < before + 2:  # one may have begun already
+        is_late = copy.quiet_ms() > (interval_s + CHECKPOINT_GRACE_S) * 1000
+        if not copy.is_alive or copy.disk_failed or is_late:
+            return False
+        await asyncio.sleep(0.02)
+    return not copy.disk_failed
 
 
 async def entry_plan(copy: Copy, pair: Pair) -> LockstepPlan:

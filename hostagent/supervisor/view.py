@@ -112,7 +112,7 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
             count=meter.count, pause_ms_p50=meter.p50_ms, pause_ms_p99=meter.p99_ms, last=copy.last_checkpoint
         ),
         progress=copy.progress if is_copying else None,
-        sentence=sentence,
+        sentence=f"keeps disks as of epoch {copy.older.epoch}" if copy.older and is_kept(copy) else sentence,
         error=error,
         restarts=state.restarts,
         listening_epoch=state.listening_epoch,
