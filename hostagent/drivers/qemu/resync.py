@@ -64,8 +64,10 @@ class DiskCopy:
         self._backed_up = [i for i in range(plan.disks) if plan.changes_since or plan.has_base(i)]
         self._mirrors = [plan.mirror_job(i) for i in range(plan.disks)]
         self._backups = [plan.changes_job(i) for i in self._backed_up]
-        self.done_bytes = 0
+        self._allocated_bytes: dict[str, int] = {}  # by mirror of a whole disk
+        self.done_bytes = 0  # looked at: the empty parts of a whole disk count
         self.total_bytes = 0
+        self.moved_bytes = 0  # sent, at most: the empty parts do not count
 
     async def start(self) -> None:
         """Connect to the secondary's exports and begin."""
@@ -77,6 +79,9 @@ class DiskCopy:
                 await self._connect(self._plan.changes_node(i), i)
                 await self._back_up(i, image_node(nodes, i))
             else:  # the secondary's disk was made empty for this attempt
+                image = nodes.get(image_node(nodes, i), {}).get("image", {})
+                if "actual-size" in image:
+                    self._allocated_bytes[self._plan.mirror_job(i)] = image["actual-size"]
                 await self._mirror(i, {"sync": "full", "target-is-zero": True})
 
     async def is_done(self) -> bool:
@@ -90,6 +95,10 @@ class DiskCopy:
             raise DiskCopyError(f"the disk copy ended early: {why}")
         self.done_bytes = sum(job["offset"] for job in present)
         self.total_bytes = sum(job["len"] for job in present)
+        allocated = self._allocated_bytes
+        self.moved_bytes = sum(
+            min(job["offset"], allocated.get(job["device"], job["offset"])) for job in present
+        )
         are_equal = all(jobs[name]["ready"] for name in self._mirrors)
         return are_equal and all(jobs[name]["status"] == "concluded" for name in self._backups)
 
