@@ -70,7 +70,9 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     except BaseException:
         await copy.end_process()
         raise
-    await copy.save(stage=CopyStage.RUNNING, machine=facts)
+    await kept.forget_broken(copy.session(), len(record.heads))
+    older = await kept.kept(copy.session(), len(record.heads))  # stored when the guest was powered off
+    await copy.save(stage=CopyStage.RUNNING, machine=facts, older=older)
     took_ms = round((host.clock.boottime_s() - began) * 1000, 1)
     await host.tell(copy.name, "started", f"started on {host.name}", epoch=pair.epoch, start_ms=took_ms)
 
@@ -280,6 +282,7 @@ async def power_down(copy: Copy) -> None:
 
 async def switch_off(copy: Copy) -> None:
     """End whatever runs and take the ports away; the disks stay for the next start."""
+    await resync.store_records(copy)
     await copy.end_process()
     await copy.remove_ports()
     await copy.save(role=None, stage=CopyStage.ABSENT, plan=None, listening_epoch=0)

@@ -1,8 +1,8 @@
 """What spares a resync its bytes: the base that every host has, and the disks that a former secondary kept.
 
 An older copy is used only where all of this holds; else everything above the base is copied.
-- It left in order. The primary began to record its writes (a dirty bitmap in its QEMU's memory) while both were in
-  lockstep, and saw a whole checkpoint after that (`begin_record`). Only then may the secondary's QEMU end.
+- It left in order. The primary began to record its writes (a dirty bitmap in its QEMU) while both were in lockstep,
+  and saw a whole checkpoint after that (`begin_record`). Only then may the secondary's QEMU end.
 - The secondary's QEMU wrote everything out before it was ended, and its disks were found sound (`keep_copy`).
 - The next time its host finds them with the same uid and epoch, under the name by which the primary's QEMU still
   has its record (`secondary_disks`). With the first write they are dirty, and never used like this again.
@@ -22,7 +22,7 @@ from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.machine import disk_sources
-from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, MachineFacts, Observed, RunState
+from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, MachineFacts, Observed
 from vdc.model.errors import UnavailableError, VdcError
 from vdc.model.image import Image
 from vdc.model.pair import Pair, SyncState
@@ -31,6 +31,7 @@ from vdc.protection.events import Event
 
 ORDERLY: Final = frozenset({Event.PROTECTION_UNWANTED, Event.GUEST_RESET})
 CHECKPOINT_GRACE_S = 1.0  # beyond the interval, for the checkpoint that proves the other disk complete
+QUIT_S = 10.0
 HANDSHAKE_S = 6.0  # for the primary to say that it records
 ROOM_BYTES = GIB // 2  # below this much free space older copies go
 _BYTES_PER_MBIT = 125_000
@@ -45,12 +46,7 @@ async def begin_record(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> b
     Call it while the lockstep is on, before it is taken out.
     """
     host, plan = pair.secondary, copy.state.plan
-    is_to_end = (
-        endophyte is None
-        or endophyte.deleting
-        or endophyte.run is RunState.STOPPED
-        or copy.state.restarts < endophyte.restarts
-    )
+    is_to_end = endophyte is None or endophyte.deleting
     if host is None or plan is None or not plan.disks or pair.sync is not SyncState.IN_SYNC or is_to_end:
         return False
     return await _record(copy, plan.disks, kept.bitmap_name(host, pair.epoch))
@@ -90,6 +86,16 @@ async def _whole_checkpoint(copy: Copy) -> bool:
             return False
         await asyncio.sleep(0.02)
     return not copy.disk_failed
+
+
+async def store_records(copy: Copy) -> None:
+    """Let QEMU end by itself, with its records in the images, where there are any; whoever calls ends it for sure."""
+    if not copy.state.older or not copy.is_alive or copy.process is None:
+        return
+    with suppress(VdcError, TimeoutError):
+        await copy.session().execute(Command.QUIT, deadline_s=5.0)
+        async with asyncio.timeout(QUIT_S):
+            await copy.process.wait()
 
 
 async def entry_plan(copy: Copy, pair: Pair) -> LockstepPlan:

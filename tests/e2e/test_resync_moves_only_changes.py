@@ -42,3 +42,23 @@ def test_a_secondary_that_left_in_order_is_brought_up_to_date(
     vm.shell("echo 3 > /proc/sys/vm/drop_caches")
     assert vm.shell("md5sum /data/blob") == before
     workload.check_store()
+
+
+def test_a_restarted_vm_brings_its_secondary_up_to_date(lab: Lab, protected_vm: Callable[..., VM]) -> None:
+    vm = protected_vm("web")
+    first, second = vm.primary, vm.secondary
+    pid = vm.qemu(first).pid
+    vm.shell("head -c 8M /dev/urandom > /data/blob && sync")
+    before = vm.shell("md5sum /data/blob")
+    lab.ok("restart", "web")
+    wait_for(lambda: vm.runs_on(first) and vm.qemu(first).pid != pid, 40, "another QEMU")
+    lab.wait_answering(vm.address)
+    vm.wait_lockstep(60)
+    assert vm.secondary == second
+    last = entered(vm)[-1]
+    assert last["resumed"] == 1
+    assert last["disk_bytes"] < 4 * MIB
+    vm.kill(first)
+    vm.wait_primary(second)
+    vm.shell("echo 3 > /proc/sys/vm/drop_caches")
+    assert vm.shell("md5sum /data/blob") == before

@@ -120,6 +120,7 @@ async def test_an_older_copy_is_brought_up_to_date() -> None:
             await more(talker, store)
             third, plan, report = await pair.enter(first, changes_since=name)
             assert report.disk_bytes < 2 * MIB
+            assert name in await kept.kept(first.qmp, pair.disks)  # records live on in lockstep
             await more(talker, store)
             name = await pair.keep(first, third, plan)  # and once more, of the copy that was resynced
             await more(talker, store)

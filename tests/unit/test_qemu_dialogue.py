@@ -256,6 +256,8 @@ async def test_records_of_writes_are_at_most_two_and_count_only_when_they_cover_
     assert await kept.kept(qemu, 2) == ("since-e9-h2", "since-e10-h2")
     qemu.nodes["img1"]["dirty-bitmaps"][0]["inconsistent"] = True
     assert len(await kept.kept(qemu, 2)) == 1
+    await kept.forget_broken(qemu, 2)
+    assert [len(qemu.nodes[name]["dirty-bitmaps"]) for name in ("img0", "img1")] == [1, 1]
     await kept.drop(qemu, 2, "since-e9-h2")
     await kept.drop(qemu, 2, "since-e10-h2")
     assert await kept.kept(qemu, 2) == ()

@@ -5,8 +5,9 @@ what reached it before has been acknowledged by the secondary's disk too, or is 
 checkpoint that begins and completes afterwards waits for that: both guests stop, and all their I/O ends. Then
 the secondary's disk plus the recorded clusters is the primary's disk, whatever breaks next.
 
-The bitmaps live in the memory of this one QEMU, which was the primary all the time. One that is there is
-therefore complete; when QEMU ends they are gone, and the next copy is a full one.
+The bitmaps live in the memory of QEMU, which stores them in the image when it ends by `quit` and marks them as in
+use while it runs. One that is there and consistent is therefore complete, also after the guest was powered off and
+on; after a QEMU that was killed it is inconsistent, and the next copy is a full one.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ async def begin(qmp: QmpSession, disks: int, name: str) -> None:
     for i in range(disks):
         node = image_node(nodes, i)
         if name not in _bitmaps(nodes[node]):
-            await qmp.execute(Command.BLOCK_DIRTY_BITMAP_ADD, {"node": node, "name": name})
+            bitmap = {"node": node, "name": name, "persistent": True}
+            await qmp.execute(Command.BLOCK_DIRTY_BITMAP_ADD, bitmap)
 
 
 async def kept(qmp: QmpSession, disks: int) -> tuple[str, ...]:
@@ -48,6 +50,16 @@ async def kept(qmp: QmpSession, disks: int) -> tuple[str, ...]:
     nodes = await block_nodes(qmp)
     each = [_bitmaps(nodes[image_node(nodes, i)]) for i in range(disks)]
     return tuple(sorted(set.intersection(*each), key=_epoch))
+
+
+async def forget_broken(qmp: QmpSession, disks: int) -> None:
+    """Remove from the images what a QEMU left that was killed."""
+    nodes = await block_nodes(qmp)
+    whole = await kept(qmp, disks)
+    for i in range(disks):
+        for bitmap in nodes[image_node(nodes, i)].get("dirty-bitmaps", []):
+            if _NAME.fullmatch(bitmap.get("name", "")) and bitmap["name"] not in whole:
+                await drop(qmp, disks, bitmap["name"])
 
 
 async def drop(qmp: QmpSession, disks: int, name: str) -> None:
