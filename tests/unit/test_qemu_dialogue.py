@@ -14,11 +14,7 @@ from typing import Any
 
 import pytest
 
-<<<<<<< HEAD
-from hostagent.drivers.qemu import kept, primary, secondary
-=======
-from hostagent.drivers.qemu import exports, primary, secondary
->>>>>>> main
+from hostagent.drivers.qemu import exports, kept, primary, secondary
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.entry import EntryFailedError
 from hostagent.drivers.qemu.inspect import LiveRole, inspect

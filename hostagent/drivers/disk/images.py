@@ -18,12 +18,9 @@ from hostagent.drivers.qemu.spec import IMAGE_DIR, VM_DIR
 from vdc.model.errors import RefusedError, UnavailableError
 
 _QUICK_S = 30.0
-<<<<<<< HEAD
 _MAX_LAYERS = 4
-=======
 _IMAGES_DIFFER = 1  # exit status of `qemu-img compare`
 _MISMATCH = re.compile(r"Content mismatch at offset (\d+)")
->>>>>>> main
 
 
 class DiskToolError(UnavailableError):
