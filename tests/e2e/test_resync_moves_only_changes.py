@@ -33,6 +33,7 @@ def test_a_secondary_that_left_in_order_is_brought_up_to_date(
         workload.wait_progress(more=50, deadline_s=20)
     assert not workload.report.errors
     assert vm.secondary == second
+    lab.ok("verify", "web")  # every block of both disks, every page of both memories
     full, short = entered(vm)
     assert (full["resumed"], short["resumed"]) == (0, 1)
     assert short["disk_bytes"] < 4 * MIB
@@ -55,6 +56,7 @@ def test_a_restarted_vm_brings_its_secondary_up_to_date(lab: Lab, protected_vm: 
     lab.wait_answering(vm.address)
     vm.wait_lockstep(60)
     assert vm.secondary == second
+    lab.ok("verify", "web")  # every block of both disks, every page of both memories
     last = entered(vm)[-1]
     assert last["resumed"] == 1
     assert last["disk_bytes"] < 4 * MIB

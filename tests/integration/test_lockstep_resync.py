@@ -159,7 +159,8 @@ async def test_a_promoted_vm_resyncs_its_old_secondary_too() -> None:
         # The guest's own view of what it acknowledged is in test_lockstep_pair.
 
 
-PHASES: tuple[tuple[str, float], ...] = (("disk", 0.0), ("memory", 0.0), ("memory", 0.9))
+SLOW, QUICK = MIB // 8, 8 * MIB  # bytes per second
+PHASES = (("disk", 0.0, SLOW), ("disk", 0.3, SLOW), ("memory", 0.0, QUICK), ("memory", 0.9, QUICK))
 
 
 async def test_a_crash_in_any_phase_costs_the_older_copy_and_nothing_else() -> None:
@@ -167,13 +168,13 @@ async def test_a_crash_in_any_phase_costs_the_older_copy_and_nothing_else() -> N
         first = await pair.start_primary()
         await pair.guest_is_up()
         async with load(pair) as (talker, store):
-            for what, share in PHASES:
+            for what, share, speed in PHASES:
                 pair.older = None
                 second, plan, _ = await pair.enter(first)
                 await more(talker, store, 10)
                 name = await pair.keep(first, second, plan)
                 await more(talker, store, 10)
-                await crash(pair, first, name, what, share)
+                await crash(pair, first, name, what, share, speed)
                 await kept.drop(first.qmp, pair.disks, name)
                 await more(talker, store, 10)
             pair.older = None
@@ -182,7 +183,7 @@ async def test_a_crash_in_any_phase_costs_the_older_copy_and_nothing_else() -> N
         await pair.assert_equal(first, last, OWN)
 
 
-async def crash(pair: ResyncPair, prime: Copy, name: str, what: str, share: float) -> None:
+async def crash(pair: ResyncPair, prime: Copy, name: str, what: str, share: float, speed: int) -> None:
     """Kill the secondary in that phase of being brought up to date."""
     second = await pair.start_secondary()
     killed: list[float] = []
@@ -194,7 +195,7 @@ async def crash(pair: ResyncPair, prime: Copy, name: str, what: str, share: floa
             second.signal(signal.SIGKILL)
 
     pair.epoch += 1
-    plan = pair.plan(prime, bases=BASES, changes_since=name, copy_bytes_per_s=8 * MIB)
+    plan = pair.plan(prime, bases=BASES, changes_since=name, copy_bytes_per_s=speed)
     await primary.open_channels(prime.qmp, plan)
     await pair_prepare(second, plan)
     with pytest.raises((EntryFailedError, QmpError)):

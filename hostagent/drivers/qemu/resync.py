@@ -133,6 +133,7 @@ class DiskCopy:
             "device": node,
             "target": plan.changes_node(disk),
             "auto-dismiss": False,  # its error would go with it
+            "on-cbw-error": "break-snapshot",  # the default fails the guest's write when the secondary is lost
             **(bitmap if plan.changes_since else {"sync": "top"}),
             **self._speed(),
         }
