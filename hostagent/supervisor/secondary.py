@@ -63,7 +63,9 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     except BaseException:
         await copy.end_process()
         raise
-    await copy.save(stage=CopyStage.READY, plan=plan, machine=facts, resumes=resumes)
+    # What is promoted later is the guest that the primary powered on: not one that has yet to be restarted.
+    restarts = observed.restarts
+    await copy.save(stage=CopyStage.READY, plan=plan, machine=facts, resumes=resumes, restarts=restarts)
 
 
 async def _primary_listening(copy: Copy, pair: Pair) -> Observed:
