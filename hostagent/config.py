@@ -93,6 +93,9 @@ class AgentConfig(StrictRecord):
     memory: SizeBytes | None = None  # that Endophytes may use; None: what the host has less a reserve
     labels: dict[str, str] = Field(default_factory=dict)
     timings: Timings = Timings()
+    resync_mbit: int = Field(
+        default=0, ge=0, le=1_000_000
+    )  # a copy to a secondary takes at most; 0: no limit
     accelerator: str = Field(default="auto", pattern="^(auto|kvm|tcg)$")
     use_libvirt: bool = True
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

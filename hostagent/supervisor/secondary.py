@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from hostagent.drivers.disk.copy import disk_specs
+from hostagent.drivers.disk.copy import disk_specs, older_copy
 from hostagent.drivers.net import tap_name
 from hostagent.drivers.qemu import secondary
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.drivers.qemu.steps import run_state
+from hostagent.supervisor import resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.handover import Handover
@@ -33,9 +34,9 @@ PRIMARY_DEADLINE_S = 60.0
 
 
 async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
-    """Make an empty copy, start QEMU and let it wait for the primary's memory."""
+    """Make the disks, start QEMU and let it wait for the primary's memory."""
     host = copy.host
-    await copy.discard()
+    await copy.discard(keep=older_copy(copy.folder))
     host.heartbeats.untell(endophyte.uid)
     await copy.save(
         uid=endophyte.uid, role=CopyRole.SECONDARY, stage=CopyStage.PREPARING, epoch=pair.epoch,
@@ -54,7 +55,7 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             reason = f"the primary was started by QEMU {facts.qemu_version}, this host runs {host.record.qemu.version}"
         if reason:
             raise RefusedError(reason, code="lockstep-impossible")
-        record = await copy.disks.create_secondary(endophyte.uid, pair.epoch, facts.disk_sizes_bytes)
+        record, facts, resumes = await resync.secondary_disks(copy, endophyte, pair, entry.image, observed)
         await copy.reach(Step.PREPARE_DISKS)
         specs = disk_specs(record, len(facts.disk_sizes_bytes))
         await copy.start(endophyte, machine_spec(endophyte, entry.image, facts, specs), CopyRole.SECONDARY)
@@ -69,7 +70,9 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     except BaseException:
         await copy.end_process()
         raise
-    await copy.save(stage=CopyStage.READY, plan=plan, machine=facts)
+    # What is promoted later is the guest that the primary powered on: not one that has yet to be restarted.
+    restarts = observed.restarts
+    await copy.save(stage=CopyStage.READY, plan=plan, machine=facts, resumes=resumes, restarts=restarts)
     await copy.reach(Step.PREPARE_DONE)
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor import primary, secondary
+from hostagent.supervisor import primary, resync, secondary
 from hostagent.supervisor.adoption import take_over_after_restart
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence, linger
@@ -231,7 +231,9 @@ class Supervisor:
             Action.ADOPT_EPOCH: lambda: primary.adopt_epoch(copy, endophyte, pair),
             Action.ENTER: lambda: primary.enter(copy, pair),
             Action.MARK: lambda: primary.mark(copy, pair),
-            Action.GO_ALONE: lambda: primary.alone(copy, endophyte, pair, decision.sentence),
+            Action.GO_ALONE: lambda: primary.alone(
+                copy, endophyte, pair, decision.sentence, orderly=decision.row.event in resync.ORDERLY
+            ),
             Action.LEAVE: lambda: primary.leave(copy, endophyte, pair),
             Action.PREPARE: lambda: secondary.prepare(copy, endophyte, pair),
             Action.PROMOTE: lambda: secondary.promote(copy, pair, decision.sentence),
@@ -244,7 +246,8 @@ class Supervisor:
         had_guest = self.copy.is_alive
         epoch = self.copy.state.epoch
         await linger(self.copy)
-        await self.copy.discard()
+        if not await resync.keep_copy(self.copy):
+            await self.copy.discard()
         if had_guest:
             await self.host.tell(self.name, "discarded", decision.sentence, epoch=epoch)
 

@@ -73,6 +73,7 @@ MEANINGS = {
     ),
     "use_libvirt": "Ask libvirt for the CPU model that all hosts have",
     "log_level": "Of the log on standard error",
+    "resync_mbit": "Mbit/s that a copy of disk and memory to a secondary may take; 0: no limit",
 }
 
 

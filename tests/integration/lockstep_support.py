@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lockstep_clients import ECHO, wait_for
+from lockstep_clients import ECHO, STORE, TALK, wait_for
 from packet_probes import inside
 
 from hostagent.drivers.disk.copy import DiskSet, DiskSource, disk_specs, names
@@ -331,18 +331,20 @@ class Pair:
         assert not (second.folder / names(0).active).exists()
 
     async def guest_is_up(self, *, deadline_s: float = 60) -> None:
-        """Wait until the guest answers at port 7."""
+        """Wait until the guest takes connections on all ports that the clients use."""
         limit = time.monotonic() + deadline_s
         while True:
             try:
-                await asyncio.to_thread(
-                    lambda: self.namespace.connect(GUEST_ADDRESS, ECHO, deadline_s=1).close()
-                )
+                for port in (ECHO, TALK, STORE):  # the store's process opens its port by itself
+                    await asyncio.to_thread(self._knock, port)
                 return
             except OSError:
                 if time.monotonic() > limit:
                     raise
                 await asyncio.sleep(0.2)
+
+    def _knock(self, port: int) -> None:
+        self.namespace.connect(GUEST_ADDRESS, port, deadline_s=1).close()
 
     async def open(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         sock = await asyncio.to_thread(self.namespace.connect, GUEST_ADDRESS, port)

@@ -450,6 +450,7 @@ def test_the_json_that_scripts_rely_on(cluster: Cluster, capsys: Capture) -> Non
         "sentence",
         "moving_to",
         "move_problem",
+        "unprotectedSince",
     }
     assert value["status"]["secondary"] is None
     assert value["status"]["checkpoints"] == {

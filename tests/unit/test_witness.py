@@ -76,7 +76,10 @@ def test_heartbeats_go_where_both_have_a_network() -> None:
 
 
 def test_the_lineage_travels_and_its_absence_is_none() -> None:
-    assert decode(encode(1, Content("h1", "i", (), lineage=2).encode())) == (1, Content("h1", "i", (), 2))
+    assert decode(encode(1, Content("h1", "i", (), lineage=2).encode())) == (
+        1,
+        Content("h1", "i", (), lineage=2),
+    )
     assert decode(b'1\n{"v":2,"h":"h1","i":"i","d":[]}') == (1, Content("h1", "i"))
 
 

@@ -83,6 +83,8 @@ def _endophyte_lines(view: EndophyteView) -> list[Line]:
         ("Created", view.metadata.createdAt),
         ("Phase", status.phase.value),
         ("Protection", status.protection.value),
+        ("Unprotected since", status.unprotectedSince),
+        ("Copying", _copying(view)),
         ("Sentence", status.sentence),
         *([("Moving to", status.moving_to)] if status.moving_to else []),
         *([("Last move", status.move_problem)] if status.move_problem else []),
@@ -112,6 +114,17 @@ def _endophyte_lines(view: EndophyteView) -> list[Line]:
         lines.append(("Checkpoints", f"{figures.count}, {pauses}, last {figures.last}"))
     lines += [(f"Annotation {key}", value) for key, value in sorted(view.metadata.annotations.items())]
     return lines
+
+
+def _copying(view: EndophyteView) -> str | None:
+    """How far the copy to the secondary is."""
+    primary = view.status.primary
+    if primary is None or primary.copying is None:
+        return None
+    copying = primary.copying
+    share = 100 * copying.done_bytes // copying.total_bytes if copying.total_bytes else 100
+    done, total = format_size(copying.done_bytes), format_size(copying.total_bytes)
+    return f"{copying.what}, {done} of {total} ({share} %)"
 
 
 def _copy_columns() -> list[Column[Observed]]:

@@ -19,11 +19,12 @@ def _age(since: str) -> str:
 
 
 def endophyte_columns() -> list[Column[EndophyteView]]:
-    """NAME PHASE PROTECTION PRIMARY SECONDARY EPOCH ADDRESS AGE, and more with `wide`."""
+    """NAME PHASE PROTECTION UNPROTECTED PRIMARY SECONDARY EPOCH ADDRESS AGE, and more with `wide`."""
     return [
         Column("NAME", lambda v: v.metadata.name),
         Column("PHASE", lambda v: v.status.phase.value),
         Column("PROTECTION", lambda v: v.status.protection.value),
+        Column("UNPROTECTED", lambda v: v.status.unprotectedSince and _age(v.status.unprotectedSince)),
         Column("PRIMARY", lambda v: v.status.primary and v.status.primary.host),
         Column("SECONDARY", lambda v: v.status.secondary and v.status.secondary.host),
         Column("EPOCH", lambda v: v.status.epoch),

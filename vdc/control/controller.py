@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from vdc.control.clock import Clock
 from vdc.control.drain import Mover, Promote, Surroundings
 from vdc.control.events import EventLog, trim_events
+from vdc.control.turns import Turns
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.errors import RefusedError, UnavailableError
 from vdc.model.event import Severity
@@ -33,6 +34,7 @@ TRIM_EVERY_PASSES = 300
 MAX_BACKOFF_S = 600.0
 IN_SYNC_BACKOFF_S = 5.0  # the first time that a secondary is lost which had been in sync
 FORGIVEN_AFTER_S = 600.0  # without a failure, from the end of the last back-off on
+QUEUED = "waits for its turn to be protected: each host copies one VM at a time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Controller:
         self._said: dict[str, str] = {}
         around = Surroundings(self._backing_off, self._log, self._note_withdrawn)
         self._mover = Mover(store, mirror, clock, around, promote)
+        self._turns = Turns()
 
     async def run(self) -> None:
         """Pass after each change and once a second; ends only by cancellation or loss of the store."""
@@ -99,7 +102,8 @@ class Controller:
 
     async def reconcile(self) -> None:
         """One pass over everything. A fault with one Endophyte does not keep the others from their turn."""
-        for name in sorted(set(self._mirror.endophytes) | set(self._mirror.pairs)):
+        names = set(self._mirror.endophytes) | set(self._mirror.pairs)
+        for name in self._turns.in_turn(names, self._pairs(), self._clock.boottime_s()):
             if not self._mirror.is_readable(name):
                 continue
             try:
@@ -167,13 +171,22 @@ class Controller:
         )
         if not runs or primary is None:
             return
+        assert primary is not None
+        busy = self._turns.busy_hosts(self._pairs(), self._mirror.alive)
+        older = [copy.host for copy in pair.value.older if copy.record_name in primary.older]
         secondary = choose_secondary(
             endophyte, pair.value, self._hosts_for_copy(endophyte, pair.value), self._occupancy(endophyte.name),
             avoid=self._backing_off(endophyte.uid), unreachable=frozenset(primary.unreachable),
+            busy=busy, older=older,
         )  # fmt: skip
+        if secondary in busy or pair.value.primary in busy:
+            self._turns.reserve(pair.value.primary, secondary)
+            await self._say_once(endophyte.name, "resync-queued", QUEUED, Severity.NORMAL)
+            return
         after = add_secondary(pair.value, secondary, request_id=_request(), now=self._clock.wall())
         if await self._swap(pair, after):
             self._protected_by[endophyte.name] = self._incarnation_of(after.primary)
+            self._turns.began(after)
             self._last_pairs[endophyte.name] = after  # the next pass may see it given up already
             self._said.pop(endophyte.name, None)
             await self._reach(Step.PROTECT_COMMITTED)
@@ -228,6 +241,8 @@ class Controller:
             return  # a restart does without the secondary, which has done nothing wrong
         if self._protected_by.get(pair.name) not in (None, self._incarnation_of(pair.primary)):
             return  # nor where the primary's agent died while it protected, and began anew
+        if any(older.host == before.secondary for older in pair.older):
+            return  # it left in order, and its disks are still good
         if kept_primary and endophyte.wants_secondary:
             now = self._clock.boottime_s()
             last = self._backoffs.get((pair.uid, before.secondary))
@@ -254,6 +269,9 @@ class Controller:
             if owner == uid and backoff.until_s > now
         )
 
+    def _pairs(self) -> dict[str, Pair]:
+        return {name: found.value for name, found in self._mirror.pairs.items()}
+
     def _alive_hosts(self) -> list[Host]:
         return [found.value for name, found in self._mirror.hosts.items() if name in self._mirror.alive]
 
@@ -276,10 +294,12 @@ class Controller:
             await self._store.commit([Unchanged(key, before.revision)], [Put(key, after.to_json())])
         ).succeeded
 
-    async def _say_once(self, name: str, code: str, sentence: str) -> None:
+    async def _say_once(
+        self, name: str, code: str, sentence: str, severity: Severity = Severity.WARNING
+    ) -> None:
         if self._said.get(name) != sentence:
             self._said[name] = sentence
-            await self._log(name, code, sentence, 0, Severity.WARNING)
+            await self._log(name, code, sentence, 0, severity)
 
     async def _log(
         self, name: str, code: str, sentence: str, epoch: int, severity: Severity = Severity.NORMAL

@@ -132,6 +132,15 @@ class MachineFacts(Record):
     qemu_version: str
     disk_sizes_bytes: tuple[int, ...]
     has_rewriter: bool = False  # promoted before: later filters go behind its rewriter
+    disk_bases: tuple[str, ...] = ()  # per disk: the base in the image store below it; empty: it stands alone
+
+
+class CopyProgress(Record):
+    """What is being copied to the secondary."""
+
+    what: str  # disk, memory
+    done_bytes: int
+    total_bytes: int  # may grow while the guest writes
 
 
 class Observed(Record):
@@ -154,6 +163,9 @@ class Observed(Record):
     machine: MachineFacts | None = None  # primary: what a secondary's QEMU has to be like
     incarnation: str = ""  # of the agent that wrote this
     unreachable: tuple[str, ...] = ()  # primary: hosts that it cannot rely on over the replication network
+    copying: CopyProgress | None = None
+    older: tuple[str, ...] = ()  # primary: the older copies since which it has recorded all its writes
+    resumes: str = ""  # secondary: the older copy (one of the primary's `older`) that its disks are
 
 
 class CopyStatus(Record):
@@ -164,6 +176,7 @@ class CopyStatus(Record):
     qemu: str = ""
     stage: str = ""
     progress: float | None = None
+    copying: CopyProgress | None = None
 
 
 class EndophyteStatus(Record):
@@ -181,3 +194,4 @@ class EndophyteStatus(Record):
     sentence: str
     moving_to: str | None = None
     move_problem: str = ""  # why the last move was given up
+    unprotectedSince: str | None = None  # noqa: N815 - the wire form; null in lockstep or where none is wanted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from vdc.model.endophyte import Endophyte
@@ -125,8 +125,12 @@ def choose_secondary(
     *,
     avoid: frozenset[str] = frozenset(),
     unreachable: frozenset[str] = frozenset(),
+    busy: frozenset[str] = frozenset(),
+    older: Collection[str] = (),
 ) -> str:
-    """The best host for lockstep with the pair's primary: spares in their order, then by room; `avoid` are backing off.
+    """The best host for lockstep with the pair's primary: spares in their order, then by room.
+
+    `avoid` are backing off. `busy` come last, and `older` (hosts that keep an older copy) before the spares.
 
     `unreachable`: hosts that the primary's agent cannot rely on over the replication network.
 
@@ -139,7 +143,11 @@ def choose_secondary(
     reasons: dict[str, str] = {}
     others = _roomiest_first((h for h in by_name.values() if h.name != pair.primary), occupancy)
     rank = {name: place for place, name in enumerate(pair.spares)}
-    for host in sorted(others, key=lambda h: rank.get(h.name, len(rank))):
+
+    def order(host: Host) -> tuple[bool, bool, int]:
+        return (host.name in busy, host.name not in older, rank.get(host.name, len(rank)))
+
+    for host in sorted(others, key=order):
         reason = why_not_a_pair(primary, host) or why_not(
             endophyte, host, occupancy, secondary_cost_bytes(endophyte)
         )

@@ -17,6 +17,7 @@ from vdc.model.endophyte import (
     RunState,
 )
 from vdc.model.pair import Pair, SyncState
+from vdc.model.units import format_size
 
 _UP = (
     CopyStage.RUNNING, CopyStage.ENTERING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP,
@@ -61,6 +62,7 @@ def endophyte_status(
         sentence=f"lost with its host {pair.primary}, which was removed; it can be deleted"
         if is_lost and pair is not None
         else _sentence(pair, by_host, phase, protection, problem),
+        unprotectedSince=_unprotected_since(endophyte, pair),
     )
 
 
@@ -99,14 +101,22 @@ def _protection(
     return Protection.NONE
 
 
+def _unprotected_since(endophyte: Endophyte, pair: Pair | None) -> str | None:
+    """As long as protection is wanted and the record trusts no secondary."""
+    if pair is None or not endophyte.wants_protection or pair.sync is SyncState.IN_SYNC:
+        return None
+    return pair.unprotected_since or None
+
+
 def _copy_status(host: str, observed: Observed | None, alive: frozenset[str]) -> CopyStatus:
     if observed is None:
         return CopyStatus(host=host, stage="unknown" if host not in alive else "absent")
     if host not in alive:
         return CopyStatus(host=host, stage="unknown", qemu="unknown")
     return CopyStatus(
-        host=host, pid=observed.pid, qemu=observed.qemu, stage=observed.stage, progress=observed.progress
-    )
+        host=host, pid=observed.pid, qemu=observed.qemu, stage=observed.stage, progress=observed.progress,
+        copying=observed.copying,
+    )  # fmt: skip
 
 
 def _sentence(
@@ -122,6 +132,10 @@ def _sentence(
         spares = f"; spare {', '.join(pair.spares)}" if pair.spares else "; no spare"
         return f"primary on {pair.primary} in lockstep with {pair.secondary}{spares}"
     sentence = primary.sentence if primary else f"waits for {pair.primary}"
+    if primary and primary.copying:
+        copying = primary.copying
+        done, total = format_size(copying.done_bytes), format_size(copying.total_bytes)
+        sentence = f"{sentence}: {copying.what} {done} of {total}"
     error = next((copy.error for copy in by_host.values() if copy.error and copy.host in pair.hosts), "")
     if error:
         sentence = f"{sentence}: {error}"

@@ -20,10 +20,13 @@ class Command(StrEnum):
     """The vocabulary of the choreography."""
 
     ANNOUNCE_SELF = "announce-self"
+    BLOCK_DIRTY_BITMAP_ADD = "block-dirty-bitmap-add"
+    BLOCK_DIRTY_BITMAP_REMOVE = "block-dirty-bitmap-remove"
     BLOCK_EXPORT_ADD = "block-export-add"
     BLOCK_EXPORT_DEL = "block-export-del"
     BLOCK_JOB_CANCEL = "block-job-cancel"
     BLOCKDEV_ADD = "blockdev-add"
+    BLOCKDEV_BACKUP = "blockdev-backup"
     BLOCKDEV_DEL = "blockdev-del"
     BLOCKDEV_MIRROR = "blockdev-mirror"
     CHARDEV_ADD = "chardev-add"

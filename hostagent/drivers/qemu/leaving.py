@@ -70,7 +70,8 @@ async def sever(qmp: QmpSession, plan: LockstepPlan) -> None:
 
 
 def _nodes(plan: LockstepPlan) -> list[str]:
-    return [name for i in range(plan.disks) for name in (plan.replication_node(i), plan.nbd_node(i))]
+    makers = (plan.replication_node, plan.nbd_node, plan.changes_node)
+    return [maker(i) for i in range(plan.disks) for maker in makers]
 
 
 def _is_ours(instance: dict[str, Any], plan: LockstepPlan) -> bool:
@@ -126,12 +127,16 @@ async def _await_migration_end(qmp: QmpSession) -> None:
 
 
 async def _cancel_mirrors(qmp: QmpSession, plan: LockstepPlan) -> None:
-    ours = {plan.mirror_job(i) for i in range(plan.disks)}
+    ours = {job(i) for i in range(plan.disks) for job in (plan.mirror_job, plan.changes_job)}
 
     async def gone() -> bool:
-        left = ours & (await block_jobs(qmp)).keys()
+        jobs = await block_jobs(qmp)
+        left = ours & jobs.keys()
         for job in left:
-            await attempt(qmp, Command.BLOCK_JOB_CANCEL, {"device": job, "force": True})
+            if jobs[job].get("status") == "concluded":
+                await attempt(qmp, Command.JOB_DISMISS, {"id": job})
+            else:
+                await attempt(qmp, Command.BLOCK_JOB_CANCEL, {"device": job, "force": True})
         return not left
 
     await until(gone, what="cancelling the disk copies", deadline_s=10.0)
