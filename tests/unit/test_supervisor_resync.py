@@ -76,6 +76,7 @@ class Bench(World):
             config=SimpleNamespace(runtime=None, resync_mbit=8),
             log=SimpleNamespace(info=lambda *_, **__: None), heartbeats=SimpleNamespace(),
             overlay=SimpleNamespace(go_silent=_silent), failpoints=Failpoints(),
+            clock=SimpleNamespace(wall=lambda: ""),
         )  # fmt: skip
         (tmp_path / "web").mkdir(exist_ok=True)
         copy = Copy(host, "web", lambda: None)

@@ -182,7 +182,7 @@ class Mover:
 
     async def _withdraw(self, step: Step, found: Versioned[Endophyte], pair: Versioned[Pair]) -> bool:
         reason, request, at = step.sentence, uuid.uuid4().hex, self._clock.wall()
-        after = go_alone(pair.value, reason=reason, request_id=request, now=at)
+        after = go_alone(pair.value, reason=reason, request_id=request, now=at, keep_copy=True)
         if step.to is not None:
             after = after.with_(spares=(step.to, *(spare for spare in after.spares if spare != step.to)))
         if await self._swap(found, pair, after):
