@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class HostContext:
     libvirt: LibvirtInventory
     failpoints: Failpoints = field(default_factory=Failpoints)
     store_heard_at_s: float = 0.0
+    announced: asyncio.Event = field(default_factory=asyncio.Event)  # the store knows this agent
     log: structlog.stdlib.BoundLogger = field(default_factory=structlog.get_logger)
 
     @property
