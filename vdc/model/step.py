@@ -85,8 +85,8 @@ class Step(StrEnum):
     ALONE_DONE = "alone.done", "the primary goes on alone"
     LEAVE_PARTS = "leave.parts", "the lockstep is out of QEMU; the guest may stand still"
     LEAVE_RESUMED = "leave.resumed", "the guest runs"
-    LEAVE_REMEMBERED = "leave.remembered", "the primary is remembered as running alone"
-    LEAVE_DONE = "leave.done", "its disks belong to the new epoch"
+    LEAVE_DISKS = "leave.disks", "its disks belong to the new epoch"
+    LEAVE_DONE = "leave.done", "the primary is remembered as running alone"
     # ---- taking over
     QUIESCE_STOPPED = "quiesce.stopped", "the guest was stopped for a planned promotion"
     PROMOTE_BEGUN = "promote.begun", "nothing is done yet"
