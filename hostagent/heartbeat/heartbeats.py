@@ -23,7 +23,9 @@ NetworkKind = Literal["management", "replication"]
 NETWORKS: tuple[NetworkKind, ...] = ("management", "replication")
 _LATE_S = 0.03
 _ASK_EVERY_S = 0.025
-_ANSWER_S = 0.03  # that an echo is given before silence counts, however long it has lasted
+_ANSWER_S = (
+    0.075  # three questions long: that an echo is given before silence counts, however long it has lasted
+)
 
 
 @dataclass(slots=True)
