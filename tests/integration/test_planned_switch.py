@@ -71,10 +71,10 @@ async def test_no_packet_is_lost_in_any_of_several_switches() -> None:
                     until = time.monotonic()
                     await asyncio.sleep(AFTER_S)
                     assert is_clean, f"switch {number}: no checkpoint to cut at"
-                    assert datagrams.lost(since - LEAD_S, until) == [], f"switch {number}"
-                    assert again.between(since - LEAD_S, until) == [], f"switch {number}: sent again"
-                    assert [one for one in segments.again if one[0] > since - LEAD_S] == [], (
-                        f"switch {number}"
+                    assert datagrams.lost(since, until) == [], f"switch {number}: {pair.story}"
+                    assert again.between(since, until) == [], f"switch {number}: sent again; {pair.story}"
+                    assert [one for one in segments.again if one[0] > since] == [], (
+                        f"switch {number}: {pair.story}"
                     )
                     await pair.settle(second, plan)
                     prime = second
