@@ -285,9 +285,7 @@ class Pair:
         """Promote; the taps join the bridges at the same time, as the agent does it."""
         self.epoch += 1
         await second.disks.promoted(self.epoch, self.disks)
-        joining = asyncio.to_thread(
-            lambda: [self.namespace.join(tap, j) for j, tap in enumerate(second.taps)]
-        )
+        joining = asyncio.to_thread(self._join, second)
         figures, _ = await asyncio.gather(secondary.promote(second.qmp, plan), joining)
         await secondary.announce(second.qmp)
         await secondary.refresh_code(second.qmp)
@@ -317,7 +315,7 @@ class Pair:
             await self.take_over(second, plan)
             return False
         await handover.shut_comparison(second.qmp, plan)
-        await asyncio.to_thread(lambda: [self.namespace.join(tap, j) for j, tap in enumerate(second.taps)])  # type: ignore[func-returns-value]
+        await asyncio.to_thread(self._join, second)
         self.lap("heard")
         await handover.open_output(second.qmp, plan)
         self.lap("speaks")
@@ -334,6 +332,10 @@ class Pair:
         self.lap("listens no more")
         second.was_promoted = True
         return True
+
+    def _join(self, copy: Copy) -> None:
+        for j, tap in enumerate(copy.taps):
+            self.namespace.join(tap, j)
 
     def _tell_story(self, prime: Copy, second: Copy) -> None:
         self.story.clear()
