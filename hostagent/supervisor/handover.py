@@ -31,7 +31,10 @@ ATTEMPTS: Final = 3
 FOLLOW_S: Final = 0.1  # how long the other hosts are waited for: longer costs more than it saves
 SETTLE_S: Final = 0.15  # from the first word until the guest stands still again, for its translated code
 
-_IN_LOCKSTEP = (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)  # the first, until the record's news has been noted
+_IN_LOCKSTEP = (
+    CopyStage.CHECKPOINTING,
+    CopyStage.LOCKSTEP,
+)  # the first, until the record's news has been noted
 AskPrimary = Callable[[Pair], Awaitable[None]]
 NetworkFollows = Callable[
     [int], Coroutine[Any, Any, None]

@@ -154,7 +154,9 @@ def figures_of(
 
     figures = [
         Figure(f"{key}.service", f"{what}: service gap", "ms", pick("service_gap_ms"), target=target[0]),
-        Figure(f"{key}.request", f"{what}: slowest request", "ms", pick("slowest_request_ms"), target=target[1]),
+        Figure(
+            f"{key}.request", f"{what}: slowest request", "ms", pick("slowest_request_ms"), target=target[1]
+        ),
         Figure(f"{key}.arbitrated", f"{what}: agent, right to speak won", "ms", pick("arbitrated_ms")),
         Figure(f"{key}.total", f"{what}: agent, guest speaks", "ms", pick("total_ms")),
     ]
