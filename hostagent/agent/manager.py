@@ -12,6 +12,7 @@ from vdc.model.errors import ConflictError, NotFoundError, UnavailableError, Vdc
 from vdc.store import keys
 
 SWEEP_EVERY_S = 5.0
+FOLLOW_DEADLINE_S = 3.0
 
 
 class Manager:
@@ -23,6 +24,8 @@ class Manager:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._placements_dirty = asyncio.Event()
         self._placed: dict[str, str | None] = {}
+        self._following: dict[str, int] = {}  # the epochs that `_placed` is made of
+        self._follow_news = asyncio.Event()
 
     def find(self, name: str) -> Supervisor:
         """The supervisor of an Endophyte; NotFoundError where this host has no part in it."""
@@ -30,6 +33,15 @@ class Manager:
         if supervisor is None:
             raise NotFoundError(f"{self.host.name} has no copy of {name}", code="no-copy")
         return supervisor
+
+    async def follow(self, name: str, epoch: int) -> None:
+        """Return when this host's forwarding entries are those of `epoch`; raises UnavailableError."""
+        try:
+            async with asyncio.timeout(FOLLOW_DEADLINE_S):
+                while self._following.get(name, 0) < epoch:
+                    await self._follow_news.wait()
+        except TimeoutError as error:
+            raise UnavailableError(f"epoch {epoch} of {name} did not come", code="epoch-late") from error
 
     async def run(self) -> None:
         """Begin with what lies on this host's disk, then follow the mirror; never returns."""
@@ -79,7 +91,7 @@ class Manager:
         """A peer fell silent, was heard again, or told of a death."""
         for name, supervisor in self.supervisors.items():
             pair = self.host.mirror.pair(name)
-            if pair is not None and host_name in pair.hosts:
+            if pair is not None and (host_name in pair.hosts or pair.secondary is None):
                 supervisor.wake()
 
     # ---- inside
@@ -124,6 +136,7 @@ class Manager:
             task = self._tasks.pop(name)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            self.host.mirror.unstored.pop(f"{name}/{self.host.name}", None)
             if self.host.mirror.endophyte(name) is None or self.host.mirror.observed(name, self.host.name):
                 await self._forget_observed(name)
         for name, task in list(self._tasks.items()):
@@ -153,13 +166,16 @@ class Manager:
             await self._placements_dirty.wait()
             self._placements_dirty.clear()
             wanted = self._wanted_placements()
+            epochs = {name: found.value.epoch for name, found in self.host.mirror.pairs.items()}
             changed = {mac: vtep for mac, vtep in wanted.items() if self._placed.get(mac, "?") != vtep}
             try:
                 if changed:
                     await self.host.overlay.place(changed)
                 if self._placed.keys() - wanted.keys():
                     await self.host.overlay.sync_placements(wanted)
-                self._placed = wanted
+                self._placed, self._following = wanted, epochs
+                self._follow_news.set()
+                self._follow_news.clear()
             except Exception as error:  # this task's boundary: nobody would start it again
                 self.host.log.warning("forwarding entries could not be set", why=repr(error))
                 await asyncio.sleep(0.2)

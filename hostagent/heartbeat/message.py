@@ -17,21 +17,30 @@ MAX_BYTES = 1400
 VERSION = 2
 OLDEST = 2  # that is understood: what an upgrade passes through
 _MAX_SEQUENCE_DIGITS = 18
+_MAX_DEAF = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a heartbeat says. `dead` are copies that ended on the sender's host: (Endophyte's uid, epoch)."""
+    """What a heartbeat says. `dead` are copies that ended on the sender's host: (Endophyte's uid, epoch).
+
+    `deaf_to` are hosts that the sender does not hear on its replication network; `lineage` is that of its etcd
+    member (vdc.model.lineage).
+    """
 
     host: str
     incarnation: str
     dead: tuple[tuple[str, int], ...] = ()
+    deaf_to: tuple[str, ...] = ()
+    lineage: int = 0
 
     def encode(self) -> bytes:
         """The object; the oldest of many deaths are left out rather than the datagram be split."""
         dead = list(self.dead)
         while True:
-            body = {"v": VERSION, "h": self.host, "i": self.incarnation, "d": dead}
+            body = {"v": VERSION, "h": self.host, "i": self.incarnation, "d": dead, "l": self.lineage}
+            if self.deaf_to:
+                body["r"] = self.deaf_to[:_MAX_DEAF]
             data = json.dumps(body, separators=(",", ":")).encode()
             if len(data) + _MAX_SEQUENCE_DIGITS + 1 <= MAX_BYTES or not dead:
                 return data
@@ -45,7 +54,8 @@ def _parse(body: bytes) -> Content | None:
         if not isinstance(found, dict) or type(found.get("v")) is not int or found["v"] < OLDEST:
             return None
         dead = tuple((str(uid), int(epoch)) for uid, epoch in found["d"])
-        return Content(str(found["h"]), str(found["i"]), dead)
+        deaf_to = tuple(str(host) for host in found.get("r", ()))
+        return Content(str(found["h"]), str(found["i"]), dead, deaf_to, int(found.get("l", 0)))
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 

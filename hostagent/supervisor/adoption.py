@@ -14,6 +14,7 @@ from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.inspect import LiveState, inspect
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.handover import after_restart
 from hostagent.supervisor.journal import Entry
 from hostagent.supervisor.primary import BOOT_LIMIT_S
 from hostagent.supervisor.verification import thaw_after_restart
@@ -66,6 +67,8 @@ async def _with_process(copy: Copy) -> None:
         await _prepare_again(copy)
         return
     stage = _stage_now(copy, live)
+    if live.is_colo:
+        await after_restart(copy)
     copy.host.log.info("taken over", endophyte=copy.name, pid=copy.pid, was=state.stage, now=stage)
     if live.status == "shutdown":  # the guest powered itself off while nobody listened
         copy.powered_off.set()

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from hostagent.drivers.disk.copy import DiskSet
+from hostagent.drivers.disk.copy import CopyRecord, DiskSet, older_copy, older_files
 from hostagent.drivers.disk.images import QemuImg
 from hostagent.drivers.firmware import find_firmware, prepare_vars
 from hostagent.drivers.net import Port, tap_name
@@ -24,13 +24,15 @@ from hostagent.drivers.qemu.checkpoints import CheckpointMeter
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.primary import ENDS_LOCKSTEP
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession, QmpUnreachableError
+from hostagent.drivers.qemu.resync import CopyFigures
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import QMP_SOCKET, SERIAL_LOG, MachineSpec
 from hostagent.drivers.tpm import adopt_tpm, start_tpm
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.journal import Journal
 from hostagent.supervisor.state import CopyState, load_state, save_state
-from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
+from vdc.model.endophyte import CopyProgress, CopyRole, CopyStage, Endophyte
+from vdc.model.errors import VdcError
 from vdc.model.manifest import Firmware
 from vdc.model.step import Step
 
@@ -62,9 +64,15 @@ class Copy:
         self.lockstep_since_s: float | None = None
         self.qemu_word = ""
         self.progress: float | None = None
+        self.copying: CopyProgress | None = None
+        self._figures: CopyFigures | None = None
+        self.older: CopyRecord | None = older_copy(self.folder)  # disks of a former secondary, kept
+        self.disk_failed = False  # a disk of the pair failed a write since lockstep was entered
         self.guest_reset = self.guest_crashed = False
         self.booting_since_s: float | None = None  # powered on or reset, and not seen at rest since
         self.powered_off = asyncio.Event()
+        self.fenced_epoch = 0  # under which this primary stopped speaking for a planned promotion
+        self.fence_timer: asyncio.Task[None] | None = None
         self.is_held = False  # a comparison holds the checkpoints up: that is no stall
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
@@ -141,9 +149,19 @@ class Copy:
 
     def report_progress(self, fraction: float) -> None:
         """How much of disk and memory has been copied, 0 to 1."""
-        if self.progress is None or abs(fraction - self.progress) >= 0.02:
+        figures = self._figures
+        is_other = figures is not None and (self.copying is None or self.copying.what != figures.what)
+        if is_other or self.progress is None or abs(fraction - self.progress) >= 0.02:
             self.progress = fraction
+            if figures is not None:
+                self.copying = CopyProgress(
+                    what=figures.what, done_bytes=figures.done_bytes, total_bytes=figures.total_bytes
+                )
             self._wake()
+
+    def report_figures(self, figures: CopyFigures) -> None:
+        """What has been copied; shown with the next `report_progress`."""
+        self._figures = figures
 
     def panic_seen(self) -> bool:
         """Whether the guest's console shows a kernel crash since the last call."""
@@ -253,8 +271,14 @@ class Copy:
                 return
             case "RESUME":
                 self.qemu_word = "running"
+                if self.state.plan is not None:
+                    self.host.overlay.nudge(
+                        *(tap_name(self.state.uid, index) for index in range(len(self.state.macs)))
+                    )
                 if self.meter.count > 8:  # proven long ago: no decision waits for it
                     return
+            case "QUORUM_FAILURE" | "QUORUM_REPORT_BAD":
+                self.disk_failed = True
             case "COLO_EXIT":
                 self.colo_ended = True
             case _ if event in ENDS_LOCKSTEP and data.get("reason") not in _OWN_DOING:
@@ -270,11 +294,19 @@ class Copy:
 
     # ---- coming to an end
 
+    def forget_fence(self) -> None:
+        """Nobody lifts the fence of a planned promotion any more."""
+        if self.fence_timer is not None:
+            self.fence_timer.cancel()
+            self.fence_timer = None
+
     async def end_process(self, *, is_news: bool = True) -> None:
         """Kill QEMU and its helpers and wait until they are gone; files and remembered state stay.
 
         Unless it `is_news`, the peers are not told that this copy has died.
         """
+        self.forget_fence()
+        self.fenced_epoch = 0
         if self._watcher is not None and not is_news:
             self._watcher.cancel()
             self._watcher = None
@@ -304,16 +336,22 @@ class Copy:
 
     async def remove_ports(self) -> None:
         """Remove its taps."""
-        for index in range(len(self.state.macs)):
-            await self.host.overlay.remove_port(tap_name(self.state.uid, index))
+        for ifname in self._taps():
+            await self.host.overlay.remove_port(ifname)
 
-    async def discard(self) -> None:
-        """End it and remove everything of it from this host. Idempotent."""
+    def _taps(self) -> list[str]:
+        return [tap_name(self.state.uid, index) for index in range(len(self.state.macs))]
+
+    async def discard(self, *, keep: CopyRecord | None = None) -> None:
+        """End it and remove everything of it from this host, but for the disks of an older copy. Idempotent."""
+        with suppress(VdcError):  # at once: what nothing gates (ARP) must not outlast the loss of the epoch
+            await self.host.overlay.go_silent(*self._taps())
         await self.end_process()
         await self.reach(Step.DISCARD_ENDED)
         await self.remove_ports()
         await self.reach(Step.DISCARD_PORTS)
-        await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+        await asyncio.to_thread(_remove_folder, self.folder, older_files(keep) if keep else frozenset())
+        self.older = keep
         highest = self.state.highest_epoch
         self.state = CopyState(name=self.name, uid="", highest_epoch=highest)
         self._log_seen = 0
@@ -328,6 +366,7 @@ class Copy:
         if self.qmp is not None:
             with suppress(QmpError, TimeoutError):
                 await self.qmp.close()
+        self.forget_fence()
         for task in (self._watcher, self.telling):
             if task is not None:
                 task.cancel()
@@ -345,3 +384,12 @@ class Copy:
     def mark_stage(self, stage: CopyStage) -> None:
         """Change the stage in memory alone (a note that is found out again after a restart)."""
         self.state = self.state.with_(stage=stage)
+
+
+def _remove_folder(folder: Path, keep: frozenset[str]) -> None:
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.iterdir():
+        if path.name not in keep:
+            path.unlink() if not path.is_dir() or path.is_symlink() else shutil.rmtree(path)

@@ -11,9 +11,10 @@ import time
 from contextlib import suppress
 
 from hostagent.drivers.disk.copy import disk_specs
-from hostagent.drivers.qemu import primary
+from hostagent.drivers.qemu import kept, primary
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.qmp import QmpError
+from hostagent.supervisor import resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.machine import disk_sources, machine_spec
@@ -25,7 +26,7 @@ from vdc.model.pair import Pair
 from vdc.model.step import Step
 from vdc.protection.arbitration import go_alone, mark_in_sync
 
-ENTER_DEADLINE_S = 600.0
+ENTER_DEADLINE_S = 600.0  # without progress of the disk copy, and for what comes after it
 BOOT_LIMIT_S = 30.0
 BOOT_SAMPLE_S = 0.25
 BOOT_QUIET_SAMPLES = 2
@@ -43,7 +44,7 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     await copy.save(
         uid=endophyte.uid, role=CopyRole.PRIMARY, stage=CopyStage.PREPARING, epoch=pair.epoch,
         macs=tuple(nic.mac for nic in endophyte.nics), restarts=endophyte.restarts, plan=None, listening_epoch=0,
-        machine=None,
+        older=(), resumes="", machine=None,
     )  # fmt: skip
     await copy.reach(Step.START_BEGUN)
     try:
@@ -63,6 +64,7 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             cpu_model=await host.guest_cpu(),
             qemu_version=host.record.qemu.version,
             disk_sizes_bytes=await copy.disks.virtual_sizes(),
+            disk_bases=await copy.disks.bases(),
         )
         await copy.save(machine=facts)  # before QEMU starts: the next agent can tell what it finds
         await copy.reach(Step.START_DISKS)
@@ -72,7 +74,9 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     except BaseException:
         await copy.end_process()
         raise
-    await copy.save(stage=CopyStage.RUNNING)
+    await kept.forget_broken(copy.session(), len(record.heads))
+    older = await kept.kept(copy.session(), len(record.heads))  # stored when the guest was powered off
+    await copy.save(stage=CopyStage.RUNNING, older=older)
     await copy.reach(Step.START_DONE)
     took_ms = round((host.clock.boottime_s() - began) * 1000, 1)
     await host.tell(copy.name, "started", f"started on {host.name}", epoch=pair.epoch, start_ms=took_ms)
@@ -111,7 +115,8 @@ async def adopt_epoch(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         await _call_off(copy, pair, error)
         return
     await copy.reach(Step.ADOPT_OPENED)
-    await copy.save(epoch=pair.epoch, listening_epoch=pair.epoch)
+    older = await kept.kept(copy.session(), plan.disks)
+    await copy.save(epoch=pair.epoch, listening_epoch=pair.epoch, older=older)
     await copy.reach(Step.ADOPT_DONE)
 
 
@@ -122,28 +127,32 @@ async def enter(copy: Copy, pair: Pair) -> None:
     await _boot_settled(copy)
     await copy.save(stage=CopyStage.ENTERING)
     await copy.reach(Step.ENTER_BEGUN)
-    copy.colo_ended = copy.guest_reset = False  # what happened while it ran alone ends no lockstep
+    copy.colo_ended = copy.guest_reset = copy.disk_failed = False  # what happened alone ends no lockstep
+    copy.progress = copy.copying = None
+    full = plan.plan()
     try:
+        full = await resync.entry_plan(copy, pair)
         report = await primary.enter(
-            copy.session(),
-            plan.plan(),
-            progress=copy.report_progress,
-            reach=copy.reach,
-            deadline_s=ENTER_DEADLINE_S,
-        )
+            copy.session(), full, progress=copy.report_progress, figures=copy.report_figures,
+            reach=copy.reach, deadline_s=ENTER_DEADLINE_S,
+        )  # fmt: skip
     except VdcError as error:
+        await resync.forget_used(copy, full)
         await _call_off(copy, pair, error)
         return
+    await resync.forget_used(copy, full)
     copy.meter.restart(time.monotonic())
     copy.lockstep_since_s = host.clock.boottime_s()
     await copy.reach(Step.ENTER_LOCKSTEP)
     await copy.save(stage=CopyStage.CHECKPOINTING)
     await copy.reach(Step.ENTER_DONE)
-    sentence = f"copied to {pair.secondary}; the guest stood still for {report.stopped_ms:.0f} ms"
+    what = "what was written since was copied" if full.changes_since else "copied"
+    sentence = f"{what} to {pair.secondary}; the guest stood still for {report.stopped_ms:.0f} ms"
     await host.tell(
         copy.name, "lockstep-entered", sentence,
         epoch=pair.epoch, stopped_ms=report.stopped_ms, mirror_ms=report.mirror_ms, copy_ms=report.copy_ms,
-        total_ms=report.total_ms, copied_bytes=float(report.copied_bytes),
+        total_ms=report.total_ms, copied_bytes=float(report.copied_bytes), disk_bytes=float(report.disk_bytes),
+        resumed=float(bool(full.changes_since)),
     )  # fmt: skip
 
 
@@ -205,15 +214,22 @@ async def mark(copy: Copy, pair: Pair) -> None:
     )
 
 
-async def alone(copy: Copy, endophyte: Endophyte | None, pair: Pair, sentence: str) -> None:
-    """Win the epoch, then take the lockstep parts out of the running guest (if it runs)."""
+async def alone(
+    copy: Copy, endophyte: Endophyte | None, pair: Pair, sentence: str, *, orderly: bool = False
+) -> None:
+    """Win the epoch, then take the lockstep parts out of the running guest (if it runs).
+
+    `orderly`: the secondary is not lost, so that its disks may be kept and later be brought up to date.
+    """
     host = copy.host
+    keep_copy = orderly and await resync.begin_record(copy, endophyte, pair)
     began = host.clock.boottime_s()
     durable = asyncio.create_task(copy.remember_epoch(pair.epoch + 1), name=f"{copy.name} epoch")
     try:
         after = await swap_pair(
-            host, copy.name, pair.epoch, lambda p, r, now: go_alone(p, reason=sentence, request_id=r, now=now)
-        )
+            host, copy.name, pair.epoch,
+            lambda p, r, now: go_alone(p, reason=sentence, request_id=r, now=now, keep_copy=keep_copy),
+        )  # fmt: skip
     finally:
         await durable
     arbitrated_ms = (host.clock.boottime_s() - began) * 1000
@@ -234,8 +250,9 @@ async def alone(copy: Copy, endophyte: Endophyte | None, pair: Pair, sentence: s
 async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     """Take the lockstep parts out; the record says already that this copy is alone."""
     plan = copy.state.plan
-    copy.state = copy.state.with_(epoch=pair.epoch)
     await copy.reconnect()
+    await resync.record_withdrawn(copy, pair)
+    copy.state = copy.state.with_(epoch=pair.epoch)
     qmp = copy.session()
     if plan is not None:
         await primary.leave(qmp, plan.plan())
@@ -246,7 +263,7 @@ async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     await copy.reach(Step.LEAVE_RESUMED)
     copy.meter.restart(time.monotonic())
     copy.lockstep_since_s = None
-    copy.colo_ended = copy.guest_reset = False
+    copy.colo_ended = copy.guest_reset = copy.disk_failed = False
     await copy.disks.renew(pair.epoch)
     await copy.reach(Step.LEAVE_DISKS)
     # Last: what is wanted next (a pause, another secondary) may begin as soon as this shows.
@@ -256,6 +273,8 @@ async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
 
 async def isolate(copy: Copy) -> None:
     """Pause the guest: neither the store nor the other copy answers, so nobody knows who may speak."""
+    if copy.state.plan is not None:
+        await primary.sever(copy.session(), copy.state.plan.plan())
     await primary.quiesce(copy.session())
     await copy.reach(Step.ISOLATE_STOPPED)
     await copy.save(stage=CopyStage.ISOLATED)
@@ -264,13 +283,6 @@ async def isolate(copy: Copy) -> None:
         copy.name, "isolated", "paused: neither the store nor the other copy answers",
         epoch=copy.state.epoch, severity=Severity.WARNING,
     )  # fmt: skip
-
-
-async def quiesce(copy: Copy) -> None:
-    """Stop the guest for a planned promotion. Nothing is remembered: a promotion that does not come shows as a
-    checkpoint that does not end, and the table goes on from there."""
-    await primary.quiesce(copy.session())
-    await copy.reach(Step.QUIESCE_STOPPED)
 
 
 async def pause(copy: Copy) -> None:
@@ -304,6 +316,7 @@ async def power_down(copy: Copy) -> None:
 
 async def switch_off(copy: Copy) -> None:
     """End whatever runs and take the ports away; the disks stay for the next start."""
+    await resync.store_records(copy)
     await copy.end_process()
     await copy.reach(Step.SWITCH_OFF_ENDED)
     await copy.remove_ports()

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
-from hostagent.drivers.disk.copy import disk_specs
+from hostagent.drivers.disk.copy import disk_specs, older_copy
 from hostagent.drivers.net import tap_name
 from hostagent.drivers.qemu import secondary
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.drivers.qemu.steps import run_state
+from hostagent.supervisor import resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.handover import Handover
 from hostagent.supervisor.machine import machine_spec
 from hostagent.supervisor.state import PlanRecord
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed
@@ -31,9 +34,9 @@ PRIMARY_DEADLINE_S = 60.0
 
 
 async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
-    """Make an empty copy, start QEMU and let it wait for the primary's memory."""
+    """Make the disks, start QEMU and let it wait for the primary's memory."""
     host = copy.host
-    await copy.discard()
+    await copy.discard(keep=older_copy(copy.folder))
     host.heartbeats.untell(endophyte.uid)
     await copy.save(
         uid=endophyte.uid, role=CopyRole.SECONDARY, stage=CopyStage.PREPARING, epoch=pair.epoch,
@@ -52,7 +55,7 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             reason = f"the primary was started by QEMU {facts.qemu_version}, this host runs {host.record.qemu.version}"
         if reason:
             raise RefusedError(reason, code="lockstep-impossible")
-        record = await copy.disks.create_secondary(endophyte.uid, pair.epoch, facts.disk_sizes_bytes)
+        record, facts, resumes = await resync.secondary_disks(copy, endophyte, pair, entry.image, observed)
         await copy.reach(Step.PREPARE_DISKS)
         specs = disk_specs(record, len(facts.disk_sizes_bytes))
         await copy.start(endophyte, machine_spec(endophyte, entry.image, facts, specs), CopyRole.SECONDARY)
@@ -67,7 +70,9 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     except BaseException:
         await copy.end_process()
         raise
-    await copy.save(stage=CopyStage.READY, plan=plan, machine=facts)
+    # What is promoted later is the guest that the primary powered on: not one that has yet to be restarted.
+    restarts = observed.restarts
+    await copy.save(stage=CopyStage.READY, plan=plan, machine=facts, resumes=resumes, restarts=restarts)
     await copy.reach(Step.PREPARE_DONE)
 
 
@@ -101,8 +106,18 @@ async def lockstep_noted(copy: Copy) -> None:
     await copy.reach(Step.SYNCED_DONE)
 
 
-async def promote(copy: Copy, pair: Pair, sentence: str, *, planned: bool = False) -> Pair:
-    """Win the epoch, then speak. Raises FencedError where the primary won, and touches nothing then."""
+async def promote(
+    copy: Copy,
+    pair: Pair,
+    sentence: str,
+    *,
+    switch: Handover | None = None,
+    spoken: Callable[[Pair], None] = lambda _: None,
+) -> Pair:
+    """Win the epoch, then speak. Raises FencedError where the primary won, and touches nothing then.
+
+    `switch`: both copies agreed to a planned promotion. `spoken` is called as soon as the guest here speaks.
+    """
     host = copy.host
     began = host.clock.boottime_s()
     await copy.reach(Step.PROMOTE_BEGUN)
@@ -119,12 +134,16 @@ async def promote(copy: Copy, pair: Pair, sentence: str, *, planned: bool = Fals
     arbitrated_ms = (host.clock.boottime_s() - began) * 1000
     await copy.reach(Step.PROMOTE_COMMITTED)
     copy.state = copy.state.with_(role=CopyRole.PRIMARY, stage=CopyStage.PROMOTING, epoch=after.epoch)
-    steps = await _speak(copy, after, planned=planned)
+    steps = await _speak(copy, after, switch)
     total_ms = (host.clock.boottime_s() - began) * 1000
+    spoken(after)
+    severity = Severity.WARNING if switch is None else Severity.NORMAL
     await host.tell(
-        copy.name, "promoted", sentence, epoch=after.epoch, severity=Severity.NORMAL if planned else Severity.WARNING,
+        copy.name, "promoted", sentence, epoch=after.epoch, severity=severity,
         arbitrated_ms=round(arbitrated_ms, 1), total_ms=round(total_ms, 1), **steps,
     )  # fmt: skip
+    if switch is not None:
+        await switch.leave()
     await _tidy(copy)
     await copy.reach(Step.PROMOTE_DONE)
     return after
@@ -137,13 +156,13 @@ async def _remember(copy: Copy, epoch: int) -> None:
         await copy.disks.promoted(epoch, copy.state.plan.disks)
 
 
-async def take_over(copy: Copy, pair: Pair, *, planned: bool = False) -> None:
+async def take_over(copy: Copy, pair: Pair) -> None:
     """Carry out a promotion that the record shows already. Idempotent."""
-    await _speak(copy, pair, planned=planned)
+    await _speak(copy, pair)
     await _tidy(copy)
 
 
-async def _speak(copy: Copy, pair: Pair, *, planned: bool) -> dict[str, float]:
+async def _speak(copy: Copy, pair: Pair, switch: Handover | None = None) -> dict[str, float]:
     """Open the guest's way to the network; returns milliseconds per step."""
     host, plan = copy.host, copy.state.plan
     if plan is None:
@@ -153,9 +172,10 @@ async def _speak(copy: Copy, pair: Pair, *, planned: bool) -> dict[str, float]:
     copy.state = copy.state.with_(role=CopyRole.PRIMARY, stage=CopyStage.PROMOTING, epoch=pair.epoch)
     members = [(tap_name(copy.state.uid, index), mac) for index, mac in enumerate(copy.state.macs)]
     # Each has to be done whatever the other fails at: the epoch is won, nobody else will speak.
+    going_live = asyncio.create_task(host.overlay.go_live(members), name=f"{copy.name} go live")
     spoken, live, _ = await asyncio.gather(
-        secondary.promote(qmp, plan.plan(), planned=planned),
-        host.overlay.go_live(members),
+        switch.speak(going_live) if switch else secondary.promote(qmp, plan.plan()),
+        going_live,
         copy.save(),
         return_exceptions=True,
     )
@@ -165,8 +185,9 @@ async def _speak(copy: Copy, pair: Pair, *, planned: bool) -> dict[str, float]:
     await copy.reach(Step.SPEAK_LIVE)
     await secondary.announce(qmp)
     await copy.reach(Step.SPEAK_ANNOUNCED)
-    if host.record.accelerator.name == "tcg":
+    if switch is None and host.record.accelerator.name == "tcg":
         await secondary.refresh_code(qmp)
+    host.overlay.nudge(*(ifname for ifname, _ in members))
     await copy.reach(Step.SPEAK_DONE)
     assert isinstance(spoken, dict)
     return {f"{step}_ms": round(took_ms, 1) for step, took_ms in spoken.items() if step != "total"}

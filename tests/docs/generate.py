@@ -44,6 +44,7 @@ MEANINGS = {
     "network.domain": "Domain of the guests' names",
     "network.mtu": "MTU of the overlay; the management network needs 50 bytes more",
     "network.external_vteps": "VXLAN endpoints that are no hosts, such as a gateway",
+    "witness": "Vote and lead, but run no guests; `replication` and `overlay_address` may then be left out",
     "etcd": "Either `embedded` or `endpoints`",
     "etcd.embedded": "Run a member on this host",
     "etcd.embedded.members": "Every host with a member and its management address, this host included",
@@ -72,6 +73,7 @@ MEANINGS = {
     ),
     "use_libvirt": "Ask libvirt for the CPU model that all hosts have",
     "log_level": "Of the log on standard error",
+    "resync_mbit": "Mbit/s that a copy of disk and memory to a secondary may take; 0: no limit",
 }
 
 

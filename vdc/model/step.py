@@ -88,7 +88,11 @@ class Step(StrEnum):
     LEAVE_DISKS = "leave.disks", "its disks belong to the new epoch"
     LEAVE_DONE = "leave.done", "the primary is remembered as running alone"
     # ---- taking over
-    QUIESCE_STOPPED = "quiesce.stopped", "the guest was stopped for a planned promotion"
+    HANDOVER_LISTENING = "handover.listening", "the secondary's tap hears, and its guest cannot speak"
+    HANDOVER_FENCED = "handover.fenced", "nothing of the primary's guest gets out any more"
+    HANDOVER_HELD = "handover.held", "what the secondary's guest sends is held back, for the commit"
+    HANDOVER_CUT = "handover.cut", "the epoch is won, and no checkpoint comes any more"
+    HANDOVER_SPOKEN = "handover.spoken", "the guest speaks here; lockstep is not left yet"
     PROMOTE_BEGUN = "promote.begun", "nothing is done yet"
     PROMOTE_COMMITTED = (
         "promote.committed",

@@ -18,6 +18,7 @@ from hostagent.drivers.qemu.spec import IMAGE_DIR, VM_DIR
 from vdc.model.errors import RefusedError, UnavailableError
 
 _QUICK_S = 30.0
+_MAX_LAYERS = 4
 _IMAGES_DIFFER = 1  # exit status of `qemu-img compare`
 _MISMATCH = re.compile(r"Content mismatch at offset (\d+)")
 
@@ -74,6 +75,21 @@ class QemuImg:
     async def info(self, name: str, *, image_format: str = "qcow2") -> ImageInfo:
         """Read an image's header; works while QEMU has it open."""
         return _parse(await self._run("info", "-U", "-f", image_format, "--output=json", _own(name)))
+
+    async def base_of(self, name: str) -> str:
+        """The base in the image store below an image, through the layers of this folder; empty without one."""
+        for _ in range(_MAX_LAYERS):
+            below = (await self.info(name)).backing_file
+            if below is None:
+                return ""
+            if below.startswith(f"{IMAGE_DIR}/"):
+                return below.removeprefix(f"{IMAGE_DIR}/")
+            name = below.removeprefix(f"{VM_DIR}/")
+        raise DiskToolError(f"{name} has too many layers")
+
+    async def check(self, name: str, *, deadline_s: float = 120.0) -> None:
+        """Read all of a qcow2 image's own tables; raises DiskToolError where they contradict each other."""
+        await self._run("check", "-q", "-f", "qcow2", _own(name), deadline_s=deadline_s)
 
     async def base_info(self, base: str, *, image_format: str = "qcow2") -> ImageInfo:
         """As `info`, for a file of the image store."""
