@@ -36,7 +36,7 @@ class ModelQemu:
         self.objects: dict[str, dict[str, Any]] = {}
         self.chardevs: dict[str, dict[str, Any]] = {}
         self.nodes: dict[str, dict[str, Any]] = {
-            "disk0": {"node-name": "disk0", "children": [child(0, "img0")]}
+            "disk0": {"node-name": "disk0", "children": [child(0, "img0")], "image": {"virtual-size": 64}}
         }
         self.jobs: set[str] = set()
         self.yankable: list[dict[str, str]] = [{"type": "chardev", "id": "compat_monitor0"}]
@@ -125,7 +125,10 @@ class ModelQemu:
         return self.chardevs.pop(given["id"], None) or self.refuse("chardev-remove")
 
     def do_blockdev_add(self, given: Any) -> Any:
-        self.nodes[given["node-name"]] = given
+        node = self.nodes[given["node-name"]] = dict(given)
+        if given["driver"] == "quorum":
+            names = [one if isinstance(one, str) else "nothing" for one in given["children"]]
+            node["children"] = [child(number, name) for number, name in enumerate(names)]
         if given["driver"] == "nbd":
             self.yankable.append({"type": "block-node", "node-name": given["node-name"]})
 
@@ -135,8 +138,11 @@ class ModelQemu:
     def do_x_blockdev_change(self, given: Any) -> Any:
         children = self.nodes["disk0"]["children"]
         if "node" in given:
-            children.append(child(1, given["node"]))
+            taken = {one["child"] for one in children}
+            number = next(number for number in range(9) if f"children.{number}" not in taken)
+            children.append(child(number, given["node"]))
         else:
+            assert len(children) > 1, "a quorum keeps one child at least"
             children[:] = [one for one in children if one["child"] != given["child"]]
 
     def do_blockdev_mirror(self, given: Any) -> Any:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hostagent.drivers.qemu.argv import disk_node
+from hostagent.drivers.qemu import quorum
 from hostagent.drivers.qemu.commands import Command
-from hostagent.drivers.qemu.plan import QUORUM_SECOND_CHILD, LockstepPlan
+from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpCommandError, QmpSession
 from hostagent.drivers.qemu.steps import (
     MIGRATION_CAPABILITIES,
@@ -21,11 +21,11 @@ from hostagent.drivers.qemu.steps import (
     Stopwatch,
     attempt,
     block_jobs,
-    block_nodes,
     migration_status,
     remove_chardevs,
     remove_nodes,
     remove_objects,
+    run_state,
     set_capabilities,
     until,
 )
@@ -39,13 +39,14 @@ async def leave(qmp: QmpSession, plan: LockstepPlan) -> dict[str, float]:
     watch = Stopwatch()
     await _yank(qmp, plan)
     watch.lap("yank")
-    await _detach_disks(qmp, plan)
-    watch.lap("detach_disks")
     await _break_migration(qmp)
     watch.lap("break_migration")
     await remove_objects(qmp, plan.primary_objects())
     watch.lap("remove_filters")
     await _await_migration_end(qmp)
+    watch.lap("end_migration")
+    await _detach_disks(qmp, plan)
+    watch.lap("detach_disks")
     await _cancel_mirrors(qmp, plan)
     await remove_nodes(qmp, _nodes(plan))
     await remove_chardevs(qmp, plan.primary_chardevs())
@@ -55,7 +56,9 @@ async def leave(qmp: QmpSession, plan: LockstepPlan) -> dict[str, float]:
 
 
 def _nodes(plan: LockstepPlan) -> list[str]:
-    return [name for i in range(plan.disks) for name in (plan.replication_node(i), plan.nbd_node(i))]
+    """From the top down: a node goes when nothing above it uses it any more."""
+    stems = (plan.pair_node, plan.wall_node, plan.replication_node, plan.watch_node, plan.nbd_node)
+    return [node(i) for i in range(plan.disks) for node in stems]
 
 
 def _is_ours(instance: dict[str, Any], plan: LockstepPlan) -> bool:
@@ -80,15 +83,14 @@ async def _yank(qmp: QmpSession, plan: LockstepPlan) -> None:
 
 
 async def _detach_disks(qmp: QmpSession, plan: LockstepPlan) -> None:
-    nodes = await block_nodes(qmp)
+    """What the guest wrote meanwhile was refused, so it may have been stopped; that is done again now.
+
+    Only when lockstep has ended: a checkpoint that meets a guest which its disk stopped ends QEMU.
+    """
     for i in range(plan.disks):
-        children = nodes.get(disk_node(i), {}).get("children", [])
-        for child in children:
-            if child["node-name"] == plan.replication_node(i):
-                name = child.get("child", QUORUM_SECOND_CHILD)
-                await attempt(
-                    qmp, Command.X_BLOCKDEV_CHANGE, {"parent": disk_node(i), "child": name}, deadline_s=5.0
-                )
+        await quorum.leave_alone(qmp, plan, i)
+    if await run_state(qmp) == "io-error":
+        await qmp.execute(Command.CONT, deadline_s=5.0)
 
 
 async def _break_migration(qmp: QmpSession) -> None:
