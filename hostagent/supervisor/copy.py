@@ -29,6 +29,7 @@ from hostagent.drivers.qemu.spec import QMP_SOCKET, SERIAL_LOG, MachineSpec
 from hostagent.drivers.tpm import adopt_tpm, start_tpm
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.state import CopyState, load_state, save_state
+from hostagent.supervisor.trouble import DiskTrouble
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.manifest import Firmware
 
@@ -51,6 +52,7 @@ class Copy:
         self.name = name
         self.folder: Path = host.vms_dir / name
         self.state = load_state(self.folder) or CopyState(name=name, uid="")
+        self._durable_epoch = self.state.highest_epoch
         self._fenced_uid = self.state.uid  # whose `highest_epoch` is; outlives `discard`
         self.meter = CheckpointMeter()
         self.process: ProcessHandle | None = None
@@ -62,6 +64,7 @@ class Copy:
         self.guest_reset = self.guest_crashed = False
         self.booting_since_s: float | None = None  # powered on or reset, and not seen at rest since
         self.powered_off = asyncio.Event()
+        self.trouble = DiskTrouble()
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
@@ -114,6 +117,7 @@ class Copy:
         if self.state.uid and self.state.uid != self._fenced_uid:  # epochs of an earlier VM of this name
             self._fenced_uid = self.state.uid
             self.state = self.state.with_(highest_epoch=0)
+            self._durable_epoch = 0
         self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, self.state.epoch))
         await self._write_state()
         self._wake()
@@ -121,11 +125,14 @@ class Copy:
     async def _write_state(self) -> None:
         """One write at a time, each of the state as it is then: an older one never lands after a newer."""
         async with self._saving:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-            await save_state(self.folder, self.state)
+            state = self.state
+            await save_state(self.folder, state)
+            self._durable_epoch = state.highest_epoch
 
     async def remember_epoch(self, epoch: int) -> None:
-        """Write an epoch that is about to be acted on to this host's disk, and nothing else."""
+        """Have an epoch that is about to be acted on on this host's disk; raises where that cannot be (I2)."""
+        if epoch <= self._durable_epoch:
+            return
         self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, epoch))
         await self._write_state()
 
@@ -243,12 +250,15 @@ class Copy:
                 if self.meter.count > 8:  # proven long ago: no decision waits for it
                     return
             case "COLO_EXIT":
+                self.trouble.read_log(self.folder / QEMU_LOG)
                 self.colo_ended = True
             case _ if event in ENDS_LOCKSTEP and data.get("reason") not in _OWN_DOING:
                 self.guest_reset = True
                 self.booting_since_s = self.host.clock.boottime_s()
                 if event == "SHUTDOWN" and data.get("guest"):
                     self.powered_off.set()
+            case _:
+                self.trouble.on_event(event, data, self.state.role, self.state.stage)
         self._wake()
 
     async def probe(self) -> None:
@@ -277,6 +287,7 @@ class Copy:
             self._tpm = None
         self.colo_ended = False
         self.guest_reset = self.guest_crashed = False
+        self.trouble.forget()
         self.powered_off.clear()
         self.lockstep_since_s = None
         self.qemu_word = ""

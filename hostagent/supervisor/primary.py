@@ -75,6 +75,7 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
 async def adopt_epoch(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     """Act under the newer epoch; where a secondary was added, open the channels that it will connect to."""
     earlier = copy.state.plan
+    await copy.remember_epoch(pair.epoch)
     if earlier is not None and earlier.epoch != pair.epoch:
         await copy.reconnect()
         await primary.leave(copy.session(), earlier.plan())  # its channels would keep their ports
@@ -106,6 +107,7 @@ async def enter(copy: Copy, pair: Pair) -> None:
     assert plan is not None and plan.epoch == pair.epoch
     await _boot_settled(copy)
     await copy.save(stage=CopyStage.ENTERING)
+    copy.trouble.forget()
     copy.colo_ended = copy.guest_reset = False  # what happened while it ran alone ends no lockstep
     try:
         report = await primary.enter(
@@ -205,6 +207,7 @@ async def alone(copy: Copy, endophyte: Endophyte | None, pair: Pair, sentence: s
 async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     """Take the lockstep parts out; the record says already that this copy is alone."""
     plan = copy.state.plan
+    await copy.remember_epoch(pair.epoch)
     copy.state = copy.state.with_(epoch=pair.epoch)
     await copy.reconnect()
     qmp = copy.session()
@@ -216,6 +219,7 @@ async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     copy.meter.restart(time.monotonic())
     copy.lockstep_since_s = None
     copy.colo_ended = copy.guest_reset = False
+    copy.trouble.forget()
     await copy.save(stage=CopyStage.RUNNING, epoch=pair.epoch, plan=None, listening_epoch=0)
     await copy.disks.renew(pair.epoch)
 

@@ -128,6 +128,10 @@ async def _remember(copy: Copy, epoch: int) -> None:
 
 async def take_over(copy: Copy, pair: Pair, *, planned: bool = False) -> None:
     """Carry out a promotion that the record shows already. Idempotent."""
+    await copy.remember_epoch(pair.epoch)
+    record = await copy.disks.load()
+    if record is not None and record.epoch < pair.epoch:
+        await _remember(copy, pair.epoch)
     await _speak(copy, pair, planned=planned)
     await _tidy(copy)
 

@@ -111,6 +111,7 @@ class Supervisor:
             return  # neither gone nor as it was: nothing may be done until it can be read
         self._watch_for_crash()
         await self._keep_session()
+        await self.copy.trouble.look(self.copy)
         decision = decide(snapshot(self.copy, retry_due=self.host.clock.boottime_s() >= self._retry_at_s))
         if decision.sentence != self._sentence:
             self.host.log.info(
@@ -140,17 +141,25 @@ class Supervisor:
         await self._cancel_job()
         if decision.row.to is State.S_LOCKSTEP:
             await secondary.lockstep_noted(self.copy)
+        elif decision.row.event is Event.DISK_FAILED or decision.row.to in (State.P_DEAD, State.S_DEAD):
+            await self._end_copy(decision)
         else:
             await self.copy.save(stage=_STAGES[decision.row.to])
-        if decision.row.to in (State.P_DEAD, State.S_DEAD):
-            await self.copy.end_process()
-            await self.host.tell(
-                self.name,
-                "copy-died",
-                decision.sentence,
-                epoch=self.copy.state.epoch,
-                severity=Severity.WARNING,
-            )
+
+    async def _end_copy(self, decision: Decision) -> None:
+        """A copy that ended, or must. That is not remembered first: a disk that fails may not take it."""
+        is_disk, what = decision.row.event is Event.DISK_FAILED, self.copy.trouble.here
+        self.copy.mark_stage(_STAGES[decision.row.to])
+        await self.copy.end_process()
+        self.host.heartbeats.tell_dead(self.copy.state.uid, self.copy.state.epoch)
+        await self.host.tell(
+            self.name,
+            "disk-failed" if is_disk else "copy-died",
+            f"{decision.sentence} ({what})" if is_disk else decision.sentence,
+            epoch=self.copy.state.epoch,
+            severity=Severity.WARNING,
+        )
+        await self.copy.save()
 
     async def _execute(self, decision: Decision) -> None:
         """Run one action to its end; whatever it fails at becomes a sentence and a later retry."""
@@ -191,6 +200,8 @@ class Supervisor:
                 await primary.pause(copy)
             case Action.RESUME:
                 await primary.resume(copy)
+            case Action.RETRY_DISK:
+                await copy.trouble.retry(copy)
             case Action.RECORD_POWER_OFF:
                 await self._record_power_off()
             case _ if pair is not None and endophyte is not None:
@@ -287,6 +298,8 @@ class Supervisor:
             raise ConflictError(
                 f"{self.name} is busy: {self._job_action}", code="busy", hint="try again in a moment"
             )
+        if self.copy.trouble.here:
+            raise ConflictError(f"the disk on {self.host.name} failed", code="disk-failed")
         loop = asyncio.get_running_loop()
         result: asyncio.Future[Pair] = loop.create_future()
 

@@ -61,6 +61,10 @@ def copy_view(copy: Copy, pair: Pair | None, *, retry_due: bool) -> CopyView:
         guest_reset=copy.guest_reset,
         guest_crashed=copy.guest_crashed,
         powered_off=copy.powered_off.is_set(),
+        disk_failed=bool(copy.trouble.here),
+        peer_disk_failed=bool(copy.trouble.there),
+        disk_stopped=copy.trouble.is_stopped,
+        disk_full=copy.trouble.is_full,
         retry_due=retry_due,
     )
 
