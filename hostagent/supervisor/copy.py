@@ -17,21 +17,25 @@ from typing import Any
 from hostagent.drivers.disk.copy import DiskSet
 from hostagent.drivers.disk.images import QemuImg
 from hostagent.drivers.firmware import find_firmware, prepare_vars
+from hostagent.drivers.host.room import require_memory
 from hostagent.drivers.net import Port, tap_name
 from hostagent.drivers.process import ProcessHandle, ProcessStartError, adopt, spawn_in_sandbox
+from hostagent.drivers.process.oom import PRIMARY, SECONDARY, set_oom_score
 from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
 from hostagent.drivers.qemu.checkpoints import CheckpointMeter
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.primary import ENDS_LOCKSTEP
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession, QmpUnreachableError
 from hostagent.drivers.qemu.sandbox import sandboxed
-from hostagent.drivers.qemu.spec import QMP_SOCKET, SERIAL_LOG, MachineSpec
+from hostagent.drivers.qemu.spec import DEBUG_SOCKET, QMP_SOCKET, SERIAL_LOG, MachineSpec
 from hostagent.drivers.tpm import adopt_tpm, start_tpm
 from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.logs import bound_log
 from hostagent.supervisor.state import CopyState, load_state, save_state
 from hostagent.supervisor.trouble import DiskTrouble
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.manifest import Firmware
+from vdc.protection.placement import primary_cost_bytes, secondary_cost_bytes
 
 PIDFILE = "qemu.pid"
 QEMU_LOG = "qemu.log"
@@ -145,6 +149,7 @@ class Copy:
     def panic_seen(self) -> bool:
         """Whether the guest's console shows a kernel crash since the last call."""
         path = self.folder / SERIAL_LOG
+        self._log_seen = min(self._log_seen, self._log_size())  # it was cut meanwhile
         try:
             with path.open("rb") as file:
                 file.seek(self._log_seen)
@@ -154,10 +159,20 @@ class Copy:
         self._log_seen += len(text)
         return any(sign in text for sign in _PANIC_SIGNS)
 
+    def bound_logs(self) -> None:
+        """Cut what QEMU and the guest have written too much of. Blocks."""
+        for name in (SERIAL_LOG, QEMU_LOG):
+            bound_log(self.folder / name)
+
     # ---- coming to be
 
     async def start(self, endophyte: Endophyte, spec: MachineSpec, role: CopyRole) -> None:
         """Make ports, firmware and TPM, start QEMU, connect to it. Raises VdcError; then `end` cleans up."""
+        is_primary = role is CopyRole.PRIMARY
+        cost_bytes = primary_cost_bytes(endophyte) if is_primary else secondary_cost_bytes(endophyte)
+        require_memory(
+            cost_bytes, f"{'' if is_primary else 'the secondary of '}{self.name} on {self.host.name}"
+        )
         for index, nic in enumerate(endophyte.nics):
             port = Port.of(endophyte.uid, index, nic.mac)
             await self.host.overlay.attach_port(port, live=role is CopyRole.PRIMARY)
@@ -179,9 +194,15 @@ class Copy:
             command, pidfile=self.folder / PIDFILE, log_path=self.folder / QEMU_LOG, tag=endophyte.uid,
             niceness=GUEST_NICENESS,
         )  # fmt: skip
+        self.rank_for_memory(role)
         self.booting_since_s = self.host.clock.boottime_s() if role is CopyRole.PRIMARY else None
         self._watch()
         await self._connect_to_new()
+
+    def rank_for_memory(self, role: CopyRole | None) -> None:
+        """A secondary goes first when this host's memory runs out; a primary is worth no less than others."""
+        if self.process is not None:
+            set_oom_score(self.process.pid, PRIMARY if role is CopyRole.PRIMARY else SECONDARY)
 
     async def take_over(self) -> None:
         """After a restart of the agent: find the running process again, or learn that it has ended."""
@@ -189,6 +210,7 @@ class Copy:
         self._tpm = await adopt_tpm(self.folder)
         if self.process is None:
             return
+        self.rank_for_memory(self.state.role)
         self._watch()
         with suppress(QmpError):
             await self._connect()
@@ -200,8 +222,12 @@ class Copy:
 
     async def reconnect(self) -> None:
         """Connect again where the session was lost and the process lives. Raises QmpError."""
-        if self.needs_session:
+        if not self.needs_session:
+            return
+        try:
             await self._connect()
+        except QmpUnreachableError:  # a monitor that broke is not served again; there is another one
+            await self._connect(DEBUG_SOCKET)
 
     async def _connect_to_new(self) -> None:
         """Connect as soon as a QEMU that was just started listens; at once an error where it ended instead."""
@@ -220,8 +246,8 @@ class Copy:
             return lines[-1] if lines else ""
         return ""
 
-    async def _connect(self) -> None:
-        qmp = await QmpSession.connect(self.folder / QMP_SOCKET, name=self.name, deadline_s=QMP_GREETING_S)
+    async def _connect(self, socket: str = QMP_SOCKET) -> None:
+        qmp = await QmpSession.connect(self.folder / socket, name=self.name, deadline_s=QMP_GREETING_S)
         qmp.add_listener(self._on_event)
         qmp.on_closed = self._wake
         self.qmp = qmp

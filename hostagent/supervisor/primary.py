@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 
 from hostagent.drivers.disk.copy import disk_specs
+from hostagent.drivers.host.room import require_disk
 from hostagent.drivers.qemu import primary
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.qmp import QmpError
@@ -48,6 +49,7 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         await host.ensure_image(entry)
         record = await copy.disks.load()
         if pair.epoch == 1 and copy.disks.is_unmade(record):
+            require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
             record = await copy.disks.create_primary(
                 endophyte.uid, pair.epoch, disk_sources(endophyte, entry.image)
             )

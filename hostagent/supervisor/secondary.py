@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 
 from hostagent.drivers.disk.copy import disk_specs
+from hostagent.drivers.host.room import require_disk
 from hostagent.drivers.net import tap_name
 from hostagent.drivers.qemu import secondary
 from hostagent.drivers.qemu.qmp import QmpError
@@ -49,6 +50,7 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             reason = f"the primary was started by QEMU {facts.qemu_version}, this host runs {host.record.qemu.version}"
         if reason:
             raise RefusedError(reason, code="lockstep-impossible")
+        require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
         record = await copy.disks.create_secondary(endophyte.uid, pair.epoch, facts.disk_sizes_bytes)
         specs = disk_specs(record, len(facts.disk_sizes_bytes))
         await copy.start(endophyte, machine_spec(endophyte, entry.image, facts, specs), CopyRole.SECONDARY)
@@ -169,6 +171,7 @@ async def _tidy(copy: Copy) -> None:
     copy.colo_ended = copy.guest_reset = copy.guest_crashed = False
     if await run_state(copy.session()) != "shutdown":
         copy.powered_off.clear()  # said by a copy that went its own way, and was put right by a checkpoint
+    copy.rank_for_memory(CopyRole.PRIMARY)
     copy.lockstep_since_s = None
     copy.meter.restart(time.monotonic())
     await copy.save(machine=facts.with_(has_rewriter=True))

@@ -21,6 +21,7 @@ from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.drivers.qemu.steps import run_state
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.event import Severity
+from vdc.protection.status import STOPPED_BY_DISK as STOPPED
 
 if TYPE_CHECKING:
     from hostagent.supervisor.copy import Copy
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 RETRY_S = 2.0
 STEADY_S = 2.0  # that a guest has to run on before its disk counts as well again
 LOG_TAIL_BYTES = 8192
-STOPPED = "io-error"  # QEMU's word for a guest that its disk stopped
 _NOT_A_DISK = ("pair", "watch", "wall", "repl")  # nodes that only pass on what another one said
 _TOGETHER = (CopyStage.READY, CopyStage.ENTERING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)
 _IN_THE_LOG = (
