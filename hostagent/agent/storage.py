@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 from hostagent.agent.manager import Manager
-from hostagent.drivers.host.room import Room, room
+from hostagent.drivers.host.room import room
 from hostagent.supervisor.host import HostContext
 from vdc.model.errors import UnavailableError
 from vdc.model.event import Severity
@@ -20,7 +20,7 @@ class StorageWatch:
     def __init__(self, host: HostContext, manager: Manager) -> None:
         self._host = host
         self._manager = manager
-        self._low: Room | None = None  # as it was told
+        self._is_low = False  # as it was told
 
     async def run(self) -> None:
         """Never returns."""
@@ -37,24 +37,20 @@ class StorageWatch:
             with suppress(OSError):
                 found.append(room(folder))
         low = next((one for one in found if one.is_low), None)
-        if (low is None) == (self._low is None):
+        if (low is None) == (not self._is_low):
             return
+        self._is_low = low is not None
+        name = self._host.name
         if low is not None:
-            told = await self._tell("disk-low", low.sentence, Severity.WARNING, low.free_bytes)
+            await self.tell(name, "disk-low", f"{name}: only {low.sentence}", Severity.WARNING)
         else:
-            told = await self._tell("disk-room", found[0].sentence if found else "", Severity.NORMAL, 0)
-        if told:
-            self._low = low
+            await self.tell(name, "disk-room", f"{name} has room on its disks again", Severity.NORMAL)
 
-    async def _tell(self, code: str, sentence: str, severity: Severity, free_bytes: int) -> bool:
-        host = self._host
-        host.log.warning(sentence, code=code)
-        event = host.events.make(
-            host.name, code, f"{host.name}: {sentence}", severity=severity, kind="host",
-            figures={"free_bytes": float(free_bytes)},
-        )  # fmt: skip
+    async def tell(self, name: str, code: str, sentence: str, severity: Severity) -> None:
+        """An event about this host; a store that does not answer is only logged."""
+        self._host.log.warning(sentence, code=code)
+        event = self._host.events.make(name, code, sentence, severity=severity, kind="host")
         try:
-            await host.events.append(event)
-        except UnavailableError:
-            return False  # said again when the store answers
-        return True
+            await self._host.events.append(event)
+        except UnavailableError as error:
+            self._host.log.warning("an event could not be stored", code=code, why=str(error))

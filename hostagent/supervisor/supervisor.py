@@ -152,13 +152,12 @@ class Supervisor:
         self.copy.mark_stage(_STAGES[decision.row.to])
         await self.copy.end_process()
         self.host.heartbeats.tell_dead(self.copy.state.uid, self.copy.state.epoch)
-        await self.host.tell(
-            self.name,
-            "disk-failed" if is_disk else "copy-died",
-            f"{decision.sentence} ({what})" if is_disk else decision.sentence,
-            epoch=self.copy.state.epoch,
-            severity=Severity.WARNING,
-        )
+        name, epoch = self.name, self.copy.state.epoch
+        if is_disk:
+            sentence = f"{decision.sentence} ({what})"
+            await self.host.tell(name, "disk-failed", sentence, epoch=epoch, severity=Severity.WARNING)
+        else:
+            await self.host.tell(name, "copy-died", decision.sentence, epoch=epoch, severity=Severity.WARNING)
         await self.copy.save()
 
     async def _execute(self, decision: Decision) -> None:

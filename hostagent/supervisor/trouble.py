@@ -48,7 +48,7 @@ class DiskTrouble:
         self.is_stopped = False  # alone: the guest stands still because of it
         self.is_full = False
         self._reason = ""
-        self._told = ""
+        self._is_told = False
         self._running_since_s: float | None = None
 
     def forget(self) -> None:
@@ -82,29 +82,38 @@ class DiskTrouble:
 
     async def look(self, copy: Copy) -> None:
         """Ask QEMU whether the guest of a copy that runs alone stands still, and tell what is new."""
-        if copy.state.stage is not CopyStage.RUNNING or copy.qmp is None or not (self._told or _may_be(copy)):
+        if (
+            copy.state.stage is not CopyStage.RUNNING
+            or copy.qmp is None
+            or not (self._is_told or _may_be(copy))
+        ):
             return
         with suppress(QmpError):
             self.is_stopped = await run_state(copy.session()) == STOPPED
             if self.is_stopped:
                 copy.qemu_word = STOPPED
                 self._running_since_s = None
-        if self.is_stopped and not self._told:
-            self._told = "disk-full" if self.is_full else "disk-error"
-            what = "there is no room for" if self.is_full else f"{self._reason or 'an error'} of"
-            sentence = f"paused: {what} its disk on {copy.host.name}; it goes on by itself when that is over"
-            await copy.host.tell(
-                copy.name, self._told, sentence, epoch=copy.state.epoch, severity=Severity.WARNING
-            )
-        elif self._told and not self.is_stopped:
+        if self.is_stopped and not self._is_told:
+            self._is_told = True
+            await self._tell_stop(copy)
+        elif self._is_told and not self.is_stopped:
             await self._tell_recovery(copy)
+
+    async def _tell_stop(self, copy: Copy) -> None:
+        host, name, epoch = copy.host, copy.name, copy.state.epoch
+        if self.is_full:
+            sentence = f"paused: there is no room for its disk on {host.name}; it goes on when there is"
+            await host.tell(name, "disk-full", sentence, epoch=epoch, severity=Severity.WARNING)
+        else:
+            sentence = f"paused: its disk on {host.name} says {self._reason or 'nothing'}; it is tried again"
+            await host.tell(name, "disk-error", sentence, epoch=epoch, severity=Severity.WARNING)
 
     async def _tell_recovery(self, copy: Copy) -> None:
         now = copy.host.clock.boottime_s()
         if self._running_since_s is None:
             self._running_since_s = now
         elif now - self._running_since_s >= STEADY_S:
-            self._told = ""
+            self._is_told = False
             sentence = f"the disk on {copy.host.name} takes what is written again"
             await copy.host.tell(copy.name, "disk-recovered", sentence, epoch=copy.state.epoch)
 

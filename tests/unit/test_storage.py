@@ -78,10 +78,10 @@ def test_low_is_two_gib_or_a_tenth(tmp_path, total, free, is_low):
 async def test_the_alarm_is_raised_once_and_taken_back(tmp_path, monkeypatch):
     store = MemoryStore()
     clock = SimpleNamespace(wall=lambda: "2026-01-01T00:00:00.000000Z")
+    log = SimpleNamespace(warning=lambda *_, **__: None, info=lambda *_, **__: None)
     host = SimpleNamespace(
-        name="h1", vms_dir=tmp_path, image_dir=tmp_path, events=EventLog(store, "h1", clock),
-        log=SimpleNamespace(warning=lambda *_, **__: None),
-    )  # fmt: skip
+        name="h1", vms_dir=tmp_path, image_dir=tmp_path, events=EventLog(store, "h1", clock), log=log
+    )
     watch = storage.StorageWatch(host, SimpleNamespace(supervisors={}))
     free = 90 * MIB
     monkeypatch.setattr(rooms.shutil, "disk_usage", lambda _: Usage(GIB, 0, free))
