@@ -11,7 +11,7 @@ import time
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.inspect import LiveState, inspect
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.copy import QEMU_LOG, Copy
 from vdc.model.endophyte import CopyRole, CopyStage
 
 _OVER = (CopyStage.ABSENT, CopyStage.DEAD, CopyStage.FAILED)
@@ -56,6 +56,7 @@ def _stage_now(copy: Copy, live: LiveState) -> CopyStage:
         if stage is CopyStage.PREPARING:
             return CopyStage.FAILED
         if stage in (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP) and not live.is_colo:
+            copy.trouble.read_log(copy.folder / QEMU_LOG)
             copy.colo_ended = True
         return stage
     if stage is CopyStage.PREPARING:

@@ -251,6 +251,7 @@ class Copy:
         qmp.add_listener(self._on_event)
         qmp.on_closed = self._wake
         self.qmp = qmp
+        self.meter.hear_again(time.monotonic())
         status = await qmp.execute(Command.QUERY_STATUS)
         self.qemu_word = status["status"]
 

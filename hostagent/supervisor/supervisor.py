@@ -14,6 +14,7 @@ from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import primary, secondary
 from hostagent.supervisor.adoption import take_over_after_restart
 from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.ending import end_copy
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.view import observed, snapshot
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunState
@@ -142,23 +143,9 @@ class Supervisor:
         if decision.row.to is State.S_LOCKSTEP:
             await secondary.lockstep_noted(self.copy)
         elif decision.row.event is Event.DISK_FAILED or decision.row.to in (State.P_DEAD, State.S_DEAD):
-            await self._end_copy(decision)
+            await end_copy(self.copy, decision.sentence, _STAGES[decision.row.to])
         else:
             await self.copy.save(stage=_STAGES[decision.row.to])
-
-    async def _end_copy(self, decision: Decision) -> None:
-        """A copy that ended, or must. That is not remembered first: a disk that fails may not take it."""
-        is_disk, what = decision.row.event is Event.DISK_FAILED, self.copy.trouble.here
-        self.copy.mark_stage(_STAGES[decision.row.to])
-        await self.copy.end_process()
-        self.host.heartbeats.tell_dead(self.copy.state.uid, self.copy.state.epoch)
-        name, epoch = self.name, self.copy.state.epoch
-        if is_disk:
-            sentence = f"{decision.sentence} ({what})"
-            await self.host.tell(name, "disk-failed", sentence, epoch=epoch, severity=Severity.WARNING)
-        else:
-            await self.host.tell(name, "copy-died", decision.sentence, epoch=epoch, severity=Severity.WARNING)
-        await self.copy.save()
 
     async def _execute(self, decision: Decision) -> None:
         """Run one action to its end; whatever it fails at becomes a sentence and a later retry."""

@@ -57,7 +57,8 @@ def copy_view(copy: Copy, pair: Pair | None, *, retry_due: bool) -> CopyView:
         colo_ended=copy.colo_ended,
         checkpoints=copy.meter.count,
         lockstep_for_s=now - copy.lockstep_since_s if copy.lockstep_since_s is not None else 0.0,
-        stalled_ms=copy.quiet_ms() if state.stage in _CHECKPOINTED else 0.0,
+        # Without a session nothing is heard of checkpoints, and nothing is known of them.
+        stalled_ms=copy.quiet_ms() if state.stage in _CHECKPOINTED and not copy.needs_session else 0.0,
         guest_reset=copy.guest_reset,
         guest_crashed=copy.guest_crashed,
         powered_off=copy.powered_off.is_set(),
