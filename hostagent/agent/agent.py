@@ -22,11 +22,12 @@ from hostagent.agent.names import NameService
 from hostagent.agent.presence import keep_present, publish_network
 from hostagent.agent.storage import StorageWatch
 from hostagent.agent.survey import survey
+from hostagent.agent.verifier import Verifier
 from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
-from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes
+from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes, guard
 from hostagent.drivers.process.oom import AGENT, set_oom_score
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
 from hostagent.server.app import ApiServer, build_app
@@ -156,6 +157,10 @@ class Agent:
         """Become part of the cluster: heartbeats at once, the rest when the store answers."""
         await host.heartbeats.start()
         await host.overlay.ensure([])
+        try:
+            await guard.ensure()
+        except UnavailableError as error:
+            host.record = host.record.with_(warnings=(*host.record.warnings, str(error)))
         group.create_task(host.heartbeats.run(), name="heartbeats")
         group.create_task(host.mirror.run(), name="mirror")
         group.create_task(self._routes.keep(), name="replication routes")
@@ -186,6 +191,8 @@ class Agent:
             address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,
         )  # fmt: skip
         group.create_task(api.run(), name="api")
+        verifier = Verifier(host, manager.supervisors, context.peer)
+        group.create_task(verifier.run(), name="verifier")
         group.create_task(self._after_sync(host, manager, store, group), name="after sync")
 
     async def _after_sync(

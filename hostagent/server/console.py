@@ -25,7 +25,7 @@ class ConsoleHandler:
     async def endophyte_console(self, request: web.Request) -> web.StreamResponse:
         """See the route table."""
         name, mirror = request.match_info["name"], self._context.host.mirror
-        views.find_endophyte(mirror, name)
+        await views.find_endophyte(mirror, name)
         host = views.running_primary(mirror, name)
         if host is None:
             raise ConflictError(f"{name} does not run", code="not-running", hint=f"vdc start {name}")

@@ -42,11 +42,12 @@ class EndophyteHandlers:
 
     async def get_endophyte(self, request: web.Request) -> wire.EndophyteView:
         """See the route table."""
-        return views.endophyte_view(self._mirror, views.find_endophyte(self._mirror, _name(request)))
+        endophyte = await views.find_endophyte(self._mirror, _name(request))
+        return views.endophyte_view(self._mirror, endophyte)
 
     async def describe_endophyte(self, request: web.Request) -> wire.EndophyteDescription:
         """See the route table."""
-        endophyte = views.find_endophyte(self._mirror, _name(request))
+        endophyte = await views.find_endophyte(self._mirror, _name(request))
         return await views.describe(self._mirror, self._context.host.store, endophyte)
 
     async def create_endophyte(self, request: web.Request) -> wire.EndophyteView:
@@ -143,7 +144,7 @@ class EndophyteHandlers:
         name = _name(request)
         offset = _number(request.query["offset"], 0, 2**63) if "offset" in request.query else None
         lines = _number(request.query.get("lines", "200"), 1, 100_000)
-        host = self._primary_host(name)
+        host = await self._primary_host(name)
         if host != self._context.host.name:
             peer = self._context.peer(host)
             return await peer.endophyte_log(name, lines=None if offset is not None else lines, offset=offset)
@@ -151,8 +152,8 @@ class EndophyteHandlers:
         text, end = await asyncio.to_thread(_read_log, path, lines, offset)
         return wire.LogText(name=name, host=host, text=text, end_offset=end)
 
-    def _primary_host(self, name: str) -> str:
-        views.find_endophyte(self._mirror, name)
+    async def _primary_host(self, name: str) -> str:
+        await views.find_endophyte(self._mirror, name)
         pair = self._mirror.pair(name)
         if pair is None:
             raise ConflictError(f"{name} has not been placed yet", code="not-placed")

@@ -19,6 +19,7 @@ from vdc.model.errors import ConflictError, RefusedError, UnavailableError
 from vdc.model.pair import Pair, SyncState
 from vdc.protection.arbitration import go_alone
 from vdc.protection.placement import Occupancy, secondary_cost_bytes, why_not, why_not_a_pair
+from vdc.store import keys
 
 MOVE_DEADLINE_S = 300.0
 
@@ -26,7 +27,8 @@ MOVE_DEADLINE_S = 300.0
 async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) -> wire.PromoteResult:
     """Raises ConflictError or RefusedError with the reason why not now, UnavailableError where it takes too long."""
     mirror = context.host.mirror
-    endophyte = views.find_endophyte(mirror, name)
+    endophyte = await views.find_endophyte(mirror, name)
+    await mirror.refresh(keys.pair(name))  # another agent may have seen it in sync before this one
     pair = _promotable(endophyte, mirror.pair(name), body.to)
     if body.to is not None and body.to != pair.secondary:
         pair = await _move_replica(context, endophyte, pair, body.to)

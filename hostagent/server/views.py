@@ -16,13 +16,19 @@ from vdc.protection.placement import (
     secondary_cost_bytes,
 )
 from vdc.protection.status import endophyte_status
+from vdc.store import keys
 from vdc.store.etcd_admin import MemberStatus
 from vdc.store.mirror import Mirror
 from vdc.store.protocol import StateStore
 
 
-def find_endophyte(mirror: Mirror, name: str) -> Endophyte:
-    """Raises NotFoundError with the way to see what there is."""
+async def find_endophyte(mirror: Mirror, name: str) -> Endophyte:
+    """Raises NotFoundError with the way to see what there is; UnavailableError where that cannot be known.
+
+    One that was just created by way of another host may not be in the mirror yet, so the store is asked.
+    """
+    if mirror.endophyte(name) is None:
+        await mirror.refresh(keys.endophyte(name))
     endophyte = mirror.endophyte(name)
     if endophyte is None:
         raise NotFoundError(
@@ -89,7 +95,14 @@ def limits_of(endophyte: Endophyte) -> tuple[str, ...]:
     spec = endophyte.manifest.spec
     if not spec.wants_protection:
         return ()
-    limits = ["IPv6 and ARP of the guest are not compared between the copies; IPv4 TCP, UDP and ICMP are"]
+    uncovered = "IPv6, and IPv4 other than TCP, UDP and ICMP,"
+    limits = [
+        f"{uncovered} is held back at the guest's port; protection.uncoveredTraffic: pass lets it through"
+        if spec.is_gated
+        else f"{uncovered} passes without the secondary's consent: a failover may take back what a peer has seen",
+        "ARP is not compared between the copies; IPv4 TCP, UDP and ICMP are",
+        "the serial console shows the primary's copy; what it printed last may be missing after a failover",
+    ]
     if spec.firmware is not Firmware.BIOS:
         limits.append(
             "UEFI variables that the guest writes while protected do not reach the secondary's flash"

@@ -69,6 +69,7 @@ class Copy:
         self.booting_since_s: float | None = None  # powered on or reset, and not seen at rest since
         self.powered_off = asyncio.Event()
         self.trouble = DiskTrouble()
+        self.is_held = False  # a comparison holds the checkpoints up: that is no stall
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
@@ -174,7 +175,7 @@ class Copy:
             cost_bytes, f"{'' if is_primary else 'the secondary of '}{self.name} on {self.host.name}"
         )
         for index, nic in enumerate(endophyte.nics):
-            port = Port.of(endophyte.uid, index, nic.mac)
+            port = Port.of(endophyte.uid, index, nic.mac, is_gated=endophyte.manifest.spec.is_gated)
             await self.host.overlay.attach_port(port, live=role is CopyRole.PRIMARY)
         if spec.firmware is not Firmware.BIOS:
             files = find_firmware(spec.firmware, self.host.config.runtime)
@@ -318,6 +319,7 @@ class Copy:
         self.powered_off.clear()
         self.lockstep_since_s = None
         self.qemu_word = ""
+        self.is_held = False
         self.meter.restart(time.monotonic())
 
     async def remove_ports(self) -> None:

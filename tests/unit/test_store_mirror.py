@@ -66,3 +66,14 @@ async def test_a_watch_that_repeats_an_older_change_does_not_go_back(store):
     mirror.apply_early(Change(ChangeKind.PUT, 9, KeyValue(KEY, newer, 9, 1)))
     mirror.apply(Change(ChangeKind.PUT, 8, KeyValue(KEY, older, 8, 1)))
     assert mirror.pair("web").epoch == 3
+
+
+async def test_refresh_shows_what_the_watch_has_not_told_yet(store):
+    mirror = Mirror(store, report=lambda sentence: None)
+    await mirror.read_all()
+    await mirror.refresh(KEY)
+    assert mirror.pair("web") is None, "what does not exist stays unknown"
+    await put(store, pair(epoch=7).to_json())
+    assert mirror.pair("web") is None
+    await mirror.refresh(KEY)
+    assert mirror.pair("web").epoch == 7

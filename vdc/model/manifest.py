@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vdc.model.base import ManifestRecord
 from vdc.model.ids import DnsLabel
-from vdc.model.units import GIB, MIB, SizeBytes
+from vdc.model.units import GIB, MIB, DurationS, SizeBytes
 
 API_VERSION = "mycelium.network/v1"
 ANNOTATION_PREFIX = "mycelium.network/"
@@ -102,11 +102,20 @@ class PublishedPort(ManifestRecord):
     protocol: Literal["TCP", "UDP"] = "TCP"
 
 
+class UncoveredTraffic(StrEnum):
+    """What becomes of traffic that lockstep does not compare: IPv6, and IPv4 other than TCP, UDP and ICMP."""
+
+    HOLD = "hold"  # dropped at the guest's port, both ways
+    LET_THROUGH = "pass"  # a failover may take back what a peer has seen of it
+
+
 class ProtectionTuning(ManifestRecord):
     """Bounds of lockstep; the defaults are measured ones (docs/failover.md)."""
 
     checkpoint_ms: int = Field(default=300, ge=50, le=10_000)
     checkpoint_budget_ms: int = Field(default=2_000, ge=500, le=60_000)
+    uncovered_traffic: UncoveredTraffic = UncoveredTraffic.HOLD
+    verify_every: DurationS | None = Field(default=None, ge=60)  # `vdc verify` by itself, in seconds
 
     @model_validator(mode="after")
     def _budget_above_interval(self) -> ProtectionTuning:
@@ -151,6 +160,11 @@ class EndophyteSpec(ManifestRecord):
     def wants_protection(self) -> bool:
         """Whether a secondary in lockstep is asked for."""
         return self.virtual_computer.memory_sync is MemorySync.CONTINUOUS
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether traffic that lockstep does not compare is held back, from the next power-on."""
+        return self.wants_protection and self.protection.uncovered_traffic is UncoveredTraffic.HOLD
 
 
 class EndophyteManifest(ManifestRecord):

@@ -196,6 +196,12 @@ class Mirror:
             self._take(change.item)
             self._notify(change.item.key)
 
+    async def refresh(self, key: str) -> None:
+        """Read one record now, for a question that an older view would answer wrongly. Raises as StateStore.get."""
+        item = await self._store.get(key)
+        if item is not None:
+            self.apply_early(Change(ChangeKind.PUT, item.mod_revision, item))
+
     def apply(self, change: Change) -> None:
         """Take over one change that the watch reports."""
         if change.item is None or change.revision < self.revision:

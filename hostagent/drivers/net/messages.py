@@ -101,9 +101,10 @@ def configure_link(ifname: str, kind: str, options: dict[str, Any]) -> Request:
     )
 
 
-def mark_link(ifname: str, alias: str, mtu: int) -> Request:
-    """Set the ownership tag and the MTU."""
-    message = _link_message(0, ifname, [("IFLA_IFALIAS", alias), ("IFLA_MTU", mtu)])
+def mark_link(ifname: str, alias: str, mtu: int, group: int = 0) -> Request:
+    """Set the ownership tag, the MTU and the interface group."""
+    attributes = [("IFLA_IFALIAS", alias), ("IFLA_MTU", mtu), ("IFLA_GROUP", group)]
+    message = _link_message(0, ifname, attributes)
     return Request(f"tag {ifname}", RTM_NEWLINK, 0, message)
 
 

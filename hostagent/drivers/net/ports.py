@@ -14,7 +14,7 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hostagent.drivers.net import messages, tap
+from hostagent.drivers.net import guard, messages, tap
 from hostagent.drivers.net.errors import ForeignLinkError, KernelRefusedError
 from hostagent.drivers.net.messages import Link
 from hostagent.drivers.net.names import PortTag, tap_name
@@ -24,16 +24,20 @@ from hostagent.drivers.net.segment import find_link
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A NIC's place on the overlay: the tap, the guest's MAC, and whose it is."""
+    """A NIC's place on the overlay: the tap, the guest's MAC, and whose it is.
+
+    `is_gated`: only what lockstep compares may pass (guard.py).
+    """
 
     ifname: str
     mac: str
     uid: str
+    is_gated: bool = True
 
     @classmethod
-    def of(cls, uid: str, index: int, mac: str) -> Port:
+    def of(cls, uid: str, index: int, mac: str, *, is_gated: bool = True) -> Port:
         """The port of NIC `index` of the Endophyte `uid`."""
-        return cls(ifname=tap_name(uid, index), mac=mac.lower(), uid=uid)
+        return cls(ifname=tap_name(uid, index), mac=mac.lower(), uid=uid, is_gated=is_gated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ def prepare(netlink: Netlink, network: str, mtu: int, port: Port, owner: int | N
     elif not _is_own(link, network, port.uid):
         raise ForeignLinkError(port.ifname, f"kind {link.kind or 'physical'}, alias {link.alias!r}")
     tag = str(PortTag(network=network, uid=port.uid, mac=port.mac))
-    netlink.batch_now([messages.mark_link(port.ifname, tag, mtu), messages.silence_ipv6(port.ifname)])
+    group = guard.GATED if port.is_gated else guard.UNGATED
+    netlink.batch_now([messages.mark_link(port.ifname, tag, mtu, group), messages.silence_ipv6(port.ifname)])
     return link
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from hostagent.drivers.qemu import quorum
 from hostagent.drivers.qemu.commands import Command
+from hostagent.drivers.qemu.exports import close_exports
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpCommandError, QmpSession
 from hostagent.drivers.qemu.steps import (
@@ -45,6 +46,7 @@ async def leave(qmp: QmpSession, plan: LockstepPlan) -> dict[str, float]:
     watch.lap("remove_filters")
     await _await_migration_end(qmp)
     watch.lap("end_migration")
+    await close_exports(qmp)  # of a comparison that was under way
     await _detach_disks(qmp, plan)
     watch.lap("detach_disks")
     await _cancel_mirrors(qmp, plan)

@@ -74,7 +74,7 @@ async def leave_alone(qmp: QmpSession, plan: LockstepPlan, disk: int) -> None:
     strange = [child for child in present if child.node in (pair, wall)]
     if not strange:
         return
-    own = _own_node(await block_nodes(qmp), disk)
+    own = own_node(await block_nodes(qmp), disk)
     if any(child.node == pair for child in present) or all(child.node != own for child in present):
         await _raise_wall(qmp, plan, disk)
         for child in await _children(qmp, top):
@@ -90,7 +90,7 @@ def _nothing(size_bytes: int) -> dict[str, Any]:
     return {"driver": "null-co", "size": size_bytes}
 
 
-def _own_node(nodes: dict[str, Any], disk: int) -> str:
+def own_node(nodes: dict[str, Any], disk: int) -> str:
     """The host's own image: a promoted VM's is what its secondary's layers were folded into."""
     return f"childs{disk}" if f"childs{disk}" in nodes else f"img{disk}"
 
