@@ -286,7 +286,8 @@ class Copy:
                 if event == "SHUTDOWN" and data.get("guest"):
                     self.powered_off.set()
             case _:
-                self.trouble.on_event(event, data, self.state.role, self.state.stage)
+                epoch = self.state.plan.epoch if self.state.plan else 0
+                self.trouble.on_event(event, data, self.state.role, self.state.stage, epoch)
         self._wake()
 
     async def probe(self) -> None:

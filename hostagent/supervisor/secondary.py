@@ -197,8 +197,8 @@ async def failed(copy: Copy, error: VdcError) -> None:
     """The secondary could not be made: nothing of it may stay, and the primary is told by the observed record."""
     with suppress(VdcError):
         await copy.end_process()
-    await copy.save(stage=CopyStage.FAILED)
     await copy.host.tell(
         copy.name, "secondary-failed", f"{copy.host.name} could not become the secondary: {error}",
         epoch=copy.state.epoch, severity=Severity.WARNING,
     )  # fmt: skip
+    await copy.save(stage=CopyStage.FAILED)

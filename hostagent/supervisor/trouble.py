@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hostagent.drivers.qemu import primary
+from hostagent.drivers.qemu.plan import epoch_in
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.drivers.qemu.steps import run_state
 from vdc.model.endophyte import CopyRole, CopyStage
@@ -56,13 +57,19 @@ class DiskTrouble:
         self.here = self.there = ""
         self.is_stopped = False
 
-    def on_event(self, event: str, data: dict[str, Any], role: CopyRole | None, stage: CopyStage) -> bool:
-        """Take in an event of QEMU; whether it is one that a decision may depend on."""
+    def on_event(
+        self, event: str, data: dict[str, Any], role: CopyRole | None, stage: CopyStage, epoch: int
+    ) -> bool:
+        """Take in an event of QEMU; whether it is one that a decision may depend on.
+
+        `epoch` is that of the present lockstep: QEMU holds events back for up to a second, and one of an
+        earlier secondary's disk says nothing about this one's.
+        """
         is_together = stage in _TOGETHER
         if event == "QUORUM_REPORT_BAD" and is_together:
             node, error = str(data.get("node-name", "")), str(data.get("error", "an error"))
             if role is CopyRole.PRIMARY and node.startswith("nbd"):
-                self.there = self.there or error
+                self.there = self.there or (error if epoch_in(node) == epoch else "")
             elif not node.startswith(_NOT_A_DISK):
                 self.here = self.here or error
             return bool(self.here or self.there)

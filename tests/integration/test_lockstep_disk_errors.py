@@ -30,7 +30,7 @@ def listen(copy: Copy, role: CopyRole) -> DiskTrouble:
     trouble = DiskTrouble()
 
     def on_event(event: str, data: dict[str, Any], _at_s: float) -> None:
-        trouble.on_event(event, data, role, CopyStage.LOCKSTEP)
+        trouble.on_event(event, data, role, CopyStage.LOCKSTEP, 1)
 
     copy.qmp.add_listener(on_event)
     return trouble

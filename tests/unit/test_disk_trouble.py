@@ -24,7 +24,7 @@ def bad(node, error="Input/output error"):
 
 def heard(event, data, role, stage):
     trouble = DiskTrouble()
-    trouble.on_event(event, data, role, stage)
+    trouble.on_event(event, data, role, stage, 7)
     return trouble
 
 
@@ -37,6 +37,10 @@ def test_a_primary_in_lockstep_tells_its_disk_from_the_secondarys(stage):
     for node in ("pair0-e7", "watch0-e7", "wall0-e7", "repl0-e7"):
         passed_on = heard("QUORUM_REPORT_BAD", bad(node), P, stage)
         assert (passed_on.here, passed_on.there) == ("", ""), node
+
+
+def test_what_is_said_late_of_an_earlier_secondary_is_not_held_against_this_one():
+    assert not heard("QUORUM_REPORT_BAD", bad("nbd0-e6"), P, CopyStage.CHECKPOINTING).there
 
 
 @pytest.mark.parametrize("node", ["guard0f", "childs0"])
