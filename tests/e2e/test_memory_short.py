@@ -83,8 +83,6 @@ def test_the_guest_goes_on_and_another_host_protects_it(lab: Lab) -> None:
         wait_for(lambda: group.kills == 1, 20, "the kernel ends the secondary")
         vm.wait("under a new epoch", lambda view: view.status.epoch > before, 10)
         workload.wait_progress(more=50, deadline_s=20)
-        vm.wait_lockstep(90)
-        workload.wait_progress(more=30, deadline_s=20)
     assert vm.qemu("h1").pid == pid
     assert "copy-died" in vm.event_codes()
     assert not workload.report.errors
