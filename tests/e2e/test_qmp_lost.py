@@ -1,4 +1,4 @@
-"""The agent's connection to QEMU breaks for good: the guest and its protection do not notice, the agent finds another way."""
+"""The agent's connection to QEMU breaks for good: guest and protection do not notice, the agent finds another way."""
 
 from __future__ import annotations
 
