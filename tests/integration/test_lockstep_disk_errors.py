@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from lockstep_clients import Store, Talker, load, wait_for
 from lockstep_support import Copy, Pair, missing
 
 from hostagent.drivers.qemu import primary
+from hostagent.drivers.qemu.spec import CONSOLE_SOCKET, SERIAL_LOG
 from hostagent.drivers.qemu.steps import block_nodes, run_state
+from hostagent.supervisor.logs import bound_log
 from hostagent.supervisor.trouble import DiskTrouble
 from vdc.model.endophyte import CopyRole, CopyStage
 
@@ -114,3 +117,18 @@ async def test_a_guest_alone_stands_still_and_does_again_what_its_disk_refused()
         assert not talker.failure
         assert not store.failure
         assert await store.audit() == []
+
+
+async def test_a_console_log_that_was_cut_goes_on_from_its_new_beginning() -> None:
+    async with Pair() as pair:
+        first = await pair.start_primary()
+        await pair.guest_is_up()
+        log = first.folder / SERIAL_LOG
+        assert bound_log(log, limit_bytes=1000, kept_bytes=500)
+        reader, writer = await asyncio.open_unix_connection(str(first.folder / CONSOLE_SOCKET))
+        writer.write(b"echo so it go''es on\n")
+        await wait_for(lambda: b"so it goes on" in log.read_bytes(), "the console's next words", 10)
+        assert b"\0" not in log.read_bytes(), "a hole up to where the writer was"
+        assert log.stat().st_size < 1000
+        assert log.with_name("serial.log.1").stat().st_size == 500
+        writer.close()
