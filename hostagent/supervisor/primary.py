@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 
 from hostagent.drivers.disk.copy import disk_specs
+from hostagent.drivers.host.room import require_disk
 from hostagent.drivers.qemu import kept, primary
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.qmp import QmpError
@@ -52,6 +53,7 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         await host.ensure_image(entry)
         record = await copy.disks.load()
         if pair.epoch == 1 and copy.disks.is_unmade(record):
+            require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
             record = await copy.disks.create_primary(
                 endophyte.uid, pair.epoch, disk_sources(endophyte, entry.image)
             )
@@ -127,7 +129,8 @@ async def enter(copy: Copy, pair: Pair) -> None:
     await _boot_settled(copy)
     await copy.save(stage=CopyStage.ENTERING)
     await copy.reach(Step.ENTER_BEGUN)
-    copy.colo_ended = copy.guest_reset = copy.disk_failed = False  # what happened alone ends no lockstep
+    copy.trouble.forget()
+    copy.colo_ended = copy.guest_reset = False  # what happened while it ran alone ends no lockstep
     copy.progress = copy.copying = None
     full = plan.plan()
     try:
@@ -250,6 +253,7 @@ async def alone(
 async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     """Take the lockstep parts out; the record says already that this copy is alone."""
     plan = copy.state.plan
+    await copy.remember_epoch(pair.epoch)
     await copy.reconnect()
     await resync.record_withdrawn(copy, pair)
     copy.state = copy.state.with_(epoch=pair.epoch)
@@ -263,7 +267,8 @@ async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     await copy.reach(Step.LEAVE_RESUMED)
     copy.meter.restart(time.monotonic())
     copy.lockstep_since_s = None
-    copy.colo_ended = copy.guest_reset = copy.disk_failed = False
+    copy.colo_ended = copy.guest_reset = False
+    copy.trouble.forget()
     await copy.save(stage=CopyStage.RUNNING, epoch=pair.epoch, plan=None, listening_epoch=0)
     await copy.reach(Step.LEAVE_REMEMBERED)
     await copy.disks.renew(pair.epoch)

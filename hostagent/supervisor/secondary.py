@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from hostagent.drivers.disk.copy import disk_specs, older_copy
+from hostagent.drivers.host.room import require_disk
 from hostagent.drivers.net import tap_name
 from hostagent.drivers.qemu import secondary
 from hostagent.drivers.qemu.qmp import QmpError
@@ -55,6 +56,7 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             reason = f"the primary was started by QEMU {facts.qemu_version}, this host runs {host.record.qemu.version}"
         if reason:
             raise RefusedError(reason, code="lockstep-impossible")
+        require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
         record, facts, resumes = await resync.secondary_disks(copy, endophyte, pair, entry.image, observed)
         await copy.reach(Step.PREPARE_DISKS)
         specs = disk_specs(record, len(facts.disk_sizes_bytes))
@@ -158,6 +160,10 @@ async def _remember(copy: Copy, epoch: int) -> None:
 
 async def take_over(copy: Copy, pair: Pair) -> None:
     """Carry out a promotion that the record shows already. Idempotent."""
+    await copy.remember_epoch(pair.epoch)
+    record = await copy.disks.load()
+    if record is not None and record.epoch < pair.epoch:
+        await _remember(copy, pair.epoch)
     await _speak(copy, pair)
     await _tidy(copy)
 
@@ -200,6 +206,7 @@ async def _tidy(copy: Copy) -> None:
     copy.colo_ended = copy.guest_reset = copy.guest_crashed = False
     if await run_state(copy.session()) != "shutdown":
         copy.powered_off.clear()  # said by a copy that went its own way, and was put right by a checkpoint
+    copy.rank_for_memory(CopyRole.PRIMARY)
     copy.lockstep_since_s = None
     copy.meter.restart(time.monotonic())
     await copy.save(machine=facts.with_(has_rewriter=True))
@@ -230,8 +237,8 @@ async def failed(copy: Copy, error: VdcError) -> None:
     """The secondary could not be made: nothing of it may stay, and the primary is told by the observed record."""
     with suppress(VdcError):
         await copy.end_process()
-    await copy.save(stage=CopyStage.FAILED)
     await copy.host.tell(
         copy.name, "secondary-failed", f"{copy.host.name} could not become the secondary: {error}",
         epoch=copy.state.epoch, severity=Severity.WARNING,
     )  # fmt: skip
+    await copy.save(stage=CopyStage.FAILED)

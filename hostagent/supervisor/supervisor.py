@@ -15,6 +15,7 @@ from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import primary, resync, secondary
 from hostagent.supervisor.adoption import take_over_after_restart
 from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.ending import end_copy
 from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence, linger
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.verification import Freezer, Peer, Verification
@@ -122,6 +123,7 @@ class Supervisor:
             return  # neither gone nor as it was: nothing may be done until it can be read
         self._watch_for_crash()
         await self._keep_session()
+        await self.copy.trouble.look(self.copy)
         decision = decide(snapshot(self.copy, retry_due=self.host.clock.boottime_s() >= self._retry_at_s))
         if decision.sentence != self._sentence:
             self.host.log.info(
@@ -165,17 +167,10 @@ class Supervisor:
         await self._cancel_job()
         if decision.row.to is State.S_LOCKSTEP:
             await secondary.lockstep_noted(self.copy)
+        elif decision.row.event is Event.DISK_FAILED or decision.row.to in (State.P_DEAD, State.S_DEAD):
+            await end_copy(self.copy, decision.sentence, _STAGES[decision.row.to])
         else:
             await self.copy.save(stage=_STAGES[decision.row.to])
-        if decision.row.to in (State.P_DEAD, State.S_DEAD):
-            await self.copy.end_process()
-            await self.host.tell(
-                self.name,
-                "copy-died",
-                decision.sentence,
-                epoch=self.copy.state.epoch,
-                severity=Severity.WARNING,
-            )
 
     async def _execute(self, decision: Decision) -> None:
         """Run one action to its end; whatever it fails at becomes a sentence and a later retry."""
@@ -217,6 +212,8 @@ class Supervisor:
                 await primary.pause(copy)
             case Action.RESUME:
                 await primary.resume(copy)
+            case Action.RETRY_DISK:
+                await copy.trouble.retry(copy)
             case Action.RECORD_POWER_OFF:
                 await self._record_power_off()
             case _ if pair is not None and endophyte is not None:
@@ -385,6 +382,8 @@ class Supervisor:
                 code="busy",
                 hint="try again in a moment",
             )
+        if self.copy.trouble.here:
+            raise ConflictError(f"the disk on {self.host.name} failed", code="disk-failed")
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
 

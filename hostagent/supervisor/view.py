@@ -58,12 +58,21 @@ def copy_view(copy: Copy, pair: Pair | None, *, retry_due: bool) -> CopyView:
         colo_ended=copy.colo_ended,
         checkpoints=copy.meter.count,
         lockstep_for_s=now - copy.lockstep_since_s if copy.lockstep_since_s is not None else 0.0,
-        stalled_ms=copy.quiet_ms() if state.stage in _CHECKPOINTED and not copy.is_held else 0.0,
+        stalled_ms=copy.quiet_ms() if _must_checkpoint(copy) else 0.0,
         guest_reset=copy.guest_reset,
         guest_crashed=copy.guest_crashed,
         powered_off=copy.powered_off.is_set(),
+        disk_failed=bool(copy.trouble.here),
+        peer_disk_failed=bool(copy.trouble.there),
+        disk_stopped=copy.trouble.is_stopped,
+        disk_full=copy.trouble.is_full,
         retry_due=retry_due,
     )
+
+
+def _must_checkpoint(copy: Copy) -> bool:
+    """Whether silence would be a stall: not while a comparison holds them up, nor while nothing can be heard."""
+    return copy.state.stage in _CHECKPOINTED and not copy.is_held and not copy.needs_session
 
 
 def _peer_view(copy: Copy, pair: Pair | None, peer: str | None) -> PeerView:

@@ -156,7 +156,7 @@ async def test_without_a_checkpoint_or_with_a_failed_write_nothing_is_kept(bench
     assert not await resync.begin_record(copy, endophyte(), pair())
     assert (copy.state.older, copy.qmp.bitmaps) == ((), [])
     monkeypatch.undo()
-    copy.disk_failed = True
+    copy.trouble.there = "Input/output error"
     assert not await resync.begin_record(copy, endophyte(), pair())
     assert copy.qmp.bitmaps == []
 

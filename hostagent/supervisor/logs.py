@@ -1,0 +1,39 @@
+"""The logs of one guest, bounded: a guest decides how much it writes to its console.
+
+Both writers append, so a log that is cut to nothing goes on from its new end. What is written between the copy
+of the end and the cut is lost, some lines at most.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+LIMIT_BYTES = 8 << 20
+KEPT_BYTES = 4 << 20
+
+
+def bound_log(path: Path, *, limit_bytes: int = LIMIT_BYTES, kept_bytes: int = KEPT_BYTES) -> bool:
+    """Keep the end of a log that has grown too long beside it (`.1`) and begin it anew; whether that was done."""
+    try:
+        with path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size <= limit_bytes:
+                return False
+            file.seek(size - kept_bytes)
+            end = file.read(kept_bytes)
+            with suppress(OSError):  # no room for the old end: the more reason to cut
+                path.with_name(path.name + ".1").write_bytes(end)
+            file.truncate(0)
+    except OSError:
+        return False
+    return True
+
+
+def earlier_log(path: Path, most_bytes: int) -> bytes:
+    """The end of what was cut from a log; nothing where nothing was."""
+    with suppress(OSError), path.with_name(path.name + ".1").open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
+        return file.read()
+    return b""
