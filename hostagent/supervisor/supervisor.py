@@ -18,6 +18,7 @@ from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.ending import end_copy
 from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence, linger
 from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.publisher import Publisher
 from hostagent.supervisor.verification import Freezer, Peer, Verification
 from hostagent.supervisor.view import observed, snapshot
 from hostagent.supervisor.waking import read_epoch_after_sleep
@@ -36,7 +37,6 @@ from vdc.store.protocol import Put, Unchanged
 T = TypeVar("T")
 QUICK_TICK_S = 0.5  # while a stalled checkpoint or a panic has to be noticed
 IDLE_TICK_S = 2.0
-FIGURES_EVERY_S = 5.0
 FIRST_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
 _CHECKPOINTED = (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)
@@ -66,9 +66,7 @@ class Supervisor:
         self._failures = 0
         self._failed_action: Action | None = None
         self._retry_at_s = 0.0
-        self._published: Observed | None = None
-        self._published_at_s = 0.0
-        self._publish = asyncio.Event()
+        self._publisher = Publisher(host, name, self._observed)
         self._exclusive = asyncio.Lock()
         self.freezer = Freezer(self.copy)
 
@@ -86,7 +84,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Never returns; cancelling it leaves the guest alone (I8)."""
-        publisher = asyncio.create_task(self._publisher(), name=f"{self.name} publisher")
+        publisher = asyncio.create_task(self._publisher.run(), name=f"{self.name} publisher")
         try:
             await take_over_after_restart(self.copy)
             due_s = self.host.clock.boottime_s()
@@ -112,6 +110,10 @@ class Supervisor:
             return FIRST_RETRY_S
         return self._tick_s()
 
+    def _observed(self) -> Observed:
+        """What the others are told. While the store is lost, that is all that there is to say about an error."""
+        return observed(self.copy, self._sentence, "" if self.host.is_store_lost else self._error)
+
     def _tick_s(self) -> float:
         """When to look again though nothing happened: sooner while silence and stalls matter."""
         return QUICK_TICK_S if self.copy.state.stage in _IN_LOCKSTEP else IDLE_TICK_S
@@ -136,7 +138,7 @@ class Supervisor:
                     epoch=self.copy.state.epoch, severity=Severity.WARNING,
                 )  # fmt: skip
         await self._dispatch(decision)
-        self._publish.set()
+        self._publisher.look()
 
     async def _dispatch(self, decision: Decision) -> None:
         action = decision.action
@@ -427,49 +429,6 @@ class Supervisor:
             raise ConflictError(
                 f"{self.host.name} is not the primary of {self.name} under epoch {epoch}", code="not-primary"
             )
-
-    # ---- what the others see
-
-    async def _publisher(self) -> None:
-        """Write the Observed record when its meaning changed, and its figures now and then."""
-        while True:
-            await self._publish.wait()
-            self._publish.clear()
-            error = "" if self.host.is_store_lost else self._error  # then that is all that it says
-            record = observed(self.copy, self._sentence, error)
-            if not record.uid:
-                endophyte = self.host.mirror.endophyte(self.name)
-                if endophyte is None:
-                    continue
-                record = record.with_(
-                    uid=endophyte.uid
-                )  # nothing is here (any more), and that is worth saying
-            own = f"{self.name}/{self.host.name}"
-            if not self._is_news(record):
-                self.host.mirror.unstored.pop(own, None)
-                continue
-            try:
-                await self.host.store.commit(
-                    [], [Put(keys.observed(self.name, self.host.name), record.to_json())]
-                )
-                self._published = record
-                self._published_at_s = self.host.clock.boottime_s()
-                self.host.mirror.unstored.pop(own, None)
-            except UnavailableError:
-                self.host.mirror.unstored[own] = record  # what this agent itself shows meanwhile
-                await asyncio.sleep(0.2)
-                self._publish.set()
-            except Exception as error:  # this task's boundary: nobody would start it again
-                self.host.log.exception("publishing failed", endophyte=self.name, why=repr(error))
-                await asyncio.sleep(FIRST_RETRY_S)
-                self._publish.set()
-
-    def _is_news(self, record: Observed) -> bool:
-        before = self._published
-        if before is None or before.with_(checkpoints=record.checkpoints) != record:
-            return True
-        is_due = self.host.clock.boottime_s() - self._published_at_s >= FIGURES_EVERY_S
-        return is_due and before.checkpoints != record.checkpoints
 
 
 def _is_same_work(action: Action, running: Action | None) -> bool:
