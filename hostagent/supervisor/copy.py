@@ -26,16 +26,16 @@ from hostagent.drivers.qemu.checkpoints import CheckpointMeter
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.primary import ENDS_LOCKSTEP
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession, QmpUnreachableError
-from hostagent.drivers.qemu.resync import CopyFigures
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import DEBUG_SOCKET, QMP_SOCKET, SERIAL_LOG, MachineSpec
 from hostagent.drivers.tpm import adopt_tpm, start_tpm
+from hostagent.supervisor.copying import Copying
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.journal import Journal
-from hostagent.supervisor.logs import bound_log
+from hostagent.supervisor.logs import ConsoleWatch, bound_log, last_line
 from hostagent.supervisor.state import CopyState, load_state, save_state
 from hostagent.supervisor.trouble import DiskTrouble
-from vdc.model.endophyte import CopyProgress, CopyRole, CopyStage, Endophyte
+from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.errors import VdcError
 from vdc.model.manifest import Firmware
 from vdc.model.step import Step
@@ -49,7 +49,6 @@ GUEST_NICENESS = 0  # below the agent and etcd: a busy guest must not delay the 
 PROBE_DEADLINE_S = 0.3
 QMP_POLL_S = 0.01  # QEMU tells nobody when it listens
 _OWN_DOING = ("host-qmp-quit", "host-qmp-system-reset", "host-signal")
-_PANIC_SIGNS = (b"Kernel panic", b"BUG: ", b"Oops: ", b"general protection fault")
 
 
 class Copy:
@@ -69,9 +68,7 @@ class Copy:
         self.colo_ended = False
         self.lockstep_since_s: float | None = None
         self.qemu_word = ""
-        self.progress: float | None = None
-        self.copying: CopyProgress | None = None
-        self._figures: CopyFigures | None = None
+        self.copying = Copying(wake)
         self.older: CopyRecord | None = older_copy(self.folder)  # disks of a former secondary, kept
         self.guest_reset = self.guest_crashed = False
         self.booting_since_s: float | None = None  # powered on or reset, and not seen at rest since
@@ -84,7 +81,7 @@ class Copy:
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
         self.telling: asyncio.Task[None] | None = None  # what the agent said when it found this copy
-        self._log_seen = 0
+        self.console = ConsoleWatch(self.folder / SERIAL_LOG)
         self._saving = asyncio.Lock()
 
     # ---- what is there
@@ -157,35 +154,6 @@ class Copy:
         self.journal.note(step, epoch=self.state.epoch, at=self.host.clock.wall())
         await self.host.failpoints.reach(step)
 
-    def report_progress(self, fraction: float) -> None:
-        """How much of disk and memory has been copied, 0 to 1."""
-        figures = self._figures
-        is_other = figures is not None and (self.copying is None or self.copying.what != figures.what)
-        if is_other or self.progress is None or abs(fraction - self.progress) >= 0.02:
-            self.progress = fraction
-            if figures is not None:
-                self.copying = CopyProgress(
-                    what=figures.what, done_bytes=figures.done_bytes, total_bytes=figures.total_bytes
-                )
-            self._wake()
-
-    def report_figures(self, figures: CopyFigures) -> None:
-        """What has been copied; shown with the next `report_progress`."""
-        self._figures = figures
-
-    def panic_seen(self) -> bool:
-        """Whether the guest's console shows a kernel crash since the last call."""
-        path = self.folder / SERIAL_LOG
-        self._log_seen = min(self._log_seen, self._log_size())  # it was cut meanwhile
-        try:
-            with path.open("rb") as file:
-                file.seek(self._log_seen)
-                text = file.read(1 << 20)
-        except OSError:
-            return False
-        self._log_seen += len(text)
-        return any(sign in text for sign in _PANIC_SIGNS)
-
     def bound_logs(self) -> None:
         """Cut what QEMU and the guest have written too much of. Blocks."""
         for name in (SERIAL_LOG, QEMU_LOG):
@@ -214,7 +182,7 @@ class Copy:
             argv, runtime_root=self.host.config.runtime, vm_dir=self.folder, image_dir=self.host.image_dir,
             devices=("/dev/net/tun", "/dev/kvm") if spec.accelerator == "kvm" else ("/dev/net/tun",),
         )  # fmt: skip
-        self._log_seen = self._log_size()
+        self.console.skip()
         (self.folder / QMP_SOCKET).unlink(
             missing_ok=True
         )  # of an earlier process: it looks like a served one
@@ -267,14 +235,10 @@ class Copy:
                     return await self._connect()
                 except QmpUnreachableError as error:
                     if not self.is_alive:
-                        raise ProcessStartError("QEMU", self._last_words() or str(error)) from error
+                        raise ProcessStartError(
+                            "QEMU", last_line(self.folder / QEMU_LOG) or str(error)
+                        ) from error
                 await asyncio.sleep(QMP_POLL_S)
-
-    def _last_words(self) -> str:
-        with suppress(OSError):
-            lines = (self.folder / QEMU_LOG).read_text(errors="replace").strip().splitlines()
-            return lines[-1] if lines else ""
-        return ""
 
     async def _connect(self, socket: str = QMP_SOCKET) -> None:
         qmp = await QmpSession.connect(self.folder / socket, name=self.name, deadline_s=QMP_GREETING_S)
@@ -311,7 +275,8 @@ class Copy:
                 if self.meter.count > 8:  # proven long ago: no decision waits for it
                     return
             case "COLO_EXIT":
-                self.trouble.read_log(self.folder / QEMU_LOG)
+                if self.state.role is CopyRole.SECONDARY:  # a primary's log is also that of its time before
+                    self.trouble.read_log(self.folder / QEMU_LOG)
                 self.colo_ended = True
             case _ if event in ENDS_LOCKSTEP and data.get("reason") not in _OWN_DOING:
                 self.guest_reset = True
@@ -390,7 +355,7 @@ class Copy:
         self.older = keep
         highest = self.state.highest_epoch
         self.state = CopyState(name=self.name, uid="", highest_epoch=highest)
-        self._log_seen = 0
+        self.console.skip()
         await self.reach(Step.DISCARD_DONE)
         self._wake()
 
@@ -411,11 +376,6 @@ class Copy:
                 process.close()
 
     # ---- helpers
-
-    def _log_size(self) -> int:
-        with suppress(OSError):
-            return (self.folder / SERIAL_LOG).stat().st_size
-        return 0
 
     def mark_stage(self, stage: CopyStage) -> None:
         """Change the stage in memory alone (a note that is found out again after a restart)."""

@@ -131,12 +131,12 @@ async def enter(copy: Copy, pair: Pair) -> None:
     await copy.reach(Step.ENTER_BEGUN)
     copy.trouble.forget()
     copy.colo_ended = copy.guest_reset = False  # what happened while it ran alone ends no lockstep
-    copy.progress = copy.copying = None
+    copy.copying.restart()
     full = plan.plan()
     try:
         full = await resync.entry_plan(copy, pair)
         report = await primary.enter(
-            copy.session(), full, progress=copy.report_progress, figures=copy.report_figures,
+            copy.session(), full, progress=copy.copying.report, figures=copy.copying.report_figures,
             reach=copy.reach, deadline_s=ENTER_DEADLINE_S,
         )  # fmt: skip
     except VdcError as error:

@@ -12,27 +12,25 @@ from contextlib import suppress
 from typing import TypeVar
 
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor import primary, resync, secondary
+from hostagent.supervisor import primary, secondary
+from hostagent.supervisor.actions import act
 from hostagent.supervisor.adoption import take_over_after_restart
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.ending import end_copy
-from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence, linger
+from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.publisher import Publisher
 from hostagent.supervisor.verification import Freezer, Peer, Verification
 from hostagent.supervisor.view import observed, snapshot
 from hostagent.supervisor.waking import read_epoch_after_sleep
 from vdc.api.models import Frozen, VerifyResult
-from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunState
+from vdc.model.endophyte import CopyRole, CopyStage, Observed
 from vdc.model.errors import BugError, ConflictError, FencedError, UnavailableError, VdcError
 from vdc.model.event import Severity
 from vdc.model.pair import Pair
-from vdc.model.step import Step
 from vdc.protection.decide import Decision, decide
 from vdc.protection.events import Event
 from vdc.protection.table import Action, State
-from vdc.store import keys
-from vdc.store.protocol import Put, Unchanged
 
 T = TypeVar("T")
 QUICK_TICK_S = 0.5  # while a stalled checkpoint or a panic has to be noticed
@@ -179,7 +177,7 @@ class Supervisor:
         try:
             await self.freezer.release()  # whatever is decided, it is not decided about a frozen process
             async with self._exclusive:
-                await self._act(decision)
+                await act(self.copy, decision)
             self._failures, self._failed_action = 0, None
             self._error = ""
             self._retry_at_s = 0.0
@@ -194,71 +192,6 @@ class Supervisor:
             await self._failed(decision.action, BugError(f"{type(error).__name__}: {error}"))
         finally:
             self.wake()
-
-    async def _act(self, decision: Decision) -> None:
-        copy, pair, endophyte = (
-            self.copy,
-            self.host.mirror.pair(self.name),
-            self.host.mirror.endophyte(self.name),
-        )
-        match decision.action:
-            case Action.DISCARD | Action.SWEEP:
-                await self._discard(decision)
-            case Action.POWER_DOWN:
-                await primary.power_down(copy)
-            case Action.SWITCH_OFF:
-                await primary.switch_off(copy)
-            case Action.ISOLATE:
-                await primary.isolate(copy)
-            case Action.PAUSE:
-                await primary.pause(copy)
-            case Action.RESUME:
-                await primary.resume(copy)
-            case Action.RETRY_DISK:
-                await copy.trouble.retry(copy)
-            case Action.RECORD_POWER_OFF:
-                await self._record_power_off()
-            case _ if pair is not None and endophyte is not None:
-                await self._act_on_pair(decision, endophyte, pair)
-
-    async def _act_on_pair(self, decision: Decision, endophyte: Endophyte, pair: Pair) -> None:
-        copy = self.copy
-        if decision.row.event in (Event.STALLED, Event.STALLED_LATER):
-            await copy.probe()
-        jobs: Mapping[Action, Callable[[], Awaitable[object]]] = {
-            Action.START: lambda: primary.start(copy, endophyte, pair),
-            Action.ADOPT_EPOCH: lambda: primary.adopt_epoch(copy, endophyte, pair),
-            Action.ENTER: lambda: primary.enter(copy, pair),
-            Action.MARK: lambda: primary.mark(copy, pair),
-            Action.GO_ALONE: lambda: primary.alone(
-                copy, endophyte, pair, decision.sentence, orderly=decision.row.event in resync.ORDERLY
-            ),
-            Action.LEAVE: lambda: primary.leave(copy, endophyte, pair),
-            Action.PREPARE: lambda: secondary.prepare(copy, endophyte, pair),
-            Action.PROMOTE: lambda: secondary.promote(copy, pair, decision.sentence),
-            Action.TAKE_OVER: lambda: secondary.take_over(copy, pair),
-            Action.INHERIT: lambda: secondary.inherit(copy, pair),
-        }
-        await jobs[decision.action]()
-
-    async def _discard(self, decision: Decision) -> None:
-        had_guest = self.copy.is_alive
-        epoch = self.copy.state.epoch
-        await linger(self.copy)
-        if not await resync.keep_copy(self.copy):
-            await self.copy.discard()
-        if had_guest:
-            await self.host.tell(self.name, "discarded", decision.sentence, epoch=epoch)
-
-    async def _record_power_off(self) -> None:
-        """The guest shut itself down: from now on that is what is wanted, and the next pass ends its QEMU."""
-        found = self.host.mirror.endophytes[self.name]
-        key, after = keys.endophyte(self.name), found.value.with_(run=RunState.STOPPED)
-        await self.host.store.commit([Unchanged(key, found.revision)], [Put(key, after.to_json())])
-        await self.copy.reach(Step.RECORD_OFF_DONE)
-        await self.host.tell(
-            self.name, "guest-powered-off", "the guest powered itself off", epoch=self.copy.state.epoch
-        )
 
     async def _failed(self, action: Action, error: VdcError) -> None:
         self._failures = self._failures + 1 if action is self._failed_action else 1
@@ -303,7 +236,11 @@ class Supervisor:
     def _watch_for_crash(self) -> None:
         """A secondary whose guest runs on memory that does not fit together says so on its console."""
         state = self.copy.state
-        if state.role is CopyRole.SECONDARY and state.stage in _CHECKPOINTED and self.copy.panic_seen():
+        if (
+            state.role is CopyRole.SECONDARY
+            and state.stage in _CHECKPOINTED
+            and self.copy.console.sees_panic()
+        ):
             self.copy.guest_crashed = True
 
     # ---- what the API asks for

@@ -121,7 +121,7 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
         checkpoints=CheckpointFigures(
             count=meter.count, pause_ms_p50=meter.p50_ms, pause_ms_p99=meter.p99_ms, last=copy.last_checkpoint
         ),
-        progress=copy.progress if is_copying else None,
+        progress=copy.copying.progress if is_copying else None,
         sentence=f"keeps disks as of epoch {copy.older.epoch}" if copy.older and is_kept(copy) else sentence,
         error=error,
         restarts=state.restarts,
@@ -129,7 +129,7 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
         machine=state.machine,
         incarnation=copy.host.record.incarnation,
         unreachable=copy.host.heartbeats.unsettled() if state.role is CopyRole.PRIMARY else (),
-        copying=copy.copying if is_copying else None,
+        copying=copy.copying.shown if is_copying else None,
         older=state.older,
         resumes=state.resumes,
     )
