@@ -234,11 +234,15 @@ async def inherit(copy: Copy, pair: Pair) -> None:
 
 
 async def failed(copy: Copy, error: VdcError) -> None:
-    """The secondary could not be made: nothing of it may stay, and the primary is told by the observed record."""
+    """The secondary could not be made: nothing of it may stay, and the primary is told by the observed record.
+
+    The primary may know already that the process ended, and its answer cancels this; why must be told even then.
+    """
+    sentence = f"{copy.host.name} could not become the secondary: {error}"
+    told = copy.host.tell(
+        copy.name, "secondary-failed", sentence, epoch=copy.state.epoch, severity=Severity.WARNING
+    )
+    await asyncio.shield(told)
     with suppress(VdcError):
         await copy.end_process()
-    await copy.host.tell(
-        copy.name, "secondary-failed", f"{copy.host.name} could not become the secondary: {error}",
-        epoch=copy.state.epoch, severity=Severity.WARNING,
-    )  # fmt: skip
     await copy.save(stage=CopyStage.FAILED)
