@@ -8,7 +8,6 @@ from contextlib import suppress
 from hostagent.agent.manager import Manager
 from hostagent.drivers.host.room import room
 from hostagent.supervisor.host import HostContext
-from vdc.model.errors import UnavailableError
 from vdc.model.event import Severity
 
 LOOK_EVERY_S = 5.0
@@ -40,17 +39,8 @@ class StorageWatch:
         if (low is None) == (not self._is_low):
             return
         self._is_low = low is not None
-        name = self._host.name
         if low is not None:
-            await self.tell(name, "disk-low", f"{name}: only {low.sentence}", Severity.WARNING)
+            await self._host.tell_of_node("disk-low", f"{self._host.name}: only {low.sentence}")
         else:
-            await self.tell(name, "disk-room", f"{name} has room on its disks again", Severity.NORMAL)
-
-    async def tell(self, name: str, code: str, sentence: str, severity: Severity) -> None:
-        """An event about this host; a store that does not answer is only logged."""
-        self._host.log.warning(sentence, code=code)
-        event = self._host.events.make(name, code, sentence, severity=severity, kind="host")
-        try:
-            await self._host.events.append(event)
-        except UnavailableError as error:
-            self._host.log.warning("an event could not be stored", code=code, why=str(error))
+            sentence = f"{self._host.name} has room on its disks again"
+            await self._host.tell_of_node("disk-room", sentence, Severity.NORMAL)

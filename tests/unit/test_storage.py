@@ -11,10 +11,9 @@ from hostagent.agent import storage
 from hostagent.drivers.host import room as rooms
 from hostagent.server.endophytes import _read_log
 from hostagent.supervisor.logs import bound_log
-from vdc.control.events import EventLog, read_events
 from vdc.model.errors import RefusedError
+from vdc.model.event import Severity
 from vdc.model.units import GIB, MIB
-from vdc.store.memory import MemoryStore
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -76,12 +75,12 @@ def test_low_is_two_gib_or_a_tenth(tmp_path, total, free, is_low):
 
 
 async def test_the_alarm_is_raised_once_and_taken_back(tmp_path, monkeypatch):
-    store = MemoryStore()
-    clock = SimpleNamespace(wall=lambda: "2026-01-01T00:00:00.000000Z")
-    log = SimpleNamespace(warning=lambda *_, **__: None, info=lambda *_, **__: None)
-    host = SimpleNamespace(
-        name="h1", vms_dir=tmp_path, image_dir=tmp_path, events=EventLog(store, "h1", clock), log=log
-    )
+    told = []
+
+    async def tell_of_node(code, sentence, severity=Severity.WARNING):
+        told.append((code, severity))
+
+    host = SimpleNamespace(name="h1", vms_dir=tmp_path, image_dir=tmp_path, tell_of_node=tell_of_node)
     watch = storage.StorageWatch(host, SimpleNamespace(supervisors={}))
     free = 90 * MIB
     monkeypatch.setattr(rooms.shutil, "disk_usage", lambda _: Usage(GIB, 0, free))
@@ -89,5 +88,4 @@ async def test_the_alarm_is_raised_once_and_taken_back(tmp_path, monkeypatch):
     await watch.look()
     free = 900 * MIB
     await watch.look()
-    told = [(event.code, event.severity.value, event.name) for event in await read_events(store)]
-    assert told == [("disk-low", "Warning", "h1"), ("disk-room", "Normal", "h1")]
+    assert told == [("disk-low", Severity.WARNING), ("disk-room", Severity.NORMAL)]
