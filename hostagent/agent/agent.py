@@ -10,7 +10,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import aiohttp
 import structlog
@@ -62,6 +62,7 @@ NICE = -10  # heartbeats and decisions must not starve behind guests
 MEMBERS_EVERY_S = 2.0
 ARBITER_REST_S = 10.0
 IMAGE_RESERVE_BYTES = 256 * MIB  # of the disk that no image may take: guests write there
+ANNOUNCED_S = 1.0
 
 
 class Agent:
@@ -244,6 +245,11 @@ class Agent:
                 break
             except UnavailableError:
                 await asyncio.sleep(0.5)
+        with suppress(
+            TimeoutError
+        ):  # who sees what the supervisors do is to know that this agent is a new one
+            async with asyncio.timeout(ANNOUNCED_S):
+                await host.announced.wait()
         group.create_task(manager.run(), name="manager")
         group.create_task(NameService(host).run(), name="names")
         group.create_task(StorageWatch(host, manager).run(), name="storage")

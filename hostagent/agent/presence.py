@@ -29,6 +29,7 @@ async def keep_present(host: NodeContext, record: Host) -> None:
         try:
             if lease is None:
                 lease = await _announce(host, record, ttl_s)
+                host.announced.set()
             else:
                 await host.store.renew_lease(lease, deadline_s=ttl_s / RENEWALS_PER_TTL)
             host.store_heard_at_s = host.clock.boottime_s()

@@ -31,7 +31,9 @@ _LATE_S = 0.03
 _ASK_EVERY_S = 0.025
 SETTLED_S = 3.0
 _DEAF_S = 0.1  # less than a secondary's own head start: the primary is to be first (see `is_deaf`)
-_ANSWER_S = 0.03  # that an echo is given before silence counts, however long it has lasted
+_ANSWER_S = (
+    0.075  # three questions long: that an echo is given before silence counts, however long it has lasted
+)
 
 
 @dataclass(slots=True)

@@ -135,9 +135,7 @@ def _note_age(copy: Copy) -> None:
 async def _finish_unseen(copy: Copy, entry: Entry) -> None:
     """The rest of an operation whose end neither the stage nor QEMU shows: the disks' own record."""
     state = copy.state
-    if entry.step == Step.LEAVE_REMEMBERED and state.stage is CopyStage.RUNNING:
-        await copy.disks.renew(state.epoch)
-    elif entry.step == Step.SYNCED_REMEMBERED and state.stage is CopyStage.LOCKSTEP and state.plan:
+    if entry.step == Step.SYNCED_REMEMBERED and state.stage is CopyStage.LOCKSTEP and state.plan:
         await copy.disks.in_sync(state.plan.disks)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class NodeContext:
     heartbeats: Heartbeats
     failpoints: Failpoints = field(default_factory=Failpoints)
     store_heard_at_s: float = 0.0
+    announced: asyncio.Event = field(default_factory=asyncio.Event)  # the store knows this agent
     lineage: int = 0  # the highest that this agent acts under; stamped on what it writes about pairs
     log: structlog.stdlib.BoundLogger = field(default_factory=structlog.get_logger)
 

@@ -269,9 +269,10 @@ async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     copy.lockstep_since_s = None
     copy.colo_ended = copy.guest_reset = False
     copy.trouble.forget()
-    await copy.save(stage=CopyStage.RUNNING, epoch=pair.epoch, plan=None, listening_epoch=0)
-    await copy.reach(Step.LEAVE_REMEMBERED)
     await copy.disks.renew(pair.epoch)
+    await copy.reach(Step.LEAVE_DISKS)
+    # Last: what is wanted next (a pause, another secondary) may begin as soon as this shows.
+    await copy.save(stage=CopyStage.RUNNING, epoch=pair.epoch, plan=None, listening_epoch=0)
     await copy.reach(Step.LEAVE_DONE)
 
 

@@ -2,6 +2,7 @@
 
 What it holds in memory is as old as its sleep, and others may have acted. Nothing that it could decide on an
 old view has an effect (every change is a compare-and-swap), but a stale copy is to be ended, not looked after.
+The store has not been silent for the time of the sleep either: else a primary would be paused for nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ async def read_epoch_after_sleep(host: HostContext, name: str, due_s: float) -> 
     late_s = host.clock.boottime_s() - due_s
     if late_s < ASLEEP_S:
         return
+    host.store_heard_at_s = host.clock.boottime_s()  # what was not asked was not silent
     host.log.warning("was asleep; reads the epoch first", endophyte=name, late_s=round(late_s, 1))
     try:
         await host.mirror.refresh(keys.pair(name))

@@ -25,6 +25,7 @@ from vdc.lab.network import netlink
 from vdc.lab.processes import read_process
 from vdc.model.endophyte import CopyRole, CopyStage
 
+TAP_UID = "00000000-0000-4000-8000-0000000000aa"  # of a VM of which nothing else is left
 MAC = "52:54:00:00:00:01"
 UID = "00000000-0000-4000-8000-00000000dead"
 SANDBOX = ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
@@ -106,7 +107,7 @@ class _Leftovers:
             with netlink() as ip:
                 ip.link("add", ifname="vdlost0", kind="tuntap", mode="tap")
                 index = ip.link_lookup(ifname="vdlost0")[0]
-                ip.link("set", index=index, IFLA_IFALIAS=str(PortTag("default", UID, MAC)))
+                ip.link("set", index=index, IFLA_IFALIAS=str(PortTag("default", TAP_UID, MAC)))
 
         kernel.in_namespace(self._namespace, make)
 

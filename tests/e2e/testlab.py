@@ -127,7 +127,7 @@ class Lab:
         self._clients: dict[str, ApiClient] = {}
         self._cut_off: set[str] = set()
         self.woken: dict[str, float] = {}  # when a suspended host went on, by the wall clock
-        self._names: dict[str, str] = {}  # of VMs, by MAC
+        self._names: dict[str, set[str]] = {}  # of VMs, by MAC: one after the other may have the same
         self.wire: Capture  # of the present test; the fixture `lab` begins and judges it
 
     def __enter__(self) -> Lab:
@@ -325,7 +325,7 @@ class Lab:
         """Create a VM and wait until it is what was asked for."""
         self.ok("create", name, "--wait", "--timeout", f"{timeout_s:g}", *options)
         for address in self.view(name).status.addresses:
-            self._names[mac_for(self.plan.network.name, address)] = name
+            self._names.setdefault(mac_for(self.plan.network.name, address), set()).add(name)
         return VM(self, name)
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
@@ -369,7 +369,7 @@ class Lab:
         frames = capture.frames
         found = []
         for mac in dict.fromkeys(frame.mac for frame in frames):
-            mine = [one for one in events if one.name == self._names.get(mac) and one.at >= since]
+            mine = [one for one in events if one.name in self._names.get(mac, ()) and one.at >= since]
             found.append(judge(mac, frames, hosts, owners(mine), self.woken))
         return found
 

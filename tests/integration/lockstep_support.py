@@ -151,6 +151,7 @@ class Pair:
         self.folder = Path(tempfile.mkdtemp(prefix="vdct-"))
         self.namespace = Namespace(nics)
         self._nudger = inside(self.namespace.name, Nudger)
+        self.story: list[str] = []  # of the latest switch, with milliseconds since its beginning
         self.prepare_folder: Callable[[Path], object] = lambda folder: None
         self._count = itertools.count(1)
 
@@ -285,9 +286,7 @@ class Pair:
         """Promote; the taps join the bridges at the same time, as the agent does it."""
         self.epoch += 1
         await second.disks.promoted(self.epoch, self.disks)
-        joining = asyncio.to_thread(
-            lambda: [self.namespace.join(tap, j) for j, tap in enumerate(second.taps)]
-        )
+        joining = asyncio.to_thread(self._join, second)
         figures, _ = await asyncio.gather(secondary.promote(second.qmp, plan), joining)
         await secondary.announce(second.qmp)
         await secondary.refresh_code(second.qmp)
@@ -297,12 +296,15 @@ class Pair:
 
     async def switch(self, prime: Copy, second: Copy, plan: LockstepPlan) -> bool:
         """A planned promotion, in the steps of the supervisor; whether the cut was clean (else packets may be lost)."""
+        self._tell_story(prime, second)
         hold = handover.Hold(second.qmp, plan)
         try:
             for _ in range(3):
                 await handover.fence(prime.qmp, plan)
                 if await hold.is_set():
                     break
+            self.lap("held")
+            self._nudger.nudge(second.taps)
             self.epoch += 1
             await second.disks.promoted(self.epoch, self.disks)
             await secondary.cut(second.qmp)
@@ -314,17 +316,41 @@ class Pair:
             await self.take_over(second, plan)
             return False
         await handover.shut_comparison(second.qmp, plan)
-        await asyncio.to_thread(lambda: [self.namespace.join(tap, j) for j, tap in enumerate(second.taps)])
+        await asyncio.to_thread(self._join, second)
+        self.lap("heard")
         await handover.open_output(second.qmp, plan)
+        self.lap("speaks")
         await secondary.announce(second.qmp)
         await secondary.promote(second.qmp, plan, keep_listening=True)
+        self._nudger.nudge(second.taps)
+        self.lap("left lockstep")
         await asyncio.sleep(0.15)
         await secondary.refresh_code(second.qmp)
         self._nudger.nudge(second.taps)
+        self.lap("code refreshed")
         await asyncio.sleep(0.2)
         await handover.stop_listening(second.qmp, plan)
+        self.lap("listens no more")
         second.was_promoted = True
         return True
+
+    def _join(self, copy: Copy) -> None:
+        for j, tap in enumerate(copy.taps):
+            self.namespace.join(tap, j)
+
+    def _tell_story(self, prime: Copy, second: Copy) -> None:
+        self.story.clear()
+        self._story_began = time.monotonic()
+        for copy, role in ((prime, "P"), (second, "S")):
+            copy.qmp.add_listener(
+                lambda event, _data, _at, role=role: (  # type: ignore[misc]
+                    self.lap(f"{role} {event}") if event in ("STOP", "RESUME") else None
+                )
+            )
+
+    def lap(self, what: str) -> None:
+        """Note a step of the story."""
+        self.story.append(f"{what} {(time.monotonic() - self._story_began) * 1000:.0f}")
 
     async def settle(self, second: Copy, plan: LockstepPlan) -> None:
         await secondary.settle(second.qmp, plan)

@@ -1,4 +1,4 @@
-"""Whether packets are lost: datagrams with numbers, the kernel's counter of retransmissions, and a capture.
+"""Whether packets are lost: datagrams with numbers, and the kernel's counter of retransmissions.
 
 Everything works inside a network namespace; the sockets are made there by a thread that enters it for that.
 """
@@ -12,7 +12,6 @@ import socket
 import struct
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -142,47 +141,3 @@ def _echo(identity: int, number: int) -> bytes:
     total = (total & 0xFFFF) + (total >> 16)
     checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
     return packet[:2] + struct.pack("!H", checksum) + packet[4:]
-
-
-@dataclass
-class Segments:
-    """Every TCP segment with data that passes an interface: one that is seen twice was sent again."""
-
-    namespace: str
-    ifname: str
-    again: list[tuple[float, str]] = field(default_factory=list)  # when, by whom
-
-    def __enter__(self) -> Segments:
-        def raw() -> socket.socket:
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
-            sock.bind((self.ifname, 0))
-            sock.settimeout(0.1)
-            return sock
-
-        self._socket = inside(self.namespace, raw)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="segments", daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._socket.close()
-
-    def _run(self) -> None:
-        seen: Counter[bytes] = Counter()
-        while not self._ended.is_set():
-            try:
-                data = self._socket.recv(2048)
-            except TimeoutError:
-                continue
-            if data[12:14] != b"\x08\x00" or data[23] != socket.IPPROTO_TCP:
-                continue
-            ip_bytes, length = (data[14] & 15) * 4, struct.unpack_from("!H", data, 16)[0]
-            segment = data[14 + ip_bytes : 14 + length]
-            if len(segment) > (segment[12] >> 4) * 4:
-                key = data[26:34] + segment[:8]  # addresses, ports, sequence number
-                seen[key] += 1
-                if seen[key] > 1:
-                    self.again.append((time.monotonic(), socket.inet_ntoa(data[26:30])))

@@ -85,8 +85,8 @@ class Step(StrEnum):
     ALONE_DONE = "alone.done", "the primary goes on alone"
     LEAVE_PARTS = "leave.parts", "the lockstep is out of QEMU; the guest may stand still"
     LEAVE_RESUMED = "leave.resumed", "the guest runs"
-    LEAVE_REMEMBERED = "leave.remembered", "the primary is remembered as running alone"
-    LEAVE_DONE = "leave.done", "its disks belong to the new epoch"
+    LEAVE_DISKS = "leave.disks", "its disks belong to the new epoch"
+    LEAVE_DONE = "leave.done", "the primary is remembered as running alone"
     # ---- taking over
     HANDOVER_LISTENING = "handover.listening", "the secondary's tap hears, and its guest cannot speak"
     HANDOVER_FENCED = "handover.fenced", "nothing of the primary's guest gets out any more"

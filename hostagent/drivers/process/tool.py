@@ -47,6 +47,7 @@ async def run_tool(
 
 
 async def _end(process: asyncio.subprocess.Process, token: str) -> None:
-    """Waiting comes last: it ends only when everything that holds the program's output has ended."""
+    """Reading to the end comes last: it ends only when everything that holds the program's output has ended."""
     await asyncio.to_thread(kill_carriers, token, _GONE_DEADLINE_S)
-    await process.wait()
+    await process.communicate()
+    await asyncio.sleep(0)  # the transports of the pipes close one turn later

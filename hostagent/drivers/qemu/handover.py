@@ -16,7 +16,8 @@ behind what it has in the buffer: `Hold.is_clean` tells, the buffer is thrown aw
 `secondary.cut` ends the channel on which one could come.
 
 Should the agents die in the middle: the fence is taken away by the primary's agent (a timer, or the next agent),
-the buffer empties itself into lockstep's filter after `HOLD_S`, and the gate is what it always was.
+the buffer empties itself into lockstep's filter every `HOLD_S` until the secondary's next agent takes it out, and the
+gate is what it always was. Answers are late meanwhile, or wait for that agent.
 
 Measured: a guest's TCP packet that arrives while the guest stands still stays in QEMU's filter-rewriter until the
 next one passes. `drivers.net.nudge` sends one that no guest gets to see.
