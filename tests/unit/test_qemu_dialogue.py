@@ -245,7 +245,7 @@ async def test_copying_less_than_all_says_this(name: str, changes: str) -> None:
     words = ("blockdev-", "x-blockdev", "job-dismiss", "migrate-set-parameters", "stop")
     assert_golden(f"dialogue-enter-{name}", [one for one in qemu.said if one.startswith(words)])
     assert [figures.what for figures in seen] == ["disk", "memory"]
-    assert set(qemu.nodes) == {"disk0", "img0", "nbd0-e7", "repl0-e7"}
+    assert set(qemu.nodes) == {"disk0", "img0", "nbd0-e7", "watch0-e7", "repl0-e7", "pair0-e7"}
     assert not qemu.jobs
 
 
