@@ -165,6 +165,10 @@ async def take_over(copy: Copy, pair: Pair) -> None:
     if record is not None and record.epoch < pair.epoch:
         await _remember(copy, pair.epoch)
     await _speak(copy, pair)
+    is_told = copy.journal.has_reached(Step.TIDY_BEGUN, since=Step.PROMOTE_BEGUN)
+    if not is_told:
+        sentence = f"{pair.reason}; the outcome was read from the record"
+        await copy.host.tell(copy.name, "promoted", sentence, epoch=pair.epoch, severity=Severity.WARNING)
     await _tidy(copy)
 
 
