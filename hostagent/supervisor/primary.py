@@ -256,7 +256,8 @@ async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     await copy.remember_epoch(pair.epoch)
     await copy.reconnect()
     await resync.record_withdrawn(copy, pair)
-    copy.state = copy.state.with_(epoch=pair.epoch)
+    # Not in lockstep any more: that I/O is refused while the disks' graph changes says nothing about the disk here.
+    copy.state = copy.state.with_(epoch=pair.epoch, stage=CopyStage.LEAVING)
     qmp = copy.session()
     if plan is not None:
         await primary.leave(qmp, plan.plan())

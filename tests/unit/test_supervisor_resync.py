@@ -13,7 +13,7 @@ from test_control_desired import World
 from hostagent.drivers.disk.copy import CopyRecord, DiskSource
 from hostagent.drivers.disk.copy import CopyState as DiskState
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor import resync
+from hostagent.supervisor import primary, resync
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.failpoints import Failpoints
 from hostagent.supervisor.state import CopyState, PlanRecord
@@ -320,3 +320,26 @@ async def test_an_older_copy_is_used_where_everything_agrees(
     else:
         assert disks.asked == [("create", [DiskSource(None, base.base, base.base_format)])]
         assert facts.disk_bases == (base.base,)
+
+
+async def test_io_that_is_refused_while_a_withdrawn_secondary_is_left_ends_no_copy(
+    bench, tmp_path, monkeypatch
+):
+    """The record is at the new epoch before QEMU is out of lockstep: what is decided then must be to go on leaving."""
+    copy = await bench.copy(tmp_path, "h1", role=P, stage=CopyStage.LOCKSTEP, uid=UID)
+    after = await bench.pair_is()
+
+    async def nothing(*_, **__):
+        return None
+
+    async def refuse(qmp, plan):
+        copy._on_event("BLOCK_IO_ERROR", {"action": "stop", "reason": "Input/output error"}, 0.0)
+        assert (copy.state.stage, copy.state.epoch) == (CopyStage.LEAVING, after.epoch)
+        assert not copy.trouble.is_torn
+
+    monkeypatch.setattr("hostagent.drivers.qemu.primary.leave", refuse)
+    monkeypatch.setattr("hostagent.drivers.qemu.primary.resume", nothing)
+    monkeypatch.setattr("hostagent.drivers.disk.copy.DiskSet.renew", nothing)
+    monkeypatch.setattr(Copy, "reconnect", nothing)
+    await primary.leave(copy, endophyte(), after)
+    assert (copy.state.stage, copy.state.older) == (CopyStage.RUNNING, (NAME,))
