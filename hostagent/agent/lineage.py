@@ -201,6 +201,7 @@ async def go_on_alone(config: AgentConfig, by: str) -> str:
     running = asyncio.create_task(member.run(), name="etcd")
     store = EtcdStore([member.endpoint])
     try:
+        await member.running()  # else one that an agent left running would go on as it is
         await member.go_on_alone(lambda folder: _check_undecided(folder, config.host))
         present = await store.get(keys.LINEAGE)
         before = Lineage.from_json(present.value).number if present else 0

@@ -158,6 +158,17 @@ class EmbeddedMember:
         """Whether it has data of its own; then the initial cluster is of no concern to it."""
         return (self.data_dir / "member").exists()
 
+    async def running(self, deadline_s: float = 10.0) -> None:
+        """Wait until `run` has taken the process over or started it; UnavailableError `etcd-not-running`."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._process.running()
+        except TimeoutError:
+            raise UnavailableError(
+                f"etcd member {self.host} does not start: {self._process.last_error}",
+                code="etcd-not-running", hint=f"see {self.log_path}",
+            ) from None  # fmt: skip
+
     async def suspend(self) -> None:
         """End the process for a moment, with its log written out; `run` would start it again at once."""
         handle = self.handle
