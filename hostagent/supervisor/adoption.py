@@ -13,7 +13,7 @@ import time
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.inspect import LiveState, inspect
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.copy import QEMU_LOG, Copy
 from hostagent.supervisor.handover import after_restart
 from hostagent.supervisor.journal import Entry
 from hostagent.supervisor.primary import BOOT_LIMIT_S
@@ -87,6 +87,7 @@ def _stage_now(copy: Copy, live: LiveState) -> CopyStage:
     stage, role = copy.state.stage, copy.state.role
     if role is CopyRole.SECONDARY:
         if stage in (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP) and not live.is_colo:
+            copy.trouble.read_log(copy.folder / QEMU_LOG)
             copy.colo_ended = True
         return stage
     match stage, live.status:

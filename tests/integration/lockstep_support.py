@@ -230,6 +230,7 @@ class Pair:
             process = await asyncio.create_subprocess_exec(
                 "ip", "netns", "exec", self.namespace.name, *full,
                 pass_fds=(writer,), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                restore_signals=False,  # as the agent starts it: a file-size limit is an error, not the end
             )  # fmt: skip
         os.close(writer)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from hostagent.drivers.qemu.inspect import LiveRole, LiveState
 from hostagent.supervisor.adoption import _stage_now
 from hostagent.supervisor.state import CopyState
+from hostagent.supervisor.trouble import DiskTrouble
 from vdc.model.endophyte import CopyRole, CopyStage, MachineFacts
 
 P, S = CopyRole.PRIMARY, CopyRole.SECONDARY
@@ -26,7 +28,7 @@ def live(status: str, *, colo_mode: str = "none") -> LiveState:
 def copy(role: CopyRole, stage: CopyStage, *, is_machine_known: bool = True) -> SimpleNamespace:
     machine = FACTS if is_machine_known else None
     state = CopyState(name="web", uid="u", role=role, stage=stage, epoch=3, machine=machine)
-    return SimpleNamespace(state=state, colo_ended=False)
+    return SimpleNamespace(state=state, colo_ended=False, folder=Path("/absent"), trouble=DiskTrouble())
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,10 @@ class CopyView:
     guest_crashed: bool = False  # the console shows a kernel crash, in lockstep as the secondary
     guest_reset: bool = False  # the guest was reset, shut down or crashed while in lockstep
     powered_off: bool = False  # the guest shut itself down
+    disk_failed: bool = False  # in lockstep: this host's disk refused something
+    peer_disk_failed: bool = False  # primary in lockstep: the secondary's disk refused a write
+    disk_stopped: bool = False  # primary, alone: the guest stands still because its disk refused something
+    disk_full: bool = False  # as above, and what is missing is room
     retry_due: bool = False  # the back-off after a failed start has passed
 
 
