@@ -76,6 +76,7 @@ async def adopt_epoch(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     """Act under the newer epoch; where a secondary was added, open the channels that it will connect to."""
     earlier = copy.state.plan
     if earlier is not None and earlier.epoch != pair.epoch:
+        await copy.remember_epoch(pair.epoch)
         await copy.reconnect()
         await primary.leave(copy.session(), earlier.plan())  # its channels would keep their ports
     await copy.save(epoch=pair.epoch, plan=None, listening_epoch=0)
@@ -205,6 +206,7 @@ async def alone(copy: Copy, endophyte: Endophyte | None, pair: Pair, sentence: s
 async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     """Take the lockstep parts out; the record says already that this copy is alone."""
     plan = copy.state.plan
+    await copy.remember_epoch(pair.epoch)  # an agent that died after the commit has not
     copy.state = copy.state.with_(epoch=pair.epoch)
     await copy.reconnect()
     qmp = copy.session()
