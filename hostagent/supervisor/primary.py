@@ -207,7 +207,7 @@ async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     """Take the lockstep parts out; the record says already that this copy is alone."""
     plan = copy.state.plan
     await copy.remember_epoch(pair.epoch)  # an agent that died after the commit has not
-    copy.state = copy.state.with_(epoch=pair.epoch)
+    copy.state = copy.state.with_(epoch=pair.epoch, stage=CopyStage.LEAVING)  # so that it is gone on with
     await copy.reconnect()
     qmp = copy.session()
     if plan is not None:

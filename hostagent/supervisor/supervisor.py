@@ -258,6 +258,8 @@ class Supervisor:
         if self._job is not None and not self._job.done():
             self._job.cancel()
             await asyncio.gather(self._job, return_exceptions=True)
+            if self._job_action is Action.ENTER and self.copy.state.stage is CopyStage.ENTERING:
+                self.copy.mark_stage(CopyStage.LEAVING)  # nobody copies any more: the table finishes it
         self._job, self._job_action = None, None
 
     async def _keep_session(self) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import gaps, latency, lockstep, resources
+from tests.bench import decisions, gaps, latency, lockstep, resources
 from tests.bench.machine import machine
 from tests.bench.report import describe, fill, markdown, table
 from tests.bench.suite import Options, Suite
@@ -40,6 +40,7 @@ MEASUREMENTS: Mapping[str, Callable[[Suite], Awaitable[None]]] = {
     "entry": lockstep.entries,
     "create": lockstep.creations,
     "help": resources.help_text,
+    "decisions": decisions.decisions,
 }
 
 

@@ -167,6 +167,8 @@ def give_up(world: World, h: int) -> World:
     world = world.agent(h, job=None)
     if job.action in (Action.START, Action.PREPARE) and job.at > 1:
         return end_process(world, h)
+    if job.action is Action.ENTER and agent.mem.stage is CopyStage.ENTERING and kept("a cancelled entry is undone"):
+        return world.mem(h, stage=CopyStage.LEAVING)
     kind = COMMITS.get(job.action)
     is_sent = kind is not None and job.at == (1 if job.action is Action.PROMOTE else 0)
     if is_sent and job.rec is not None and network.store_answers(world, h):

@@ -318,7 +318,8 @@ def leave_remember(world: World, h: int, job: Job) -> list[Outcome]:
 def leave_qemu(world: World, h: int, job: Job) -> list[Outcome]:
     agent, process = world.hosts[h].agent, world.hosts[h].qemu
     body = known_body(agent) if not kept("commit before QEMU") else job.rec.body
-    world = world.mem(h, epoch=body.epoch)
+    leaving = CopyStage.LEAVING if kept("leaving goes on") else agent.mem.stage
+    world = world.mem(h, epoch=body.epoch, stage=leaving)
     if process is None or process.hung:
         return failed(world, h, f"{HOSTS[h]}: QEMU does not answer")
     wish = agent.mirror.wish

@@ -61,7 +61,7 @@ def _by_role_alone(snapshot):
 
 _REAL_CLASSIFY = decide.classify
 
-MUTANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+_BROKEN: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "QEMU is told before the commit": lambda: rules.without("commit before QEMU"),
     "the commit does not compare": lambda: rules.without("compare"),
     "the in-sync mark is not withdrawn": lambda: _patched(patch.object(arbitration, "go_alone", _keep_mark)),
@@ -92,6 +92,8 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
         _row(State.P_ISOLATED, Event.ALWAYS, Action.LEAVE, State.P_RUNNING)
     ),
     "a new agent ends the guest that it finds": lambda: rules.without("adoption spares the guest"),
+    "a cancelled entry into lockstep is left as it is": lambda: rules.without("a cancelled entry is undone"),
+    "leaving lockstep is not gone on with": lambda: rules.without("leaving goes on"),
     "silence counts as death": lambda: rules.without("silence is not death"),
     "a deletion does not wait for the copies": lambda: rules.without("a deletion waits for its copies"),
     "a lost answer of the own promotion is never found out": lambda: _patched(
@@ -102,3 +104,22 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
         _never(Event.SECONDARY_USELESS), _never(Event.PEER_SILENT_LONG)
     ),
 }
+# The search (searches.py) that notices it; "from nothing" where nothing else is said.
+_NOTICED_BY = {
+    "from lockstep": (
+        "an old primary boots its disk when it returns",
+        "a dirty disk is booted",
+        "leaving lockstep does not remember the epoch",
+        "a repeated take-over does not remember",
+        "an isolated primary goes on without asking",
+        "a deletion does not wait for the copies",
+        "a promoted copy that died is thrown away",
+    ),
+    "from the copying on": (
+        "leaving lockstep is not gone on with",
+        "a cancelled entry into lockstep is left as it is",
+    ),
+    "from lockstep without a spare": ("the epoch of a secondary is not checked",),
+}
+_SEARCH = {name: search for search, names in _NOTICED_BY.items() for name in names}
+MUTANTS = {name: (_SEARCH.get(name, "from nothing"), broken) for name, broken in _BROKEN.items()}

@@ -50,6 +50,21 @@ def in_lockstep() -> World:
     return world
 
 
+def while_copying() -> World:
+    """The primary is about to copy disk and memory to its secondary."""
+    return after_usual("h1: begins to copy disk and memory")
+
+
+def after_usual(last: str) -> World:
+    """The world after an undisturbed start, up to a sentence."""
+    world = first_world()
+    while (step := usual_step(world)) is not None:
+        world = step.after
+        if step.text == last:
+            return world
+    raise LookupError(f"an undisturbed start never says: {last}")
+
+
 def without_spare() -> World:
     """As `in_lockstep`, and h3 is gone for good: two hosts that must do with each other."""
     return settle(in_lockstep().host(2, power=GONE, agent=None))
@@ -61,11 +76,11 @@ remembers(in_lockstep.cache_clear)
 CHECK = (
     Search("from nothing", first_world, surprises=1, horizon=6),
     Search("from lockstep", in_lockstep, surprises=2, horizon=3, peace_every=7),
-    Search("from lockstep without a spare", without_spare, surprises=2, horizon=4, peace_every=7, cuts=False),
 )
 DEEP = (
+    Search("from the copying on", while_copying, surprises=2, horizon=2, peace_every=3),
+    Search("from lockstep without a spare", without_spare, surprises=2, horizon=4, peace_every=7, cuts=False),
     Search("from lockstep, deeper", in_lockstep, surprises=2, horizon=6),
-    Search("from nothing, deeper", first_world, surprises=2, horizon=1, peace_every=5),
 )
 
 

@@ -53,6 +53,15 @@ def steps(world: World, *, surprises: bool = True, cuts: bool = True) -> Iterato
         yield Step(1, text, agents.settle(after), COMMAND)
 
 
+def own_steps(world: World) -> list[Step]:
+    """What may happen by itself, in any order, with nothing going wrong."""
+    return [
+        Step(0, text, agents.settle(after), NORMAL, only_agents)
+        for text, after, cost, only_agents in _by_itself(world)
+        if not cost
+    ]
+
+
 def usual_step(world: World) -> Step | None:
     """The first of what happens by itself; None where nothing does."""
     for text, after, cost, only_agents in _by_itself(world):

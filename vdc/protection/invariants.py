@@ -144,8 +144,14 @@ def _truthful(world: WorldFacts) -> Iterator[str]:
         guest = host.guest
         if guest is not None and (guest.uid, guest.epoch) in host.told_dead:
             yield f"I6: {host.name} calls its copy under epoch {guest.epoch} dead, and it lives"
+        pair = world.pair
+        if pair is None or pair.secondary is None:
+            continue  # a claim counts only while there is another copy that could act on it
         for other in world.hosts:
-            if other.guest and (other.name, other.guest.uid, other.guest.epoch) in host.believed_dead:
+            guest = other.guest
+            if guest is None or guest.epoch != pair.epoch:
+                continue
+            if (other.name, guest.uid, guest.epoch) in host.believed_dead:
                 yield f"I6: {host.name} takes the copy on {other.name} for dead, and it lives"
 
 
