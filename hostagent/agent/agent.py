@@ -21,6 +21,7 @@ from hostagent.agent.manager import Manager
 from hostagent.agent.names import NameService
 from hostagent.agent.presence import keep_present, publish_network
 from hostagent.agent.survey import survey
+from hostagent.agent.verifier import Verifier
 from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.images import ImageCache
@@ -186,6 +187,8 @@ class Agent:
             address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,
         )  # fmt: skip
         group.create_task(api.run(), name="api")
+        verifier = Verifier(host, manager.supervisors, context.peer)
+        group.create_task(verifier.run(), name="verifier")
         group.create_task(self._after_sync(host, manager, store, group), name="after sync")
 
     async def _after_sync(

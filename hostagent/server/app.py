@@ -15,6 +15,7 @@ from hostagent.server.context import ServerContext
 from hostagent.server.endophytes import EndophyteHandlers
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
 from hostagent.server.metrics import MetricsHandler
+from hostagent.server.verification import VerificationHandlers
 from vdc.api.routes import ROUTES, Body
 from vdc.model.errors import BugError, UnavailableError
 
@@ -29,6 +30,7 @@ def build_app(context: ServerContext) -> web.Application:
         ClusterHandlers(context),
         ConsoleHandler(context),
         MetricsHandler(context),
+        VerificationHandlers(context),
     )
     for route in ROUTES:
         handler: Handler | None = next(

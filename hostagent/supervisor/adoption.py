@@ -12,6 +12,7 @@ from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.inspect import LiveState, inspect
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.verification import thaw_after_restart
 from vdc.model.endophyte import CopyRole, CopyStage
 
 _OVER = (CopyStage.ABSENT, CopyStage.DEAD, CopyStage.FAILED)
@@ -29,6 +30,8 @@ async def take_over_after_restart(copy: Copy) -> None:
         if state.role is not None and copy.state.stage is CopyStage.DEAD:
             copy.host.heartbeats.tell_dead(state.uid, state.epoch)
         return
+    assert copy.process is not None
+    thaw_after_restart(copy.folder, copy.process)
     try:
         live = await inspect(copy.session())
     except QmpError as error:

@@ -63,6 +63,7 @@ class Copy:
         self.guest_reset = self.guest_crashed = False
         self.booting_since_s: float | None = None  # powered on or reset, and not seen at rest since
         self.powered_off = asyncio.Event()
+        self.is_held = False  # a comparison holds the checkpoints up: that is no stall
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
@@ -285,6 +286,7 @@ class Copy:
         self.powered_off.clear()
         self.lockstep_since_s = None
         self.qemu_word = ""
+        self.is_held = False
         self.meter.restart(time.monotonic())
 
     async def remove_ports(self) -> None:

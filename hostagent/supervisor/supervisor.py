@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from typing import TypeVar
 
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import primary, secondary
 from hostagent.supervisor.adoption import take_over_after_restart
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.verification import Freezer, Peer, Verification
 from hostagent.supervisor.view import observed, snapshot
+from vdc.api.models import Frozen, VerifyResult
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunState
 from vdc.model.errors import BugError, ConflictError, FencedError, UnavailableError, VdcError
 from vdc.model.event import Severity
@@ -26,6 +29,7 @@ from vdc.protection.table import Action, State
 from vdc.store import keys
 from vdc.store.protocol import Put, Unchanged
 
+T = TypeVar("T")
 QUICK_TICK_S = 0.5  # while a stalled checkpoint or a panic has to be noticed
 IDLE_TICK_S = 2.0
 FIGURES_EVERY_S = 5.0
@@ -62,6 +66,7 @@ class Supervisor:
         self._published_at_s = 0.0
         self._publish = asyncio.Event()
         self._exclusive = asyncio.Lock()
+        self.freezer = Freezer(self.copy)
 
     def wake(self) -> None:
         """Something happened; decide again."""
@@ -155,6 +160,7 @@ class Supervisor:
     async def _execute(self, decision: Decision) -> None:
         """Run one action to its end; whatever it fails at becomes a sentence and a later retry."""
         try:
+            await self.freezer.release()  # whatever is decided, it is not decided about a frozen process
             async with self._exclusive:
                 await self._act(decision)
             self._failures, self._failed_action = 0, None
@@ -285,32 +291,65 @@ class Supervisor:
         pair = self.host.mirror.pair(self.name)
         if pair is None or pair.secondary != self.host.name:
             raise ConflictError(f"{self.host.name} is not the secondary of {self.name}", code="not-secondary")
+
+        async def work() -> Pair:
+            await ask_primary(pair)
+            return await secondary.promote(self.copy, pair, reason, planned=True)
+
+        return await self._as_job(Action.PROMOTE, "promotion", work)
+
+    async def verify(self, peer: Peer, *, dry_run: bool) -> VerifyResult:
+        """Compare both copies, as the primary; one that differs is given up, so that a fresh one is made."""
+        pair, endophyte = self.host.mirror.pair(self.name), self.host.mirror.endophyte(self.name)
+        if pair is None or self.copy.state.stage is not CopyStage.LOCKSTEP or pair.primary != self.host.name:
+            raise ConflictError(f"{self.name} is not in lockstep here", code="not-in-lockstep")
+
+        comparison = Verification(self.copy, pair, peer)
+        result = await self._as_job(Action.HOLD, "comparison", lambda: comparison.run(dry_run=dry_run))
+        if result.is_same is False:
+            reason = f"the replica differs: {result.sentence}"
+            await self._as_job(
+                Action.GO_ALONE, "departure", lambda: primary.alone(self.copy, endophyte, pair, reason)
+            )
+        return result
+
+    async def freeze(self, epoch: int) -> Frozen:
+        """Freeze this host's secondary at a checkpoint. Refused where `epoch` is not the present one."""
+        state = self.copy.state
+        if (state.role, state.stage, state.epoch) != (CopyRole.SECONDARY, CopyStage.LOCKSTEP, epoch):
+            raise ConflictError(
+                f"{self.host.name} is not the secondary of {self.name} in lockstep under epoch {epoch}",
+                code="not-secondary",
+            )
+        return await self.freezer.freeze()
+
+    async def _as_job(self, action: Action, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what the API asks for as the one job of this supervisor; another decision cancels it."""
         if self._job is not None and not self._job.done():
             raise ConflictError(
                 f"{self.name} is busy: {self._job_action}", code="busy", hint="try again in a moment"
             )
         loop = asyncio.get_running_loop()
-        result: asyncio.Future[Pair] = loop.create_future()
+        result: asyncio.Future[T] = loop.create_future()
 
         async def job() -> None:
             try:
                 async with self._exclusive:
-                    await ask_primary(pair)
-                    result.set_result(await secondary.promote(self.copy, pair, reason, planned=True))
+                    result.set_result(await work())
             except BaseException as error:
                 if not result.done():
                     result.set_exception(
                         error
                         if isinstance(error, VdcError)
-                        else UnavailableError("the promotion was interrupted")
+                        else UnavailableError(f"the {what} was interrupted")
                     )
                 if isinstance(error, asyncio.CancelledError):
                     raise
             finally:
                 self.wake()
 
-        self._job_action = Action.PROMOTE
-        self._job = asyncio.create_task(job(), name=f"{self.name} planned promotion")
+        self._job_action = action
+        self._job = asyncio.create_task(job(), name=f"{self.name} {what}")
         return await asyncio.shield(result)
 
     async def quiesce(self, epoch: int) -> None:

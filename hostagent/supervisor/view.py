@@ -57,7 +57,7 @@ def copy_view(copy: Copy, pair: Pair | None, *, retry_due: bool) -> CopyView:
         colo_ended=copy.colo_ended,
         checkpoints=copy.meter.count,
         lockstep_for_s=now - copy.lockstep_since_s if copy.lockstep_since_s is not None else 0.0,
-        stalled_ms=copy.quiet_ms() if state.stage in _CHECKPOINTED else 0.0,
+        stalled_ms=copy.quiet_ms() if state.stage in _CHECKPOINTED and not copy.is_held else 0.0,
         guest_reset=copy.guest_reset,
         guest_crashed=copy.guest_crashed,
         powered_off=copy.powered_off.is_set(),
@@ -124,5 +124,5 @@ def _qemu_word(copy: Copy) -> str:
     """QEMU's own word for its state; the short stops of checkpoints are not a pause."""
     if not copy.is_alive:
         return ""
-    is_stepping = copy.state.stage in _CHECKPOINTED and copy.quiet_ms() < _DEFAULT_BUDGET_MS
+    is_stepping = copy.state.stage in _CHECKPOINTED and (copy.is_held or copy.quiet_ms() < _DEFAULT_BUDGET_MS)
     return "running" if is_stepping else copy.qemu_word

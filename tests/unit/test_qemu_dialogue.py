@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hostagent.drivers.qemu import primary, secondary
+from hostagent.drivers.qemu import exports, primary, secondary
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.entry import EntryFailedError
 from hostagent.drivers.qemu.inspect import LiveRole, inspect
@@ -39,6 +39,7 @@ class ModelQemu:
             "disk0": {"node-name": "disk0", "children": [child(0, "img0")]}
         }
         self.jobs: set[str] = set()
+        self.exports: set[str] = set()
         self.yankable: list[dict[str, str]] = [{"type": "chardev", "id": "compat_monitor0"}]
         self.closed_at: str | None = None
         self.listeners: list[EventListener] = []
@@ -108,9 +109,15 @@ class ModelQemu:
         return list(self.yankable)
 
     def do_query_block_exports(self, _: Any) -> Any:
-        return [{"id": "exp0-e7"}]
+        return [{"id": name} for name in self.exports]
 
     # deeds
+    def do_block_export_add(self, given: Any) -> Any:
+        self.exports.add(given["id"])
+
+    def do_nbd_server_stop(self, _: Any) -> Any:
+        self.exports.clear()
+
     def do_object_add(self, given: Any) -> Any:
         self.objects[given["id"]] = given
 
@@ -233,6 +240,17 @@ async def test_leaving_twice_removes_nothing_more() -> None:
     qemu.yankable = [{"type": "chardev", "id": "compat_monitor0"}]
     await primary.leave(qemu, PLAN)
     assert [words.split()[0] for words in qemu.said] == ["migrate-set-capabilities"]
+
+
+async def test_leaving_ends_a_comparison_that_was_under_way() -> None:
+    qemu = ModelQemu()
+    await entered(qemu)
+    await exports.open_exports(qemu, PLAN)  # type: ignore[arg-type]
+    assert qemu.exports == {"own0", "other0"}
+    await primary.leave(qemu, PLAN)
+    said = [words.split()[0] for words in qemu.said]
+    assert said.index("blockdev-del") > len(said) - said[::-1].index("nbd-server-stop") - 1
+    assert not qemu.exports
 
 
 STEPS = [

@@ -22,7 +22,10 @@ def tuned(**changes):
 
 @pytest.mark.parametrize(
     ("made", "is_gated", "word"),
-    [(endophyte(), True, "held back"), (tuned(uncovered_traffic=UncoveredTraffic.LET_THROUGH), False, "passes")],
+    [
+        (endophyte(), True, "held back"),
+        (tuned(uncovered_traffic=UncoveredTraffic.LET_THROUGH), False, "passes"),
+    ],
     ids=["default", "allowed by the user"],
 )
 def test_traffic_that_is_not_compared_is_held_unless_the_user_allows_it(made, is_gated, word):

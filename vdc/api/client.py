@@ -30,6 +30,7 @@ R = TypeVar("R", bound=Record)
 
 BLOB_CHUNK_BYTES = 1024**2
 MOVE_PATIENCE_S = 330.0  # for a promotion that has to move the replica first
+VERIFY_PATIENCE_S = 3_900.0  # for reading all of both disks
 _SEEN_EVENTS = 4096  # that a stream of events remembers, so that a reconnect repeats none
 
 
@@ -160,6 +161,13 @@ class ApiClient:
         patience_s = MOVE_PATIENCE_S if to else None
         return await self._post(wire.PromoteResult, "promote_endophyte", name, body, first_byte_s=patience_s)
 
+    async def verify_endophyte(self, name: str, *, dry_run: bool = False) -> wire.VerifyResult:
+        """Compare memory and disks of both copies; `ConflictError` where they are not in lockstep."""
+        body = wire.VerifyRequest(dry_run=dry_run)
+        return await self._post(
+            wire.VerifyResult, "verify_endophyte", name, body, first_byte_s=VERIFY_PATIENCE_S
+        )
+
     async def endophyte_log(
         self, name: str, *, lines: int | None = None, offset: int | None = None
     ) -> wire.LogText:
@@ -238,6 +246,18 @@ class ApiClient:
     async def peer_quiesce(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
         """Stop the guest for a planned promotion; `FencedError` where the peer knows a newer epoch."""
         return await self._post(wire.Acknowledged, "peer_quiesce", name, request)
+
+    async def peer_freeze(self, name: str, request: wire.PeerRequest) -> wire.Frozen:
+        """Freeze the secondary at its next checkpoint; it goes on by itself after some time."""
+        return await self._post(wire.Frozen, "peer_freeze", name, request, first_byte_s=30.0)
+
+    async def peer_digests(self, name: str, request: wire.DigestRequest) -> wire.MemoryDigests:
+        """Digests of the frozen secondary's memory; `ConflictError` where it does not stand still."""
+        return await self._post(wire.MemoryDigests, "peer_digests", name, request, first_byte_s=120.0)
+
+    async def peer_thaw(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
+        """Let a frozen secondary go on."""
+        return await self._post(wire.Acknowledged, "peer_thaw", name, request)
 
     async def _get(self, model: type[R], route: str, **path: str) -> R:
         return await self._call(model, make_call(route, path))

@@ -104,6 +104,65 @@ class PeerRequest(Record):
     from_host: str
 
 
+class MemoryComparison(Record):
+    """One block of guest memory on both hosts, compared page by page."""
+
+    block: str
+    size_bytes: int
+    pages: int
+    differing_pages: int
+
+
+class DiskComparison(Record):
+    """One disk on both hosts, compared block by block; `differences` are the first offsets, in bytes."""
+
+    disk: int
+    size_bytes: int
+    differences: tuple[int, ...] = ()
+
+
+class VerifyRequest(StrictRecord):
+    """Compare both copies. `dry_run`: only estimate for how long the guest would stand still."""
+
+    dry_run: bool = False
+
+
+class VerifyResult(Record):
+    """What a comparison of both copies found. The guest stood still for `frozen_ms`."""
+
+    name: str
+    epoch: int
+    primary: str
+    secondary: str
+    estimated_ms: float
+    frozen_ms: float = 0.0
+    attempts: int = 0  # until the secondary could be frozen at the right moment
+    memory: tuple[MemoryComparison, ...] = ()
+    disks: tuple[DiskComparison, ...] = ()
+    is_same: bool | None = None  # None: not compared
+    sentence: str
+
+
+class Frozen(Record):
+    """Whether the secondary stands still at a checkpoint, and where its memory blocks are."""
+
+    is_frozen: bool
+    blocks: dict[str, int] = Field(default_factory=dict)  # name -> bytes
+
+
+class MemoryDigests(Record):
+    """Digests of the secondary's memory: of each MiB by block, or of each page of the MiB asked for."""
+
+    chunks: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    pages: dict[str, dict[int, tuple[str, ...]]] = Field(default_factory=dict)
+
+
+class DigestRequest(PeerRequest):
+    """Ask for digests; of the pages of these MiB by block, or of every MiB where none are named."""
+
+    chunks: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+
+
 class Acknowledged(Record):
     """Done, nothing more to say."""
 

@@ -78,6 +78,10 @@ ROUTES: tuple[Route, ...] = (
         request=wire.PromoteRequest, response=wire.PromoteResult,
     ),
     Route(
+        "verify_endophyte", "POST", "/v1/endophytes/{name}/verify", "Compare memory and disks of both copies",
+        request=wire.VerifyRequest, response=wire.VerifyResult,
+    ),
+    Route(
         "endophyte_log", "GET", "/v1/endophytes/{name}/log", "Tail of the serial console",
         response=wire.LogText, query=("lines", "offset"),
     ),
@@ -100,6 +104,18 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "peer_quiesce", "POST", "/v1/peer/endophytes/{name}/quiesce", "Stop the guest for a planned promotion",
+        request=wire.PeerRequest, response=wire.Acknowledged, is_peer=True,
+    ),
+    Route(
+        "peer_freeze", "POST", "/v1/peer/endophytes/{name}/freeze", "Freeze the secondary at a checkpoint",
+        request=wire.PeerRequest, response=wire.Frozen, is_peer=True,
+    ),
+    Route(
+        "peer_digests", "POST", "/v1/peer/endophytes/{name}/digests", "Digests of the frozen secondary's memory",
+        request=wire.DigestRequest, response=wire.MemoryDigests, is_peer=True,
+    ),
+    Route(
+        "peer_thaw", "POST", "/v1/peer/endophytes/{name}/thaw", "Let a frozen secondary go on",
         request=wire.PeerRequest, response=wire.Acknowledged, is_peer=True,
     ),
 )  # fmt: skip

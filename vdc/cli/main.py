@@ -30,6 +30,7 @@ COMMANDS: dict[str, Lazy] = {
     "protect": Lazy(_IN + "protect", "protect", "Run a second copy in lockstep."),
     "unprotect": Lazy(_IN + "protect", "unprotect", "Give up the second copy."),
     "promote": Lazy(_IN + "promote", "promote", "Make the secondary the primary."),
+    "verify": Lazy(_IN + "verify", "verify", "Prove that both copies are the same."),
     "console": Lazy(_IN + "console", "console", "Use the serial console of a VM."),
     "logs": Lazy(_IN + "logs", "logs", "Print what a VM wrote on its serial console."),
     "events": Lazy(_IN + "events", "events", "What happened, oldest first."),

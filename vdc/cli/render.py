@@ -27,10 +27,9 @@ def print_values(values: Any, output: str, *, compact: bool = False) -> None:
     if output == "json":
         print(json.dumps(values, indent=None if compact else 2, ensure_ascii=False, allow_nan=False))
         return
-    import yaml
+    from vdc.model.strict_yaml import dump
 
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=False)
-    print(("---\n" if compact else "") + text, end="")
+    print(("---\n" if compact else "") + dump(values), end="")
 
 
 def print_records(

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vdc.model.base import ManifestRecord
 from vdc.model.ids import DnsLabel
-from vdc.model.units import GIB, MIB, SizeBytes
+from vdc.model.units import GIB, MIB, DurationS, SizeBytes
 
 API_VERSION = "mycelium.network/v1"
 ANNOTATION_PREFIX = "mycelium.network/"
@@ -115,6 +115,7 @@ class ProtectionTuning(ManifestRecord):
     checkpoint_ms: int = Field(default=300, ge=50, le=10_000)
     checkpoint_budget_ms: int = Field(default=2_000, ge=500, le=60_000)
     uncovered_traffic: UncoveredTraffic = UncoveredTraffic.HOLD
+    verify_every: DurationS | None = Field(default=None, ge=60)  # `vdc verify` by itself, in seconds
 
     @model_validator(mode="after")
     def _budget_above_interval(self) -> ProtectionTuning:

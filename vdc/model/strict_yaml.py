@@ -249,3 +249,21 @@ def _check_size(value: Any) -> None:
         level = [
             inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)
         ]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that this loader (YAML 1.2) reads as something else, though PyYAML (1.1) does not: 0o7, 1e3."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    others = (_NULL, _BOOL, _NOT_FINITE, _INT, _FLOAT)
+    style = "'" if any(pattern.fullmatch(text) for pattern in others) else None
+    return dumper.represent_scalar(_STR_TAG, text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def dump(values: Any) -> str:
+    """Plain values as a YAML document that `parse_documents` reads as they were."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)

@@ -1,4 +1,4 @@
-"""Sizes as people write them (`2GiB`, `512M`, `10Gi`) to bytes and back."""
+"""Sizes (`2GiB`, `512M`, `10Gi`) and durations (`90s`, `24h`) as people write them, to numbers and back."""
 
 from __future__ import annotations
 
@@ -44,3 +44,20 @@ def format_size(size_bytes: int) -> str:
 
 
 SizeBytes = Annotated[int, BeforeValidator(parse_size)]
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_DURATION = re.compile(r"\s*([1-9][0-9]{0,6})\s*([smhd])\s*")
+
+
+def parse_duration(value: Any) -> int:
+    """Seconds from an int or a text such as `24h`; raises `ValueError` for anything else, or none at all."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{str(value)[:40]!r} is not a duration: write for example 30m, 24h or 7d")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+DurationS = Annotated[int, BeforeValidator(parse_duration)]

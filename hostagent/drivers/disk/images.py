@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from hostagent.drivers.qemu.spec import IMAGE_DIR, VM_DIR
 from vdc.model.errors import RefusedError, UnavailableError
 
 _QUICK_S = 30.0
+_IMAGES_DIFFER = 1  # exit status of `qemu-img compare`
+_MISMATCH = re.compile(r"Content mismatch at offset (\d+)")
 
 
 class DiskToolError(UnavailableError):
@@ -77,7 +80,15 @@ class QemuImg:
         path = f"{IMAGE_DIR}/{_relative(base)}"
         return _parse(await self._run("info", "-U", "-f", image_format, "--output=json", path))
 
-    async def _run(self, *arguments: str, deadline_s: float = _QUICK_S) -> bytes:
+    async def compare(self, one: str, other: str, *, deadline_s: float) -> int | None:
+        """Offset of the first byte where two images (as `--image-opts`) differ; None where they are equal."""
+        output = await self._run(
+            "compare", "--image-opts", one, other, deadline_s=deadline_s, also_accepted=_IMAGES_DIFFER
+        )
+        found = _MISMATCH.search(output.decode(errors="replace"))
+        return int(found[1]) if found else None
+
+    async def _run(self, *arguments: str, deadline_s: float = _QUICK_S, also_accepted: int = 0) -> bytes:
         command = sandboxed(
             ["qemu-img", *arguments],
             runtime_root=self.runtime_root,
@@ -101,7 +112,7 @@ class QemuImg:
             if isinstance(error, TimeoutError):
                 raise DiskToolError(f"qemu-img {arguments[0]} did not end within {deadline_s:g} s") from error
             raise
-        if process.returncode:
+        if process.returncode not in (0, also_accepted):
             lines = complaint.decode(errors="replace").strip().splitlines() or ["no message"]
             raise DiskToolError(f"qemu-img {arguments[0]}: {lines[-1]}")
         return output

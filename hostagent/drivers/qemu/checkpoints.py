@@ -46,6 +46,18 @@ class CheckpointMeter:
             if self.first_at_s is None:
                 self.first_at_s = at_s
 
+    def excuse(self, now_s: float) -> None:
+        """Something of ours held the checkpoints up until now: neither a pause of theirs nor a stall."""
+        self._stopped_at_s = None
+        self._started_at_s = now_s
+        if self.last_at_s is not None:
+            self.last_at_s = now_s
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the guest stands still in a checkpoint."""
+        return self._stopped_at_s is not None
+
     def percentile_ms(self, percent: float) -> float:
         """The smallest pause of the window that `percent` of them do not exceed; 0 without any."""
         if not self._pauses_ms:

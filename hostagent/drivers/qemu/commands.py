@@ -21,6 +21,7 @@ class Command(StrEnum):
 
     ANNOUNCE_SELF = "announce-self"
     BLOCK_EXPORT_ADD = "block-export-add"
+    BLOCK_EXPORT_DEL = "block-export-del"
     BLOCK_JOB_CANCEL = "block-job-cancel"
     BLOCKDEV_ADD = "blockdev-add"
     BLOCKDEV_DEL = "blockdev-del"
@@ -56,6 +57,8 @@ class Command(StrEnum):
     STOP = "stop"
     SYSTEM_POWERDOWN = "system_powerdown"
     SYSTEM_RESET = "system_reset"
+    TRACE_EVENT_SET_STATE = "trace-event-set-state"
     X_BLOCKDEV_CHANGE = "x-blockdev-change"
     X_COLO_LOST_HEARTBEAT = "x-colo-lost-heartbeat"
+    X_QUERY_RAMBLOCK = "x-query-ramblock"
     YANK = "yank"

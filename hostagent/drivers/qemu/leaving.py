@@ -13,6 +13,7 @@ from typing import Any
 
 from hostagent.drivers.qemu.argv import disk_node
 from hostagent.drivers.qemu.commands import Command
+from hostagent.drivers.qemu.exports import close_exports
 from hostagent.drivers.qemu.plan import QUORUM_SECOND_CHILD, LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpCommandError, QmpSession
 from hostagent.drivers.qemu.steps import (
@@ -47,6 +48,7 @@ async def leave(qmp: QmpSession, plan: LockstepPlan) -> dict[str, float]:
     watch.lap("remove_filters")
     await _await_migration_end(qmp)
     await _cancel_mirrors(qmp, plan)
+    await close_exports(qmp)  # of a comparison that was under way
     await remove_nodes(qmp, _nodes(plan))
     await remove_chardevs(qmp, plan.primary_chardevs())
     await set_capabilities(qmp, MIGRATION_CAPABILITIES, state=False)
