@@ -32,11 +32,23 @@ async def take_over_after_restart(copy: Copy) -> None:
         return
     assert copy.process is not None
     thaw_after_restart(copy.folder, copy.process)
+    copy.is_unread = True
+    await look_again(copy)
+
+
+async def look_again(copy: Copy) -> None:
+    """Find out how far a process that was taken over has come, as soon as it answers. Until then nothing is known
+    but the remembered stage, and no job of the earlier agent is gone on with."""
+    state = copy.state
+    if not copy.is_alive:
+        copy.is_unread = False
+        return
     try:
         live = await inspect(copy.session())
     except QmpError as error:
         copy.host.log.warning("the guest runs, QEMU does not answer", endophyte=copy.name, why=str(error))
         return
+    copy.is_unread = False
     if live.status == "restore-vm":  # the earlier agent died while it refreshed an emulated guest's code
         await copy.session().execute(Command.CONT)
     stage = _stage_now(copy, live)

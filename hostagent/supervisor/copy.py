@@ -56,6 +56,7 @@ class Copy:
         self.meter = CheckpointMeter()
         self.process: ProcessHandle | None = None
         self.qmp: QmpSession | None = None
+        self.is_unread = False  # taken over from an earlier agent, and QEMU has not said yet how far it is
         self.colo_ended = False
         self.lockstep_since_s: float | None = None
         self.qemu_word = ""

@@ -132,7 +132,9 @@ async def take_over(copy: Copy, pair: Pair, *, planned: bool = False) -> None:
     An agent that died straight after its commit has remembered neither the epoch nor where the newest writes are.
     """
     record = await copy.disks.load()
-    if record is None or record.epoch < pair.epoch:  # else it is done, and the layers may be written back already
+    if (
+        record is None or record.epoch < pair.epoch
+    ):  # else it is done, and the layers may be written back already
         await _remember(copy, pair.epoch)
     await copy.remember_epoch(pair.epoch)
     await _speak(copy, pair, planned=planned)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import primary, secondary
-from hostagent.supervisor.adoption import take_over_after_restart
+from hostagent.supervisor.adoption import look_again, take_over_after_restart
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.verification import Freezer, Peer, Verification
@@ -116,6 +116,8 @@ class Supervisor:
             return  # neither gone nor as it was: nothing may be done until it can be read
         self._watch_for_crash()
         await self._keep_session()
+        if self.copy.is_unread:
+            await look_again(self.copy)
         decision = decide(snapshot(self.copy, retry_due=self.host.clock.boottime_s() >= self._retry_at_s))
         if decision.sentence != self._sentence:
             self.host.log.info(

@@ -41,7 +41,9 @@ def decide_all(count: int = PAIRS) -> Decided:
     revisions = {}
     for one in snapshots:
         assert one.pair is not None
-        revisions[one.pair.name] = cluster.commit([], [Put(keys.pair(one.pair.name), one.pair.to_json())]).revision
+        revisions[one.pair.name] = cluster.commit(
+            [], [Put(keys.pair(one.pair.name), one.pair.to_json())]
+        ).revision
     decided_s, slowest_s, began = 0.0, 0.0, time.perf_counter()
     for one in snapshots:
         at = time.perf_counter()
@@ -63,8 +65,16 @@ async def decisions(suite: Suite) -> None:
     note = "in simulation: one agent, no network"
     suite.add(
         [
-            Figure("decide_1000", "1,000 pairs fail at once: decided", "ms", tuple(r.decide_ms for r in runs), note=note),
-            Figure("commit_1000", "the same with the commits", "ms", tuple(r.total_ms for r in runs), note=note),
+            Figure(
+                "decide_1000",
+                "1,000 pairs fail at once: decided",
+                "ms",
+                tuple(r.decide_ms for r in runs),
+                note=note,
+            ),
+            Figure(
+                "commit_1000", "the same with the commits", "ms", tuple(r.total_ms for r in runs), note=note
+            ),
         ]
     )
 

@@ -38,7 +38,11 @@ WITHOUT_PAIR = frozenset(
     }
 )  # fmt: skip
 ENDS_PROCESS = frozenset({Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP})
-SAME_WORK = {Action.TAKE_OVER: Action.PROMOTE, Action.LEAVE: Action.GO_ALONE, Action.ADOPT_EPOCH: Action.GO_ALONE}
+SAME_WORK = {
+    Action.TAKE_OVER: Action.PROMOTE,
+    Action.LEAVE: Action.GO_ALONE,
+    Action.ADOPT_EPOCH: Action.GO_ALONE,
+}
 COMMITS = {Action.GO_ALONE: "alone", Action.PROMOTE: "promote", Action.MARK: "mark"}
 STAGES = {
     State.P_DEAD: CopyStage.DEAD,
@@ -48,7 +52,12 @@ STAGES = {
     State.S_LOCKSTEP: CopyStage.LOCKSTEP,
     State.P_LOCKSTEP: CopyStage.LOCKSTEP,
 }
-_SILENCE_MS = (0.0, 300.0, 500.0, 9_000.0)  # heard, suspected, beyond the head start, beyond isolated_pause_ms
+_SILENCE_MS = (
+    0.0,
+    300.0,
+    500.0,
+    9_000.0,
+)  # heard, suspected, beyond the head start, beyond isolated_pause_ms
 _STORE_MS = (0.0, 3_000.0, 9_000.0)
 _STALL_MS = (0.0, 2_100.0, 2_600.0)
 
@@ -167,7 +176,11 @@ def give_up(world: World, h: int) -> World:
     world = world.agent(h, job=None)
     if job.action in (Action.START, Action.PREPARE) and job.at > 1:
         return end_process(world, h)
-    if job.action is Action.ENTER and agent.mem.stage is CopyStage.ENTERING and kept("a cancelled entry is undone"):
+    if (
+        job.action is Action.ENTER
+        and agent.mem.stage is CopyStage.ENTERING
+        and kept("a cancelled entry is undone")
+    ):
         return world.mem(h, stage=CopyStage.LEAVING)
     kind = COMMITS.get(job.action)
     is_sent = kind is not None and job.at == (1 if job.action is Action.PROMOTE else 0)
@@ -214,6 +227,7 @@ def adopt(world: World, h: int) -> World:
     """adoption.take_over_after_restart."""
     host = world.hosts[h]
     mem, process = host.agent.mem, host.qemu
+    world = world.agent(h, unread=False)
     if not mem.uid:
         return world
     if process is None:
@@ -225,8 +239,8 @@ def adopt(world: World, h: int) -> World:
         return world
     if not kept("adoption spares the guest"):
         return end_process(world, h)
-    if process.hung:
-        return world  # QEMU does not answer; the guest is left as it is
+    if process.hung:  # QEMU does not answer; the guest is left as it is, and looked at again later
+        return world.agent(h, unread=kept("adoption looks again"))
     is_colo = process.mode == "primary" or process.mode == SECONDARY
     stage = mem.stage
     if mem.role is CopyRole.SECONDARY:
@@ -322,9 +336,12 @@ def _silence(world: World, h: int, agent: Agent, peer: int) -> tuple[int, int, i
 def _heard(world: World, h: int, agent: Agent) -> frozenset[tuple[int, int, int]]:
     heard = agent.heard
     for other, host in enumerate(world.hosts):
-        if other != h and host.agent is not None and (host.agent.dead or heard) and network.heartbeat(world, h, other):
+        if (
+            other != h
+            and host.agent is not None
+            and (host.agent.dead or heard)
+            and network.heartbeat(world, h, other)
+        ):
             kept_ones = {claim for claim in heard if claim[0] != other}
             heard = frozenset(kept_ones | {(other, *claim) for claim in host.agent.dead})
     return heard
-
-

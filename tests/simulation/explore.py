@@ -14,7 +14,6 @@ from tests.simulation.facts import violations
 from tests.simulation.steps import Step, steps
 from tests.simulation.world import World
 
-
 # By hash alone: a million worlds would not fit otherwise. Two worlds of one hash are as good as impossible.
 Seen = dict[int, tuple[int, str] | None]
 

@@ -68,7 +68,10 @@ def _cuts(world: World) -> Iterator[Change]:
         for a in range(len(HOSTS)):
             for b in range(len(HOSTS)):
                 if a != b and (a, b, network) not in world.cuts:
-                    yield f"no packet from {HOSTS[a]} reaches {HOSTS[b]} ({network})", _cut(world, {(a, b, network)})
+                    yield (
+                        f"no packet from {HOSTS[a]} reaches {HOSTS[b]} ({network})",
+                        _cut(world, {(a, b, network)}),
+                    )
     for h in range(len(HOSTS)):
         around = {(a, b) for a in range(len(HOSTS)) for b in range(len(HOSTS)) if a != b and h in (a, b)}
         for networks in ((MANAGEMENT,), (REPLICATION,), NETWORKS):
@@ -126,8 +129,9 @@ def commands(world: World) -> Iterator[Change]:
         yield "operator: pauses the VM", _command(world, run="paused")
     elif wish.run == "paused":
         yield "operator: resumes the VM", _command(world, run="running")
-    yield ("operator: unprotects the VM" if wish.protect else "operator: protects the VM"), _command(
-        world, protect=not wish.protect
+    yield (
+        ("operator: unprotects the VM" if wish.protect else "operator: protects the VM"),
+        _command(world, protect=not wish.protect),
     )
     yield "operator: deletes the VM", _command(world, deleting=True)
     yield from _promotions(world, rec)
@@ -146,7 +150,13 @@ def _promotions(world: World, rec: store.Rec | None) -> Iterator[Change]:
     """Supervisor.promote_planned on the secondary's host, which acts on what its mirror shows."""
     for h, host in enumerate(world.hosts):
         agent = host.agent
-        if agent is None or host.power != ON or agent.slow or agent.job is not None or agent.mirror.rec is None:
+        if (
+            agent is None
+            or host.power != ON
+            or agent.slow
+            or agent.job is not None
+            or agent.mirror.rec is None
+        ):
             continue
         body = agent.mirror.rec.body
         if body.secondary != h or body.sync != "in_sync" or agent.mem.uid != body.uid:
@@ -168,5 +178,3 @@ def heal(world: World) -> World:
         if host.agent is not None:
             world = world.agent(h, slow=False, deaf=False, mute=False)
     return world
-
-

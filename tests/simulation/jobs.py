@@ -54,9 +54,7 @@ def on(world: World, h: int, text: str) -> list[Outcome]:
 def failed(world: World, h: int, text: str) -> list[Outcome]:
     """It raised: supervisor._failed."""
     action = world.hosts[h].agent.job.action
-    if action is Action.PREPARE:  # secondary.failed
-        world = end_process(world, h).save(h, stage=CopyStage.FAILED)
-    elif action is Action.START:
+    if action is Action.PREPARE or action is Action.START:  # secondary.failed
         world = end_process(world, h).save(h, stage=CopyStage.FAILED)
     elif action is Action.ENTER and world.hosts[h].agent.mem.stage is CopyStage.ENTERING:
         world = world.mem(h, stage=CopyStage.LEAVING)
@@ -88,7 +86,9 @@ def commit(world: World, h: int, job: Job) -> list[Outcome]:
     request = f"{name}/{base.rev}/{agent.attempt}"
     what = f"the commit of epoch {after.epoch} ({kind})"
     if not store_answers(world, h):
-        return failed(remember(world, h, kind, after.epoch), h, f"{name}: {what} finds no majority of the store")
+        return failed(
+            remember(world, h, kind, after.epoch), h, f"{name}: {what} finds no majority of the store"
+        )
     swapped, rec = store.swap(world, base, after, request)
     if rec is None and kept("compare"):
         return fenced(remember(world, h, kind, after.epoch), h, f"{name}: {what} comes too late")
@@ -190,7 +190,9 @@ def do_discard(world: World, h: int, job: Job) -> list[Outcome]:
     killed = world.hosts[h].qemu is not None
     if killed and not kept("a stray is killed"):
         process = world.hosts[h].qemu
-        return [Outcome(0, f"{HOSTS[h]}: removes the files", over(discard(world, h), h).host(h, qemu=process))]
+        return [
+            Outcome(0, f"{HOSTS[h]}: removes the files", over(discard(world, h), h).host(h, qemu=process))
+        ]
     if killed:
         return [Outcome(0, f"{HOSTS[h]}: ends its copy", end_process(world, h))]
     return [Outcome(0, f"{HOSTS[h]}: removes the files of its copy", over(discard(world, h), h))]
@@ -326,7 +328,7 @@ def leave_qemu(world: World, h: int, job: Job) -> list[Outcome]:
     runs = (wish is None or wish.run != "paused") and not agent.off
     epoch = body.epoch if kept("commit before QEMU") else body.epoch + 1
     world = world.qemu(
-        h, mode=ALONE, plan=0, peer=NOBODY, epoch=epoch, running=runs or process.running and not agent.off
+        h, mode=ALONE, plan=0, peer=NOBODY, epoch=epoch, running=runs or (process.running and not agent.off)
     )
     return on(world, h, f"{HOSTS[h]}: QEMU leaves lockstep, its gate is open")
 
@@ -353,9 +355,7 @@ def prepare_discard(world: World, h: int, job: Job) -> list[Outcome]:
 
 def prepare_begins(world: World, h: int, job: Job) -> list[Outcome]:
     body = job.rec.body
-    world = world.save(
-        h, uid=body.uid, role=CopyRole.SECONDARY, stage=CopyStage.PREPARING, epoch=body.epoch
-    )
+    world = world.save(h, uid=body.uid, role=CopyRole.SECONDARY, stage=CopyStage.PREPARING, epoch=body.epoch)
     return on(world, h, f"{HOSTS[h]}: begins to prepare a secondary")
 
 

@@ -65,7 +65,9 @@ _BROKEN: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "QEMU is told before the commit": lambda: rules.without("commit before QEMU"),
     "the commit does not compare": lambda: rules.without("compare"),
     "the in-sync mark is not withdrawn": lambda: _patched(patch.object(arbitration, "go_alone", _keep_mark)),
-    "the epoch of a secondary is not checked": lambda: _patched(patch.object(decide, "classify", _by_role_alone)),
+    "the epoch of a secondary is not checked": lambda: _patched(
+        patch.object(decide, "classify", _by_role_alone)
+    ),
     "a fenced copy is left alone": lambda: _patched(
         _row(State.STRAY, Event.ALWAYS, Action.HOLD, State.STRAY)
     ),
@@ -84,7 +86,9 @@ _BROKEN: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "an old primary boots its disk when it returns": lambda: _patched(
         _row(State.STRAY, Event.ALWAYS, Action.START, State.P_RUNNING)
     ),
-    "a dirty disk is booted": lambda: rules.without("dirty is not bootable", "in sync is written to the disk"),
+    "a dirty disk is booted": lambda: rules.without(
+        "dirty is not bootable", "in sync is written to the disk"
+    ),
     "the epoch is not on the disk first": lambda: rules.without("epoch on disk first"),
     "leaving lockstep does not remember the epoch": lambda: rules.without("leaving remembers first"),
     "a repeated take-over does not remember": lambda: rules.without("a take-over remembers first"),
@@ -94,6 +98,9 @@ _BROKEN: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "a new agent ends the guest that it finds": lambda: rules.without("adoption spares the guest"),
     "a cancelled entry into lockstep is left as it is": lambda: rules.without("a cancelled entry is undone"),
     "leaving lockstep is not gone on with": lambda: rules.without("leaving goes on"),
+    "a QEMU that did not answer a new agent is not asked again": lambda: rules.without(
+        "adoption looks again"
+    ),
     "silence counts as death": lambda: rules.without("silence is not death"),
     "a deletion does not wait for the copies": lambda: rules.without("a deletion waits for its copies"),
     "a lost answer of the own promotion is never found out": lambda: _patched(
@@ -117,6 +124,7 @@ _NOTICED_BY = {
     ),
     "from the copying on": (
         "leaving lockstep is not gone on with",
+        "a QEMU that did not answer a new agent is not asked again",
         "a cancelled entry into lockstep is left as it is",
     ),
     "from lockstep without a spare": ("the epoch of a secondary is not checked",),

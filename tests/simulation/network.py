@@ -31,9 +31,13 @@ def _links(cuts: frozenset[tuple[int, int, str]], powers: tuple[str, ...]) -> Li
         )
         for network in NETWORKS
     }
-    both = {n: tuple(tuple(flows[n][a][b] and flows[n][b][a] for b in every) for a in every) for n in NETWORKS}
+    both = {
+        n: tuple(tuple(flows[n][a][b] and flows[n][b][a] for b in every) for a in every) for n in NETWORKS
+    }
     near = both[MANAGEMENT]
-    leads = [powers[m] == ON and 2 * (1 + sum(near[m][o] for o in every if o != m)) > len(powers) for m in every]
+    leads = [
+        powers[m] == ON and 2 * (1 + sum(near[m][o] for o in every if o != m)) > len(powers) for m in every
+    ]
     answers = tuple(
         powers[h] == ON and any(leads[m] and (m == h or near[h][m]) for m in every) for h in every
     )

@@ -49,7 +49,12 @@ def age_disks(world: World) -> World:
             continue
         for n, host in enumerate(world.hosts):
             disk = host.disk
-            if n not in (h, other) and disk is not None and disk.fresh and disk.uid == world.hosts[h].qemu.uid:
+            if (
+                n not in (h, other)
+                and disk is not None
+                and disk.fresh
+                and disk.uid == world.hosts[h].qemu.uid
+            ):
                 world = world.host(n, disk=disk._replace(fresh=False))
     return world
 

@@ -27,6 +27,18 @@ def _preparing() -> World:
 
 REGRESSIONS: tuple[Regression, ...] = (
     Regression(
+        # QEMU stood still when the new agent asked how far it was. The stage stayed what the dead agent had been
+        # at, and nobody did it: unprotected for ever.
+        "a process that does not answer at once is asked again",
+        lambda: after_usual("h1: memory is copied, both are in lockstep"),
+        "a QEMU that did not answer a new agent is not asked again",
+        (
+            "h1: the agent is killed",
+            "h1: QEMU stands still",
+            "h1: an agent starts and takes over",
+        ),
+    ),
+    Regression(
         # Its own commit to go alone was applied late. While it left lockstep, its copy had the new epoch and the
         # old stage, so that no row of the table went on with it: it asked for the in-sync mark for ever.
         "leaving lockstep after a commit that arrived late is gone on with",

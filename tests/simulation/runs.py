@@ -63,7 +63,7 @@ def race(seed: int) -> Race:
     directions = chance.choice([{(0, 1)}, {(1, 0)}, {(0, 1), (1, 0)}])
     world = in_lockstep()._replace(cuts=frozenset((a, b, REPLICATION) for a, b in directions))
     world, sentences = settle(world), [f"replication is cut: {sorted(directions)}"]
-    while world.store.rec is not None and world.store.rec.body.epoch == 2 or _is_open(world):
+    while (world.store.rec is not None and world.store.rec.body.epoch == 2) or _is_open(world):
         options = own_steps(world)
         if not options or len(sentences) > 200:
             break

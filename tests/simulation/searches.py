@@ -33,7 +33,7 @@ class Search:
     cuts: bool = True
 
 
-class _NotWell(Exception):
+class _UnwellError(Exception):
     """Ends a search whose world does not come to rest well."""
 
     def __init__(self, mark: int, trouble: CounterExample) -> None:
@@ -92,14 +92,14 @@ def run(search: Search, *, most: int = 10**9) -> Found:
         nonlocal count
         count += 1
         if count % search.peace_every == 0 and (trouble := peace.trouble(world)) is not None:
-            raise _NotWell(hash(world), trouble)
+            raise _UnwellError(hash(world), trouble)
 
     try:
         explore(
             [search.start()], search.surprises, horizon=search.horizon, most=most, visit=visit, found=found,
             next_steps=partial(steps, cuts=search.cuts),
         )  # fmt: skip
-    except _NotWell as error:
+    except _UnwellError as error:
         sentences = [*path(found.seen, error.mark), *error.trouble.sentences]
         found.counter_example = CounterExample(sentences, error.trouble.broken)
     return found

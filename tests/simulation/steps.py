@@ -84,6 +84,11 @@ def _by_itself(world: World) -> Iterator[tuple[str, World, int, bool]]:
                 after = after.agent(h, colo_ended=True)
             yield f"{HOSTS[h]}: QEMU tells that its primary left", after, 0, False
     for h in awake:
+        process = world.hosts[h].qemu
+        if world.hosts[h].agent.unread and (process is None or not process.hung):
+            after = agents.adopt(world, h) if process is not None else world.agent(h, unread=False)
+            yield f"{HOSTS[h]}: QEMU answers the agent that took it over", after, 0, False
+    for h in awake:
         found = agents.decision(world, h)
         if agents.is_news(world, h, found):
             yield f"{HOSTS[h]} decides: {found.sentence}", agents.do_pass(world, h, found), 0, False
@@ -134,10 +139,10 @@ def _waits(world: World, h: int) -> Iterator[tuple[int, str, World]]:
         text = f"{name}: the pause after a failure passes"
         yield (50 if agent.failed in jobs.URGENT else 1_000), text, world.agent(h, due=True)
     yield from _silences(world, h)
-    if agent.job is not None and agent.job.action is Action.PREPARE and agent.job.at == 2:
-        if not jobs.run_step(world, h):  # secondary.PRIMARY_DEADLINE_S
-            (late,) = jobs.failed(world, h, f"{name}: the primary has not opened its channels for 60 s")
-            yield 60_000, late.text, late.world
+    waits = agent.job is not None and agent.job.action is Action.PREPARE and agent.job.at == 2
+    if waits and not jobs.run_step(world, h):  # secondary.PRIMARY_DEADLINE_S
+        (late,) = jobs.failed(world, h, f"{name}: the primary has not opened its channels for 60 s")
+        yield 60_000, late.text, late.world
     if agent.store_silent < 2 and not network.store_answers(world, h):
         limit = (2_500, 8_000)[agent.store_silent]
         after = world.agent(h, store_silent=agent.store_silent + 1)
@@ -177,5 +182,3 @@ def _silences(world: World, h: int) -> Iterator[tuple[int, str, World]]:
     elif quiet == [network.MANAGEMENT] and m == 0:
         after = world.agent(h, silence=(peer, 1, 0))
         yield 200, f"{name}: hears {HOSTS[peer]} on the replication network alone", after
-
-

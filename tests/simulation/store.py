@@ -61,7 +61,7 @@ def endophyte_of(wish: Wish) -> Endophyte:
 _KINDS: dict[str, Callable[..., Pair]] = {
     "alone": lambda p, **k: arbitration.go_alone(p, reason="", **k),
     "promote": lambda p, **k: arbitration.promote_secondary(p, reason="", **k),
-    "mark": lambda p, **k: arbitration.mark_in_sync(p, **k),
+    "mark": lambda p, **k: arbitration.mark_in_sync(p, **k),  # noqa: PLW0108 - looked up late, for mutants
 }
 
 
@@ -90,7 +90,7 @@ for _cache in (following, protected_on):
     remembers(_cache.cache_clear)
 
 
-def put(world: World, rec: Rec | None, *, wish: Wish | None | str = "same") -> World:
+def put(world: World, rec: Rec | None, *, wish: Wish | str | None = "same") -> World:
     """Write the record (and the wish)."""
     store = world.store._replace(rec=rec)
     if not isinstance(wish, str):

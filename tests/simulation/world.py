@@ -112,11 +112,13 @@ class Agent(NamedTuple):
     heard: frozenset[tuple[int, int, int]] = frozenset()  # what it heard: (host, uid, epoch)
     slow: bool = False  # the process stands still
     deaf: bool = False  # its watch delivers nothing
+    unread: bool = False  # QEMU has not answered since this agent began
     mute: bool = False  # what it publishes does not arrive
 
 
 class Qemu(NamedTuple):
-    """A process. `boot` is 0 (no step ends one and starts another). `epoch` is the one in whose name it was last told something, `plan` that of its lockstep."""
+    """A process. `boot` is 0: no step ends one and starts another. `epoch` is the one in whose name it was last told
+    something, `plan` that of its lockstep."""
 
     boot: int
     uid: int
@@ -169,9 +171,7 @@ class World(NamedTuple):
 
     def host(self, h: int, **changes: Any) -> World:
         """The world with another host `h`."""
-        return self._replace(
-            hosts=(*self.hosts[:h], self.hosts[h]._replace(**changes), *self.hosts[h + 1 :])
-        )
+        return self._replace(hosts=(*self.hosts[:h], self.hosts[h]._replace(**changes), *self.hosts[h + 1 :]))
 
     def agent(self, h: int, **changes: Any) -> World:
         """The world with other memory in the agent of host `h`."""

@@ -13,7 +13,14 @@ SPEAKER = GuestFacts(
     uid=UID, boot=0, mode="primary", executing=True, emits=True, consent_of="h2", is_tap_live=True, epoch=2
 )
 SHADOW = GuestFacts(
-    uid=UID, boot=0, mode="secondary", executing=True, emits=False, consent_of=None, is_tap_live=False, epoch=2
+    uid=UID,
+    boot=0,
+    mode="secondary",
+    executing=True,
+    emits=False,
+    consent_of=None,
+    is_tap_live=False,
+    epoch=2,
 )
 DISK = DiskFacts(UID, 2, is_clean=True, is_complete=True)
 H1 = HostFacts("h1", SPEAKER, DISK, UID, 2)

@@ -71,7 +71,8 @@ def drawn():
     wishes = [None, endophyte(), endophyte(), endophyte(run="stopped"), endophyte(run="paused"),
               endophyte(protect=False), endophyte(deleting=True), endophyte(restarts=1)]  # fmt: skip
     others = [None, *(observed("h2", role, stage, epoch=2, error=error) for role in CopyRole
-                      for stage in (*CopyStage, CopyStage.READY, CopyStage.READY) for error in ("", "trouble"))]  # fmt: skip
+                      for stage in (*CopyStage, CopyStage.READY, CopyStage.READY)
+                      for error in ("", "trouble"))]  # fmt: skip
     silences = (0.0, 300.0, 500.0, 9_000.0)
     for _ in range(DRAWS):
         copy = CopyView(

@@ -15,16 +15,31 @@ from vdc.protection.table import Action
 
 # The function, and what stands in it in this order; beside each, the step of jobs.py.
 SOURCES = [
-    (primary.start, ["end_process()", "CopyStage.PREPARING", "create_primary", "bootable", "copy.start(", "CopyStage.RUNNING"]),
-    (primary.adopt_epoch, ["remember_epoch", "primary.leave", "save(epoch=", "disks.renew", "save(plan=", "open_channels", "save(listening_epoch="]),
-    (primary.enter, ["save(stage=CopyStage.ENTERING)", "primary.enter(", "_call_off", "CopyStage.CHECKPOINTING"]),
+    (primary.start, [
+        "end_process()", "CopyStage.PREPARING", "create_primary",
+        "bootable", "copy.start(", "CopyStage.RUNNING",
+    ]),
+    (primary.adopt_epoch, [
+        "remember_epoch", "primary.leave", "save(epoch=",
+        "disks.renew", "save(plan=", "open_channels", "save(listening_epoch=",
+    ]),
+    (primary.enter, [
+        "save(stage=CopyStage.ENTERING)", "primary.enter(",
+        "_call_off", "CopyStage.CHECKPOINTING",
+    ]),
     (primary._call_off, ["CopyStage.LEAVING", "primary.leave(", "swap_pair(", "CopyStage.RUNNING"]),
     (primary.mark, ["swap_pair(", "save(stage=CopyStage.LOCKSTEP)"]),
     (primary.alone, ["remember_epoch(", "swap_pair(", "await durable", "CopyStage.LEAVING", "await leave("]),
-    (primary.leave, ["remember_epoch(", "primary.leave(", "primary.resume(", "save(stage=CopyStage.RUNNING", "disks.renew"]),
+    (primary.leave, [
+        "remember_epoch(", "primary.leave(",
+        "primary.resume(", "save(stage=CopyStage.RUNNING", "disks.renew",
+    ]),
     (primary.isolate, ["quiesce(", "save(stage=CopyStage.ISOLATED)"]),
     (primary.switch_off, ["end_process()", "remove_ports()", "save(role=None"]),
-    (secondary.prepare, ["discard()", "CopyStage.PREPARING", "_primary_listening(", "create_secondary(", "copy.start(", "secondary.prepare(", "CopyStage.READY"]),
+    (secondary.prepare, [
+        "discard()", "CopyStage.PREPARING", "_primary_listening(",
+        "create_secondary(", "copy.start(", "secondary.prepare(", "CopyStage.READY",
+    ]),
     (secondary.promote, ["_remember(", "swap_pair(", "await durable", "_speak(", "_tidy("]),
     (secondary._remember, ["remember_epoch(", "disks.promoted("]),
     (secondary.take_over, ["_remember(", "_speak(", "_tidy("]),
@@ -34,10 +49,16 @@ SOURCES = [
     (secondary.lockstep_noted, ["disks.in_sync(", "CopyStage.LOCKSTEP"]),
     (secondary.failed, ["end_process()", "CopyStage.FAILED"]),
     (copy.Copy.discard, ["end_process()", "remove_ports()", "rmtree", "highest_epoch="]),
-    (arbiter.swap_pair, ["epoch != epoch", "check_transition(", "arbitrate(", "FencedError", "_show(host, KeyValue("]),
+    (arbiter.swap_pair, [
+        "epoch != epoch", "check_transition(",
+        "arbitrate(", "FencedError", "_show(host, KeyValue(",
+    ]),
     (adoption._stage_now, ["CopyStage.FAILED", "colo_ended = True", "CopyStage.DEAD", "CopyStage.LEAVING"]),
     (supervisor.Supervisor._pass, ["is_readable", "decide(", "_dispatch("]),
-    (supervisor.Supervisor._dispatch, ["Action.HOLD", "_ENDS_PROCESS", "Action.NOTE", "_failed_action", "_cancel_job()"]),
+    (supervisor.Supervisor._dispatch, [
+        "Action.HOLD", "_ENDS_PROCESS",
+        "Action.NOTE", "_failed_action", "_cancel_job()",
+    ]),
 ]  # fmt: skip
 
 

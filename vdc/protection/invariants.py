@@ -84,7 +84,9 @@ class HostFacts:
     remembered_uid: str = ""
     remembered: int = 0
     told_dead: tuple[tuple[str, int], ...] = ()  # (uid, epoch) of copies that its agent called dead
-    believed_dead: tuple[tuple[str, str, int], ...] = ()  # (host, uid, epoch) of others that it takes for dead
+    believed_dead: tuple[
+        tuple[str, str, int], ...
+    ] = ()  # (host, uid, epoch) of others that it takes for dead
 
 
 @dataclass(frozen=True, slots=True)
