@@ -57,9 +57,11 @@ class Copy:
         self.state = load_state(self.folder) or CopyState(name=name, uid="")
         self._fenced_uid = self.state.uid  # whose `highest_epoch` is; outlives `discard`
         self.journal = Journal(self.folder)
+        self._durable_epoch = self.state.highest_epoch  # as this host's disk has it
         self.meter = CheckpointMeter()
         self.process: ProcessHandle | None = None
         self.qmp: QmpSession | None = None
+        self.is_unread = False  # taken over from an earlier agent, and QEMU has not said yet how far it is
         self.colo_ended = False
         self.lockstep_since_s: float | None = None
         self.qemu_word = ""
@@ -135,10 +137,14 @@ class Copy:
         """One write at a time, each of the state as it is then: an older one never lands after a newer."""
         async with self._saving:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-            await save_state(self.folder, self.state)
+            state = self.state
+            await save_state(self.folder, state)
+            self._durable_epoch = state.highest_epoch
 
     async def remember_epoch(self, epoch: int) -> None:
-        """Write an epoch that is about to be acted on to this host's disk, and nothing else."""
+        """Write an epoch that is about to be acted on to this host's disk, unless it is there, and nothing else."""
+        if epoch <= self._durable_epoch:
+            return
         self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, epoch))
         await self._write_state()
 
@@ -354,6 +360,7 @@ class Copy:
         self.older = keep
         highest = self.state.highest_epoch
         self.state = CopyState(name=self.name, uid="", highest_epoch=highest)
+        self._durable_epoch = 0
         self._log_seen = 0
         await self.reach(Step.DISCARD_DONE)
         self._wake()

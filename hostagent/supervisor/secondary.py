@@ -99,10 +99,10 @@ async def _primary_listening(copy: Copy, pair: Pair) -> Observed:
 
 async def lockstep_noted(copy: Copy) -> None:
     """The pair is in sync: this copy's disks could be booted, were it promoted and then lost."""
-    await copy.save(stage=CopyStage.LOCKSTEP)
-    await copy.reach(Step.SYNCED_REMEMBERED)
-    if copy.state.plan is not None:
+    if copy.state.plan is not None:  # the disks first: an agent that dies in between does both again
         await copy.disks.in_sync(copy.state.plan.disks)
+    await copy.reach(Step.SYNCED_DISKS)
+    await copy.save(stage=CopyStage.LOCKSTEP)
     await copy.reach(Step.SYNCED_DONE)
 
 
@@ -157,7 +157,16 @@ async def _remember(copy: Copy, epoch: int) -> None:
 
 
 async def take_over(copy: Copy, pair: Pair) -> None:
-    """Carry out a promotion that the record shows already. Idempotent."""
+    """Carry out a promotion that the record shows already. Idempotent.
+
+    An agent that died straight after its commit has remembered neither the epoch nor where the newest writes are.
+    """
+    record = await copy.disks.load()
+    if (
+        record is None or record.epoch < pair.epoch
+    ):  # else it is done, and the layers may be written back already
+        await _remember(copy, pair.epoch)
+    await copy.remember_epoch(pair.epoch)
     await _speak(copy, pair)
     await _tidy(copy)
 
