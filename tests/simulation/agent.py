@@ -10,10 +10,12 @@ from tests.simulation.rules import kept, remembers
 from tests.simulation.store import endophyte_of, following, is_possible, leave_in_flight, pair_of, uid_of
 from tests.simulation.world import (
     ALONE,
+    CLEAN,
     HOSTS,
     NOBODY,
     ON,
     SECONDARY,
+    TORN,
     Agent,
     Body,
     Job,
@@ -37,6 +39,7 @@ WITHOUT_PAIR = frozenset(
         Action.RESUME, Action.RECORD_POWER_OFF,
     }
 )  # fmt: skip
+CALLS_OFF = (Action.ENTER, Action.ADOPT_EPOCH)
 ENDS_PROCESS = frozenset({Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP})
 SAME_WORK = {
     Action.TAKE_OVER: Action.PROMOTE,
@@ -148,9 +151,17 @@ def is_news(world: World, h: int, found: Decision) -> bool:
         return False
     if job is not None and SAME_WORK.get(action, action) == SAME_WORK.get(job.action, job.action):
         return False
-    if job is not None and job.action in ENDS_PROCESS:
+    if job is not None and (job.action in ENDS_PROCESS or _is_own_doing(agent, job, found)):
         return False
     return action is Action.NOTE or action is not agent.failed or agent.due
+
+
+def _is_own_doing(agent: Agent, job: Job, found: Decision) -> bool:
+    """supervisor._is_own_doing."""
+    if job.action is Action.MARK:
+        return found.row.to is State.P_LOCKSTEP
+    is_calling_off = agent.mem.stage is CopyStage.LEAVING and job.action in CALLS_OFF
+    return is_calling_off and found.action in (Action.LEAVE, Action.GO_ALONE)
 
 
 def do_pass(world: World, h: int, found: Decision) -> World:
@@ -174,6 +185,8 @@ def give_up(world: World, h: int) -> World:
     if job is None:
         return world
     world = world.agent(h, job=None)
+    if job.planned:
+        world = switch_given_up(world, h, job)
     if job.action in (Action.START, Action.PREPARE) and job.at > 1:
         return end_process(world, h)
     if (
@@ -192,6 +205,14 @@ def give_up(world: World, h: int) -> World:
     return world
 
 
+def switch_given_up(world: World, h: int, job: Job) -> World:
+    """Handover._give_up: what was held back goes where it would have gone. The primary lifts its fence by itself."""
+    process = world.hosts[h].qemu
+    if job.at > 1 or process is None or process.hung or process.hold not in (CLEAN, TORN):
+        return world
+    return world.qemu(h, hold="")
+
+
 def _note(world: World, h: int, found: Decision) -> World:
     to = found.row.to
     if to is State.S_LOCKSTEP:  # secondary.lockstep_noted
@@ -206,7 +227,7 @@ def _note(world: World, h: int, found: Decision) -> World:
 def end_process(world: World, h: int) -> World:
     """Copy.end_process."""
     world = qemu.killed(world, h)
-    return world.agent(h, colo_ended=False, reset=False, off=False, seen=0, stall=0)
+    return world.agent(h, colo_ended=False, reset=False, off=False, seen=0, stall=0, fence=0)
 
 
 def discard(world: World, h: int) -> World:
@@ -230,6 +251,9 @@ def adopt(world: World, h: int) -> World:
     world = world.agent(h, unread=False)
     if not mem.uid:
         return world
+    is_preparing = mem.role is CopyRole.SECONDARY and mem.stage is CopyStage.PREPARING
+    if process is None and is_preparing:
+        return _prepare_again(world, h)
     if process is None:
         if mem.role is not None and mem.stage not in OVER:
             world = world.save(h, stage=CopyStage.DEAD)
@@ -239,22 +263,64 @@ def adopt(world: World, h: int) -> World:
         return world
     if not kept("adoption spares the guest"):
         return end_process(world, h)
+    if is_preparing:
+        return _prepare_again(world, h)
     if process.hung:  # QEMU does not answer; the guest is left as it is, and looked at again later
-        return world.agent(h, unread=kept("adoption looks again"))
+        return _unanswered(world.agent(h, unread=kept("adoption looks again")), h)
     is_colo = process.mode == "primary" or process.mode == SECONDARY
     stage = mem.stage
+    if is_colo and stage in IN_LOCKSTEP:
+        world = _switch_after_restart(world, h)
     if mem.role is CopyRole.SECONDARY:
-        if stage is CopyStage.PREPARING:
-            stage = CopyStage.FAILED
-        elif stage in IN_LOCKSTEP and not is_colo:
+        if stage in IN_LOCKSTEP and not is_colo:
             world = world.agent(h, colo_ended=True)
     elif stage is CopyStage.PREPARING:
         stage = CopyStage.RUNNING if process.running and mem.machine else CopyStage.DEAD
     elif stage is CopyStage.ENTERING:
-        stage = CopyStage.LEAVING
+        stage = CopyStage.CHECKPOINTING if is_colo else CopyStage.LEAVING
+    elif stage is CopyStage.RUNNING and not process.running and not process.off:
+        stage = CopyStage.PAUSED
+    elif stage is CopyStage.PAUSED and process.running:
+        stage = CopyStage.RUNNING
+    if process.off:
+        world = world.agent(h, off=True, reset=True)
     if stage in (CopyStage.DEAD, CopyStage.FAILED):
         world = end_process(world, h)
-    return world if stage is mem.stage else world.save(h, stage=stage)
+    return _renewed(world if stage is mem.stage else world.save(h, stage=stage), h)
+
+
+def _prepare_again(world: World, h: int) -> World:
+    """adoption._prepare_again: under the same epoch, for nobody was told that the copy is ready."""
+    return end_process(world, h).save(h, role=None, stage=CopyStage.ABSENT)
+
+
+def _unanswered(world: World, h: int) -> World:
+    """adoption._unanswered, of a primary."""
+    stage = world.hosts[h].agent.mem.stage
+    if stage is CopyStage.PREPARING:
+        return end_process(world, h).agent(h, unread=False).save(h, stage=CopyStage.DEAD)
+    return world.save(h, stage=CopyStage.LEAVING) if stage is CopyStage.ENTERING else world
+
+
+def _switch_after_restart(world: World, h: int) -> World:
+    """handover.after_restart: what is left of a planned switch. A fence stays where a newer epoch is in force."""
+    host = world.hosts[h]
+    mem, rec, process = host.agent.mem, host.agent.mirror.rec, host.qemu
+    if mem.role is CopyRole.SECONDARY:
+        return world.qemu(h, hold="") if process.hold in (CLEAN, TORN) else world
+    is_lost = rec is not None and rec.body.epoch > mem.epoch
+    if process.fence <= 0 or (is_lost and kept("a lost epoch stays fenced")):
+        return world
+    return world.qemu(h, fence=0 if is_lost else -process.fence)
+
+
+def _renewed(world: World, h: int) -> World:
+    """adoption._finish_unseen: the journal says that the disks' record was not written yet."""
+    mem, disk = world.hosts[h].agent.mem, world.hosts[h].disk
+    is_behind = mem.role is CopyRole.PRIMARY and mem.stage is CopyStage.RUNNING and disk is not None
+    return (
+        world.host(h, disk=disk._replace(epoch=mem.epoch)) if is_behind and disk.epoch < mem.epoch else world
+    )
 
 
 def published(world: World, h: int) -> Told | None:
@@ -274,6 +340,8 @@ def is_stalled(world: World, h: int) -> bool:
         return False
     primary = h if process.mode == "primary" else process.peer
     if primary == NOBODY or not (world.hosts[primary].qemu and world.hosts[primary].power == ON):
+        return True
+    if world.hosts[primary].qemu.fence > 0:  # it makes no checkpoint meanwhile
         return True
     return qemu.partner(world, primary) == NOBODY or world.hosts[primary].qemu.hung
 
@@ -328,8 +396,8 @@ def _silence(world: World, h: int, agent: Agent, peer: int) -> tuple[int, int, i
     of, management, replication = agent.silence
     if of != peer or peer == NOBODY:
         return (NOBODY, 0, 0)
-    management = management if not network.hears(world, h, peer, network.MANAGEMENT) else 0
-    replication = replication if not network.hears(world, h, peer, network.REPLICATION) else 0
+    management = management if not network.serves(world, h, peer, network.MANAGEMENT) else 0
+    replication = replication if not network.serves(world, h, peer, network.REPLICATION) else 0
     return (peer, management, replication) if management or replication else (NOBODY, 0, 0)
 
 

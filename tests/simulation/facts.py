@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from tests.simulation import qemu
 from tests.simulation.store import pair_of, uid_of
-from tests.simulation.world import HOSTS, NOBODY, Host, World
+from tests.simulation.world import HOSTS, NOBODY, OPEN, OPEN_TORN, Host, World
 from vdc.protection.invariants import DiskFacts, GuestFacts, HostFacts, WorldFacts, check_invariants
 
 
@@ -42,6 +42,7 @@ def _facts_of(h, process, disk, saved, dead, heard, speaks, consent, runs):
     guest = process and GuestFacts(
         uid=uid_of(process.uid), boot=process.boot, mode=process.mode, executing=runs, emits=speaks,
         consent_of=None if consent == NOBODY else HOSTS[consent], is_tap_live=process.tap, epoch=process.epoch,
+        switched={OPEN: "whole", OPEN_TORN: "torn"}.get(process.hold, ""), was_fenced=bool(process.fence),
     )  # fmt: skip
     copy = disk and DiskFacts(uid_of(disk.uid), disk.epoch, disk.state == "clean", disk.fresh)
     return HostFacts(

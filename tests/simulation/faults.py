@@ -58,7 +58,7 @@ def _guest_events(world: World, h: int) -> Iterator[Change]:
     if not agent.reset and process.mode == PRIMARY:
         yield f"{HOSTS[h]}: the guest is reset", world.agent(h, reset=True)
     if not agent.off:
-        changed = world.qemu(h, running=False).agent(h, off=True, reset=True)
+        changed = world.qemu(h, running=False, off=True).agent(h, off=True, reset=True)
         yield f"{HOSTS[h]}: the guest powers itself off", changed
 
 
@@ -162,7 +162,10 @@ def _promotions(world: World, rec: store.Rec | None) -> Iterator[Change]:
         if body.secondary != h or body.sync != "in_sync" or agent.mem.uid != body.uid:
             continue
         for planned, word in ((True, "promotes"), (False, "promotes by force")):
-            job = Job(Action.PROMOTE, 0, agent.mirror.rec, planned=planned)
+            action = (
+                Action.HOLD if planned else Action.PROMOTE
+            )  # until its commit any decision takes its place
+            job = Job(action, 0, agent.mirror.rec, planned=planned)
             changed = world.agent(h, job=job)._replace(commands=world.commands + 1)
             yield f"operator: {word} the replica on {HOSTS[h]}", changed
 

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tests.simulation import store
-from tests.simulation.agent import COMMITS, discard, end_process, known_body
-from tests.simulation.network import MANAGEMENT, REPLICATION, connected, store_answers
+from tests.simulation.agent import CALLS_OFF, COMMITS, discard, end_process, known_body, switch_given_up
+from tests.simulation.network import REPLICATION, connected, store_answers
 from tests.simulation.rules import kept
 from tests.simulation.world import (
     ALONE,
     HOSTS,
     NOBODY,
-    ON,
     PRIMARY,
     SECONDARY,
     WAITING,
@@ -53,7 +52,10 @@ def on(world: World, h: int, text: str) -> list[Outcome]:
 
 def failed(world: World, h: int, text: str) -> list[Outcome]:
     """It raised: supervisor._failed."""
-    action = world.hosts[h].agent.job.action
+    job = world.hosts[h].agent.job
+    action = job.action
+    if job.planned:  # an operator asked for it, and is told
+        return [Outcome(0, text, switch_given_up(world, h, job).agent(h, job=None))]
     if action is Action.PREPARE or action is Action.START:  # secondary.failed
         world = end_process(world, h).save(h, stage=CopyStage.FAILED)
     elif action is Action.ENTER and world.hosts[h].agent.mem.stage is CopyStage.ENTERING:
@@ -63,6 +65,7 @@ def failed(world: World, h: int, text: str) -> list[Outcome]:
 
 def fenced(world: World, h: int, text: str) -> list[Outcome]:
     """Somebody else was faster: nothing is done."""
+    world = switch_given_up(world, h, world.hosts[h].agent.job)
     return [Outcome(0, text, world.agent(h, job=None))]
 
 
@@ -114,16 +117,22 @@ def _unknown(world: World, h: int, text: str, rec: store.Rec) -> list[Outcome]:
 
 
 def remember(world: World, h: int, kind: str, epoch: int) -> World:
-    """Copy.remember_epoch; before a promotion also `disks.promoted`."""
-    if kind == "mark":
+    """What is written beside a commit: Copy.remember_epoch, for a promotion also `disks.promoted`."""
+    if kind == "mark" or world.hosts[h].agent.job.action in CALLS_OFF:  # those save it after the commit
         return world
-    agent, host = world.hosts[h].agent, world.hosts[h]
+    host = world.hosts[h]
     if kept("epoch on disk first"):
-        mem = agent.mem._replace(highest=max(agent.mem.highest, epoch))
-        world = world.host(h, agent=agent._replace(mem=mem), saved=mem)
+        world = remember_alone(world, h, epoch)
     if kind == "promote" and host.disk is not None:
         world = world.host(h, disk=host.disk._replace(epoch=epoch, state="unsettled"))
     return world
+
+
+def remember_alone(world: World, h: int, epoch: int) -> World:
+    """Copy.remember_epoch."""
+    agent = world.hosts[h].agent
+    mem = agent.mem._replace(highest=max(agent.mem.highest, epoch))
+    return world.host(h, agent=agent._replace(mem=mem), saved=mem)
 
 
 def durable(world: World, h: int, job: Job) -> list[Outcome]:
@@ -186,8 +195,30 @@ def switched_off(world: World, h: int, job: Job) -> list[Outcome]:
     return [Outcome(0, f"{HOSTS[h]}: notes that the guest is off", over(world, h))]
 
 
+def lingers(world: World, h: int) -> bool:
+    """handover.linger: an old primary that is mute for a switch still passes on what comes to it."""
+    agent = world.hosts[h].agent
+    rec = agent.mirror.rec
+    return (
+        bool(agent.fence)
+        and world.hosts[h].qemu is not None
+        and rec is not None
+        and rec.body.epoch == agent.fence + 1
+    )
+
+
 def do_discard(world: World, h: int, job: Job) -> list[Outcome]:
+    if lingers(world, h):
+        return []
     killed = world.hosts[h].qemu is not None
+    if killed and world.hosts[h].qemu.tap:
+        return [
+            Outcome(
+                0,
+                f"{HOSTS[h]}: takes its copy's tap off the bridge",
+                world.qemu(h, tap=False).agent(h, fence=0),
+            )
+        ]
     if killed and not kept("a stray is killed"):
         process = world.hosts[h].qemu
         return [
@@ -215,6 +246,16 @@ def _stop_guest(word: str) -> StepFn:
     return step
 
 
+def sever(world: World, h: int, job: Job) -> list[Outcome]:
+    """primary.isolate: the connections to the secondary are broken, the gate stays shut."""
+    process = world.hosts[h].qemu
+    if process is None or process.hung:
+        return failed(world, h, f"{HOSTS[h]}: QEMU does not answer")
+    if process.mode == PRIMARY:
+        world = world.qemu(h, plan=0)
+    return on(world, h, f"{HOSTS[h]}: breaks off with the silent secondary")
+
+
 def _noted(stage: CopyStage) -> StepFn:
     def step(world: World, h: int, job: Job) -> list[Outcome]:
         return [Outcome(0, f"{HOSTS[h]}: notes {stage}", over(world.save(h, stage=stage), h))]
@@ -226,27 +267,49 @@ def _noted(stage: CopyStage) -> StepFn:
 
 
 def adopt_leave(world: World, h: int, job: Job) -> list[Outcome]:
-    mem, body, process = world.hosts[h].agent.mem, job.rec.body, world.hosts[h].qemu
+    mem, body, process, name = world.hosts[h].agent.mem, job.rec.body, world.hosts[h].qemu, HOSTS[h]
+    if kept("epoch on disk first"):
+        world = remember_alone(world, h, body.epoch)
     if mem.plan and mem.plan != body.epoch:
-        if process.hung:
-            return failed(world, h, f"{HOSTS[h]}: QEMU does not answer")
-        if mem.highest < body.epoch and kept("epoch on disk first"):
-            world = remember(world, h, "alone", body.epoch)
-        world = world.qemu(h, mode=ALONE, plan=0, peer=NOBODY, epoch=body.epoch)
+        if process is None or process.hung:
+            return failed(world, h, f"{name}: QEMU does not answer")
+        world = world.qemu(h, mode=ALONE, plan=0, peer=NOBODY, epoch=body.epoch, fence=0)
+    return on(world, h, f"{name}: nothing of an older lockstep is left in QEMU")
+
+
+def adopt_disks(world: World, h: int, job: Job) -> list[Outcome]:
+    body = job.rec.body
+    world = _renew(world, h, body.epoch)
+    if body.secondary != NOBODY:
+        return on(world.save(h, plan=body.epoch, listening=0), h, f"{HOSTS[h]}: plans the lockstep")
     world = world.save(h, epoch=body.epoch, plan=0, listening=0)
-    disk = world.hosts[h].disk
-    if disk is not None:
-        world = world.host(h, disk=disk._replace(epoch=body.epoch))
-    text = f"{HOSTS[h]}: acts under epoch {body.epoch} from now on"
-    return on(world, h, text) if body.secondary != NOBODY else [Outcome(0, text, over(world, h))]
+    return [Outcome(0, f"{HOSTS[h]}: acts under epoch {body.epoch} from now on", over(world, h))]
 
 
 def adopt_open(world: World, h: int, job: Job) -> list[Outcome]:
     body, process = job.rec.body, world.hosts[h].qemu
     if process is None or process.hung:
-        return failed(world.save(h, plan=body.epoch), h, f"{HOSTS[h]}: QEMU does not answer")
-    world = world.save(h, plan=body.epoch, listening=body.epoch)
-    return [Outcome(0, f"{HOSTS[h]}: opens the channels for {HOSTS[body.secondary]}", over(world, h))]
+        return _calls_off(world, h, job, f"{HOSTS[h]}: the channels are not opened")
+    return on(world, h, f"{HOSTS[h]}: opens the channels for {HOSTS[body.secondary]}")
+
+
+def adopt_done(world: World, h: int, job: Job) -> list[Outcome]:
+    """The epoch is this copy's own only now: until then the table does all of it again."""
+    epoch = job.rec.body.epoch
+    world = over(world.save(h, epoch=epoch, listening=epoch), h)
+    return [Outcome(0, f"{HOSTS[h]}: acts under epoch {epoch} from now on", world)]
+
+
+def _renew(world: World, h: int, epoch: int) -> World:
+    disk = world.hosts[h].disk
+    return world if disk is None else world.host(h, disk=disk._replace(epoch=epoch))
+
+
+def _calls_off(world: World, h: int, job: Job, text: str) -> list[Outcome]:
+    """primary._call_off begins: the table finishes it, whatever fails."""
+    world = world.mem(h, stage=CopyStage.LEAVING)
+    at = steps_of(job.action).index(call_off_leave)
+    return [Outcome(0, text, world.agent(h, job=job._replace(at=at)))]
 
 
 def enter_begins(world: World, h: int, job: Job) -> list[Outcome]:
@@ -263,8 +326,7 @@ def enter_qemu(world: World, h: int, job: Job) -> list[Outcome]:
         and other.plan == body.epoch and connected(world, h, s, REPLICATION)
     )  # fmt: skip
     if not able:
-        world = world.mem(h, stage=CopyStage.LEAVING)
-        return [Outcome(0, f"{HOSTS[h]}: lockstep is not reached", world.agent(h, job=job._replace(at=10)))]
+        return _calls_off(world, h, job, f"{HOSTS[h]}: lockstep is not reached")
     epoch = body.epoch
     world = world.qemu(h, mode=PRIMARY, plan=epoch, peer=s)
     world = world.qemu(s, mode=SECONDARY, peer=h, epoch=epoch)
@@ -283,7 +345,9 @@ def call_off_leave(world: World, h: int, job: Job) -> list[Outcome]:
     process = world.hosts[h].qemu
     if process is None or process.hung:
         return failed(world, h, f"{HOSTS[h]}: QEMU does not answer")
-    return on(world.qemu(h, mode=ALONE, plan=0, peer=NOBODY), h, f"{HOSTS[h]}: takes the filters out again")
+    return on(
+        world.qemu(h, mode=ALONE, plan=0, peer=NOBODY, fence=0), h, f"{HOSTS[h]}: takes the filters out again"
+    )
 
 
 def call_off_done(world: World, h: int, job: Job) -> list[Outcome]:
@@ -328,8 +392,9 @@ def leave_qemu(world: World, h: int, job: Job) -> list[Outcome]:
     runs = (wish is None or wish.run != "paused") and not agent.off
     epoch = body.epoch if kept("commit before QEMU") else body.epoch + 1
     world = world.qemu(
-        h, mode=ALONE, plan=0, peer=NOBODY, epoch=epoch, running=runs or (process.running and not agent.off)
-    )
+        h, mode=ALONE, plan=0, peer=NOBODY, epoch=epoch, running=runs or (process.running and not agent.off),
+        fence=0,
+    )  # fmt: skip
     return on(world, h, f"{HOSTS[h]}: QEMU leaves lockstep, its gate is open")
 
 
@@ -337,10 +402,12 @@ def leave_done(world: World, h: int, job: Job) -> list[Outcome]:
     epoch = world.hosts[h].agent.mem.epoch
     world = world.agent(h, seen=0, stall=0, colo_ended=False, reset=False)
     world = world.save(h, stage=CopyStage.RUNNING, epoch=epoch, plan=0, listening=0)
-    disk = world.hosts[h].disk
-    if disk is not None:
-        world = world.host(h, disk=disk._replace(epoch=epoch))
-    return [Outcome(0, f"{HOSTS[h]}: notes that it runs alone", over(world, h))]
+    return on(world, h, f"{HOSTS[h]}: notes that it runs alone")
+
+
+def leave_renew(world: World, h: int, job: Job) -> list[Outcome]:
+    world = over(_renew(world, h, world.hosts[h].agent.mem.epoch), h)
+    return [Outcome(0, f"{HOSTS[h]}: the disks are of the new epoch", world)]
 
 
 # ---- the secondary's side
@@ -383,18 +450,8 @@ def prepare_done(world: World, h: int, job: Job) -> list[Outcome]:
     return [Outcome(0, f"{HOSTS[h]}: notes that it is ready", over(world, h))]
 
 
-def ask_primary(world: World, h: int, job: Job) -> list[Outcome]:
-    """A planned promotion: the primary's agent stops its guest, if the epoch is still the same."""
-    if not job.planned:
-        return on(world, h, f"{HOSTS[h]}: is told to take over without asking")
-    body = job.rec.body
-    p = body.primary
-    agent, process = world.hosts[p].agent, world.hosts[p].qemu
-    asked = agent is not None and not agent.slow and connected(world, h, p, MANAGEMENT)
-    fits = asked and agent.mem.role is CopyRole.PRIMARY and agent.mem.epoch == body.epoch
-    if not fits or process is None or process.hung or world.hosts[p].power != ON:
-        return fenced(world, h, f"{HOSTS[h]}: {HOSTS[p]} does not stop its guest; the promotion is off")
-    return on(world.qemu(p, running=False), h, f"{HOSTS[p]}: stops its guest for {HOSTS[h]}")
+def promote_begins(world: World, h: int, job: Job) -> list[Outcome]:
+    return on(world, h, f"{HOSTS[h]}: is told to take over without asking")
 
 
 def take_over_remember(world: World, h: int, job: Job) -> list[Outcome]:
@@ -416,8 +473,10 @@ def speak_qemu(world: World, h: int, job: Job) -> list[Outcome]:
     if process.mode != ALONE and disk is not None and disk.state != "unsettled":
         world = world.host(h, disk=disk._replace(hidden=True))
     world = world.mem(h, role=CopyRole.PRIMARY, stage=CopyStage.PROMOTING, epoch=epoch)
-    world = world.qemu(h, mode=ALONE, plan=0, peer=NOBODY, running=True, epoch=epoch)
-    return on(world, h, f"{HOSTS[h]}: QEMU leaves lockstep as the new primary")
+    first = Outcome(1, f"{HOSTS[h]}: the guest's tap is first to join the bridge", world.qemu(h, tap=True))
+    world = world.qemu(h, mode=ALONE, plan=0, peer=NOBODY, running=True, epoch=epoch, hold="")
+    spoken = on(world, h, f"{HOSTS[h]}: QEMU leaves lockstep as the new primary")
+    return spoken if process.tap or not kept("commit before QEMU") else [*spoken, first]
 
 
 def speak_tap(world: World, h: int, job: Job) -> list[Outcome]:
@@ -446,21 +505,22 @@ def tidy_done(world: World, h: int, job: Job) -> list[Outcome]:
 
 
 def inherit(world: World, h: int, job: Job) -> list[Outcome]:
+    world = end_process(world, h)
     world = world.save(h, role=CopyRole.PRIMARY, stage=CopyStage.DEAD, epoch=job.rec.body.epoch, plan=0)
-    world = over(end_process(world, h), h)
+    world = over(world, h)
     return [Outcome(0, f"{HOSTS[h]}: notes that it is the primary, and that its copy is dead", world)]
 
 
 A = Action
-_LEAVE = (leave_remember, leave_qemu, leave_done)
+_LEAVE = (leave_remember, leave_qemu, leave_done, leave_renew)
 _SPEAK = (speak_qemu, speak_tap, speak_save, tidy, tidy_done)
-_GO_ALONE = (commit, durable, alone_won, leave_qemu, leave_done)
-_PROMOTE = (ask_primary, commit, durable, *_SPEAK)
+_GO_ALONE = (commit, durable, alone_won, leave_qemu, leave_done, leave_renew)
+_PROMOTE = (promote_begins, commit, durable, *_SPEAK)
 STEPS: dict[Action, tuple[StepFn, ...]] = {
     A.START: (start_begins, start_disk, start_qemu, start_done),
-    A.ADOPT_EPOCH: (adopt_leave, adopt_open),
+    A.ADOPT_EPOCH: (adopt_leave, adopt_disks, adopt_open, adopt_done, call_off_leave, commit, call_off_done),
     A.ENTER: (
-        enter_begins, enter_qemu, enter_done, *[enter_done] * 7, call_off_leave, commit, call_off_done,
+        enter_begins, enter_qemu, enter_done, call_off_leave, commit, call_off_done,
     ),
     A.MARK: (commit, mark_done),
     A.GO_ALONE: _GO_ALONE,
@@ -473,20 +533,22 @@ STEPS: dict[Action, tuple[StepFn, ...]] = {
     A.SWEEP: (do_discard,),
     A.POWER_DOWN: (power_down, switched_off),
     A.SWITCH_OFF: (power_down, switched_off),
-    A.ISOLATE: (_stop_guest("stands still"), _noted(CopyStage.ISOLATED)),
+    A.ISOLATE: (sever, _stop_guest("stands still"), _noted(CopyStage.ISOLATED)),
     A.PAUSE: (_stop_guest("stands still"), _noted(CopyStage.PAUSED)),
     A.RESUME: (_stop_guest("runs"), _noted(CopyStage.RUNNING)),
     A.RECORD_POWER_OFF: (power_off_noted,),
 }  # fmt: skip
 # The same with QEMU first: what the order of the steps protects from.
 _REVERSED = {
-    A.GO_ALONE: (leave_qemu, commit, durable, leave_done),
-    A.PROMOTE: (ask_primary, *_SPEAK[:2], commit, durable, *_SPEAK[2:]),
+    A.GO_ALONE: (leave_qemu, commit, durable, leave_done, leave_renew),
+    A.PROMOTE: (promote_begins, *_SPEAK[:2], commit, durable, *_SPEAK[2:]),
 }
 
 
-def steps_of(action: Action) -> tuple[StepFn, ...]:
+def steps_of(action: Action, *, planned: bool = False) -> tuple[StepFn, ...]:
     """The list of an action, with the rules that are in force."""
+    if planned:
+        return switch.steps()
     if not kept("commit before QEMU") and action in _REVERSED:
         return _REVERSED[action]
     return STEPS[action]
@@ -495,4 +557,7 @@ def steps_of(action: Action) -> tuple[StepFn, ...]:
 def run_step(world: World, h: int) -> list[Outcome]:
     """The next step of the job on host `h`; empty where it has to wait."""
     job = world.hosts[h].agent.job
-    return steps_of(job.action)[job.at](world, h, job)
+    return steps_of(job.action, planned=job.planned)[job.at](world, h, job)
+
+
+from tests.simulation import switch  # noqa: E402 - it is made of the steps above

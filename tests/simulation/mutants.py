@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from unittest.mock import patch
 
 from tests.simulation import rules, store
+from tests.simulation.searches import BY_REGRESSION
 from vdc.protection import arbitration, decide, events
 from vdc.protection.events import Event
 from vdc.protection.table import Action, Row, State
@@ -101,6 +102,13 @@ _BROKEN: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "a QEMU that did not answer a new agent is not asked again": lambda: rules.without(
         "adoption looks again"
     ),
+    "a planned switch commits before it asks for the fence": lambda: rules.without(
+        "the fence before the commit"
+    ),
+    "a planned switch lets go of what a checkpoint may have undone": lambda: rules.without(
+        "only a whole hold is opened"
+    ),
+    "a new agent lifts the fence of a lost epoch": lambda: rules.without("a lost epoch stays fenced"),
     "silence counts as death": lambda: rules.without("silence is not death"),
     "a deletion does not wait for the copies": lambda: rules.without("a deletion waits for its copies"),
     "a lost answer of the own promotion is never found out": lambda: _patched(
@@ -124,9 +132,14 @@ _NOTICED_BY = {
     ),
     "from the copying on": (
         "leaving lockstep is not gone on with",
-        "a QEMU that did not answer a new agent is not asked again",
         "a cancelled entry into lockstep is left as it is",
     ),
+    "a planned switch": (
+        "a planned switch commits before it asks for the fence",
+        "a planned switch lets go of what a checkpoint may have undone",
+    ),
+    "a planned switch, deeper": ("a new agent lifts the fence of a lost epoch",),
+    BY_REGRESSION: ("a QEMU that did not answer a new agent is not asked again",),
     "from lockstep without a spare": ("the epoch of a secondary is not checked",),
 }
 _SEARCH = {name: search for search, names in _NOTICED_BY.items() for name in names}

@@ -64,6 +64,21 @@ def hears(world: World, h: int, peer: int, network: str) -> bool:
     return (agent is not None and not agent.slow) or flows[h][peer]
 
 
+def serves(world: World, h: int, peer: int, network: str) -> bool:
+    """Whether `h` counts the network as good: it hears `peer`, which does not say that it does not hear `h`."""
+    if not hears(world, h, peer, network):
+        return False
+    return network != REPLICATION or not is_deaf(world, h, peer)
+
+
+def is_deaf(world: World, h: int, peer: int) -> bool:
+    """Whether `peer` tells `h` that it has heard nothing of it on the replication network (heartbeats.is_deaf)."""
+    agent = world.hosts[peer].agent
+    if agent is None or agent.silence[0] != h or not agent.silence[2]:
+        return False
+    return not hears(world, peer, h, REPLICATION) and heartbeat(world, h, peer)
+
+
 def heartbeat(world: World, h: int, peer: int) -> bool:
     """Whether what `peer`'s agent tells reaches `h`."""
     agent = world.hosts[peer].agent

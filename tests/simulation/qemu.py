@@ -2,13 +2,25 @@
 
 - `primary`: the filters are in place. A packet leaves only while the other copy, in the same lockstep, agrees.
 - `secondary`: its tap is on no bridge. `ended`: COLO_EXIT came; it waits behind the gate to be told.
+- For a planned switch the primary may be fenced (nothing of it leaves) and the secondary hold back what it sends (it
+  agrees to nothing then); once won, it lets that out before it leaves lockstep.
 - `alone`: no filters. Whatever the guest sends leaves.
 """
 
 from __future__ import annotations
 
 from tests.simulation.network import REPLICATION, connected
-from tests.simulation.world import ALONE, ENDED, NOBODY, ON, PRIMARY, SECONDARY, World
+from tests.simulation.world import (
+    ALONE,
+    ENDED,
+    NOBODY,
+    ON,
+    OPEN,
+    OPEN_TORN,
+    PRIMARY,
+    SECONDARY,
+    World,
+)
 
 
 def executes(world: World, h: int) -> bool:
@@ -35,10 +47,12 @@ def emits(world: World, h: int) -> tuple[bool, int]:
     qemu = world.hosts[h].qemu
     if qemu is None or not qemu.tap or not executes(world, h):
         return False, NOBODY
-    if qemu.mode == ALONE:
+    if qemu.mode == ALONE or qemu.hold in (OPEN, OPEN_TORN):
         return True, NOBODY
     other = partner(world, h)
-    return other != NOBODY, other
+    if other == NOBODY or qemu.fence > 0 or world.hosts[other].qemu.hold:
+        return False, NOBODY
+    return True, other
 
 
 def age_disks(world: World) -> World:

@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 
 from tests.simulation.agent import settle
 from tests.simulation.explore import CounterExample, Found, explore, path
+from tests.simulation.faults import commands
 from tests.simulation.liveness import Peace
 from tests.simulation.rules import remembers
 from tests.simulation.steps import steps, usual_step
@@ -70,18 +71,32 @@ def without_spare() -> World:
     return settle(in_lockstep().host(2, power=GONE, agent=None))
 
 
+def planned_switch() -> World:
+    """An operator has just asked the replica to take over."""
+    asked = next(
+        after for text, after in commands(in_lockstep()) if text.startswith("operator: promotes the replica")
+    )
+    return settle(asked)
+
+
 remembers(in_lockstep.cache_clear)
 
 
 CHECK = (
     Search("from nothing", first_world, surprises=1, horizon=6),
+    Search("a planned switch", planned_switch, surprises=1, horizon=6),
     Search("from lockstep", in_lockstep, surprises=2, horizon=3, peace_every=7),
 )
 DEEP = (
     Search("from the copying on", while_copying, surprises=2, horizon=2, peace_every=3),
+    Search("a planned switch, deeper", planned_switch, surprises=2, horizon=3, peace_every=3),
     Search("from lockstep without a spare", without_spare, surprises=2, horizon=4, peace_every=7, cuts=False),
     Search("from lockstep, deeper", in_lockstep, surprises=2, horizon=6),
 )
+
+
+BY_REGRESSION = "more surprises than any search has"  # the regression alone notices it
+LONG = ("from the copying on", "a planned switch, deeper")  # a rule that these notice has a regression, too
 
 
 def run(search: Search, *, most: int = 10**9) -> Found:

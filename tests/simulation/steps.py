@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tests.simulation import agent as agents
 from tests.simulation import control, faults, jobs, network, qemu
 from tests.simulation.rules import kept
-from tests.simulation.world import HOSTS, NOBODY, ON, PRIMARY, World
+from tests.simulation.world import CLEAN, ENDED, HOSTS, NOBODY, ON, OPEN, PRIMARY, TORN, World
 from vdc.model.endophyte import CopyStage
 from vdc.protection.table import Action
 
@@ -102,11 +102,14 @@ def _by_itself(world: World) -> Iterator[tuple[str, World, int, bool]]:
     for h, host in enumerate(world.hosts):
         if host.power == ON and host.agent is None and network.store_answers(world, h):
             after = agents.adopt(agents.start_agent(world, h), h)
-            spared = host.saved is not None and host.saved.stage not in _UNFINISHED
+            process = host.qemu
+            is_switching = process is not None and (process.fence > 0 or process.hold)
+            spared = host.saved is not None and host.saved.stage not in _UNFINISHED and not is_switching
             yield f"{HOSTS[h]}: an agent starts and takes over", after, 0, spared
-    waits = [one for h in awake for one in _waits(world, h)]
-    for _, text, after in sorted(waits, key=lambda one: one[0]):
-        yield f"time: {text}", after, 0, True
+    waits = [(*one, True) for h in awake for one in _waits(world, h)]
+    waits += [(*one, False) for h in range(len(HOSTS)) for one in _switch_times(world, h)]
+    for _, text, after, only_agents in sorted(waits, key=lambda one: one[0]):
+        yield f"time: {text}", after, 0, only_agents
 
 
 def _checkpoints(world: World) -> Iterator[tuple[str, World, int, bool]]:
@@ -114,11 +117,15 @@ def _checkpoints(world: World) -> Iterator[tuple[str, World, int, bool]]:
         if host.qemu is None or host.qemu.mode != PRIMARY or host.qemu.hung or host.power != ON:
             continue
         s = qemu.partner(world, p)
-        if s == NOBODY:
+        if s == NOBODY or host.qemu.fence > 0:
             continue
         after, words = world, "a checkpoint completes"
-        if not host.qemu.running and (host.agent is None or not host.agent.off):
+        if not host.qemu.running and not host.qemu.off:
             after = after.qemu(p, running=True)  # a stopped guest in lockstep runs again after a checkpoint
+        if world.hosts[s].qemu.hold == CLEAN and not _holds(world, s):
+            after = after.qemu(
+                s, hold=TORN
+            )  # nobody puts a new buffer there: what is in the old one is undone
         for h in (p, s):
             agent = world.hosts[h].agent
             if agent is not None and agent.seen < 3 and agent.mem.stage in _COUNTING:
@@ -143,6 +150,8 @@ def _waits(world: World, h: int) -> Iterator[tuple[int, str, World]]:
     if waits and not jobs.run_step(world, h):  # secondary.PRIMARY_DEADLINE_S
         (late,) = jobs.failed(world, h, f"{name}: the primary has not opened its channels for 60 s")
         yield 60_000, late.text, late.world
+    if agent.job is not None and agent.job.action is Action.DISCARD and jobs.lingers(world, h):
+        yield 300, f"{name}: passes on no longer what comes to its old copy", world.agent(h, fence=0)
     if agent.store_silent < 2 and not network.store_answers(world, h):
         limit = (2_500, 8_000)[agent.store_silent]
         after = world.agent(h, store_silent=agent.store_silent + 1)
@@ -159,12 +168,42 @@ def _waits(world: World, h: int) -> Iterator[tuple[int, str, World]]:
             yield 1, f"{name}: takes the silence for death", world.agent(h, heard=agent.heard | {claim})
 
 
+def _holds(world: World, h: int) -> bool:
+    """Whether an agent looks after what is held back."""
+    agent = world.hosts[h].agent
+    return agent is not None and not agent.slow and agent.job is not None and agent.job.planned
+
+
+def _switch_times(world: World, h: int) -> Iterator[tuple[int, str, World]]:
+    """What ends a planned switch by itself. A hold is over (and known to be) before the fence of the same moment is
+    lifted: `Handover._is_whole` stops at 0.8 of HOLD_S, counted from before the fence."""
+    host, name = world.hosts[h], HOSTS[h]
+    process, agent = host.qemu, host.agent
+    if process is None or host.power != ON or process.hung:
+        return
+    if process.hold in (CLEAN, TORN):
+        lost = process.mode == ENDED and process.tap  # the comparison is out, and the port is open
+        after = world.qemu(h, hold=OPEN if lost and process.hold == CLEAN else "")
+        yield 1_000, f"{name}: what QEMU held back is let go", after
+    if agent is None or agent.slow or not agent.fence:
+        return
+    rec, mem = agent.mirror.rec, agent.mem
+    is_ours = rec is not None and rec.body.epoch == agent.fence == mem.epoch
+    if is_ours and mem.stage in agents.IN_LOCKSTEP and process.fence > 0:
+        after = world.qemu(h, fence=-process.fence).agent(h, fence=0)
+        s = process.peer
+        other = after.hosts[s].qemu if s != NOBODY else None
+        if other is not None and other.hold == CLEAN:
+            after = after.qemu(s, hold="")
+        yield 1_001, f"{name}: the switch did not come; the fence is lifted", after
+
+
 def _silences(world: World, h: int) -> Iterator[tuple[int, str, World]]:
     agent, name = world.hosts[h].agent, HOSTS[h]
     peer = agents.peer_of(agents.known_body(agent), h)
     if peer == NOBODY:
         return
-    quiet = [n for n in network.NETWORKS if not network.hears(world, h, peer, n)]
+    quiet = [n for n in network.NETWORKS if not network.serves(world, h, peer, n)]
     if not quiet:
         return
     of, m, r = agent.silence
@@ -173,10 +212,10 @@ def _silences(world: World, h: int) -> Iterator[tuple[int, str, World]]:
         if min(m, r) == 0:
             after = world.agent(h, silence=(peer, 1, 1))
             yield 200, f"{name}: hears nothing of {HOSTS[peer]}", after
-        elif min(m, r) < 3:
+        elif min(m, r) < 3 and not network.hears(world, h, peer, network.REPLICATION):
             after = world.agent(h, silence=(peer, 3, 3))
             yield 8_001, f"{name}: has heard nothing of {HOSTS[peer]} for long", after
-    elif quiet == [network.REPLICATION] and r < 2:
+    elif quiet == [network.REPLICATION] and r < (1 if network.hears(world, h, peer, quiet[0]) else 2):
         after = world.agent(h, silence=(peer, 0, r + 1))
         yield (200, 430)[r], f"{name}: hears {HOSTS[peer]} on the management network alone", after
     elif quiet == [network.MANAGEMENT] and m == 0:

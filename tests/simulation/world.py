@@ -15,6 +15,9 @@ from vdc.protection.table import Action
 HOSTS = ("h1", "h2", "h3")
 NOBODY = -1
 ON, OFF, FROZEN, GONE = "on", "off", "frozen", "gone"  # gone: without power for good
+# What a secondary holds back for a planned switch: all since the latest checkpoint; something that a checkpoint may
+# have taken back; nothing any more: its guest speaks (of a torn one: what it should not say).
+CLEAN, TORN, OPEN, OPEN_TORN = "clean", "torn", "open", "open and torn"
 ALONE, PRIMARY, WAITING, SECONDARY, ENDED = "alone", "primary", "waiting", "secondary", "ended"
 
 
@@ -65,6 +68,7 @@ class Store(NamedTuple):
     rec: Rec | None
     wish: Wish | None
     told: tuple[Told | None, ...]
+    drained: int = NOBODY  # the host that an operator empties
 
 
 class Saved(NamedTuple):
@@ -114,6 +118,7 @@ class Agent(NamedTuple):
     deaf: bool = False  # its watch delivers nothing
     unread: bool = False  # QEMU has not answered since this agent began
     mute: bool = False  # what it publishes does not arrive
+    fence: int = 0  # its timer lifts the fence of a planned switch from this epoch
 
 
 class Qemu(NamedTuple):
@@ -129,6 +134,11 @@ class Qemu(NamedTuple):
     running: bool = True
     hung: bool = False
     tap: bool = False
+    off: bool = False  # its guest shut itself down
+    fence: int = (
+        0  # primary: mute for a switch under this epoch; lifted again: that epoch as a negative number
+    )
+    hold: str = ""  # secondary: what it sends waits; see HOLDS
 
 
 class Disk(NamedTuple):

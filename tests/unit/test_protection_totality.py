@@ -54,6 +54,7 @@ IGNORED = {
     E.PEER_COPY_DEAD: "a primary sees it as `secondary_useless`; only a copy in sync may take over",
     E.PEER_LOST: "nothing depends on the other host in this state",
     E.PEER_LOST_LATER: "only a secondary in sync may take over",
+    E.PEER_LOST_UNDECIDED: "as `peer_lost_later`: it only says what the promotion waits for",
     E.PEER_SILENT_LONG: "only a dead copy waits for it",
     E.RETRY_DUE: "only a failed start waits for it",
 }

@@ -9,7 +9,7 @@ import inspect
 
 import pytest
 
-from hostagent.supervisor import adoption, arbiter, copy, primary, secondary, supervisor
+from hostagent.supervisor import adoption, arbiter, copy, handover, primary, secondary, supervisor
 from tests.simulation import agent, jobs
 from vdc.protection.table import Action
 
@@ -20,8 +20,8 @@ SOURCES = [
         "bootable", "copy.start(", "CopyStage.RUNNING",
     ]),
     (primary.adopt_epoch, [
-        "remember_epoch", "primary.leave", "save(epoch=",
-        "disks.renew", "save(plan=", "open_channels", "save(listening_epoch=",
+        "remember_epoch", "primary.leave", "disks.renew", "save(epoch=pair.epoch, plan=None",
+        "save(plan=", "open_channels", "_call_off(", "save(epoch=pair.epoch, listening_epoch=",
     ]),
     (primary.enter, [
         "save(stage=CopyStage.ENTERING)", "primary.enter(",
@@ -31,32 +31,56 @@ SOURCES = [
     (primary.mark, ["swap_pair(", "save(stage=CopyStage.LOCKSTEP)"]),
     (primary.alone, ["remember_epoch(", "swap_pair(", "await durable", "CopyStage.LEAVING", "await leave("]),
     (primary.leave, [
-        "remember_epoch(", "primary.leave(",
+ "stage is CopyStage.LOCKSTEP", "remember_epoch(", "CopyStage.LEAVING", "record_withdrawn(", "primary.leave(",
         "primary.resume(", "save(stage=CopyStage.RUNNING", "disks.renew",
     ]),
-    (primary.isolate, ["quiesce(", "save(stage=CopyStage.ISOLATED)"]),
+    (primary.isolate, ["sever(", "quiesce(", "save(stage=CopyStage.ISOLATED)"]),
     (primary.switch_off, ["end_process()", "remove_ports()", "save(role=None"]),
     (secondary.prepare, [
-        "discard()", "CopyStage.PREPARING", "_primary_listening(",
-        "create_secondary(", "copy.start(", "secondary.prepare(", "CopyStage.READY",
+        "discard(", "untell(", "CopyStage.PREPARING", "_primary_listening(",
+        "secondary_disks(", "copy.start(", "secondary.prepare(", "CopyStage.READY",
     ]),
-    (secondary.promote, ["_remember(", "swap_pair(", "await durable", "_speak(", "_tidy("]),
+    (secondary.promote, ["_remember(", "swap_pair(", "await durable", "_speak(", "spoken(", "switch.leave(", "_tidy("]),
     (secondary._remember, ["remember_epoch(", "disks.promoted("]),
     (secondary.take_over, ["_remember(", "_speak(", "_tidy("]),
-    (secondary._speak, ["CopyStage.PROMOTING", "secondary.promote(", "go_live(", "copy.save()"]),
+    (secondary._speak, ["CopyStage.PROMOTING", "go_live(", "switch.speak(", "secondary.promote(", "copy.save()"]),
     (secondary._tidy, ["secondary.settle(", "disks.settled()", "CopyStage.RUNNING"]),
-    (secondary.inherit, ["CopyRole.PRIMARY", "end_process()"]),
+    (secondary.inherit, ["end_process()", "CopyRole.PRIMARY"]),
     (secondary.lockstep_noted, ["disks.in_sync(", "CopyStage.LOCKSTEP"]),
     (secondary.failed, ["end_process()", "CopyStage.FAILED"]),
-    (copy.Copy.discard, ["end_process()", "remove_ports()", "rmtree", "highest_epoch="]),
+    (copy.Copy.discard, ["go_silent(", "end_process()", "remove_ports()", "_remove_folder", "highest_epoch="]),
+    (supervisor.Supervisor._discard, ["linger(", "keep_copy(", "discard()"]),
     (arbiter.swap_pair, [
         "epoch != epoch", "check_transition(",
         "arbitrate(", "FencedError", "_show(host, KeyValue(",
     ]),
-    (adoption._stage_now, ["CopyStage.FAILED", "colo_ended = True", "CopyStage.DEAD", "CopyStage.LEAVING"]),
+    (adoption._with_process, ["is_unread = True", "look_again("]),
+    (adoption.look_again, ["_unanswered(", "is_unread = False", "_prepare_again(", "_stage_now(", "after_restart("]),
+    (adoption._prepare_again, ["end_process(is_news=False)", "CopyStage.ABSENT"]),
+    (adoption._unanswered, ["_prepare_again(", "CopyStage.DEAD", "CopyStage.LEAVING"]),
+    (adoption._stage_now, [
+        "colo_ended = True", "CopyStage.DEAD", "CopyStage.CHECKPOINTING", "CopyStage.LEAVING",
+        "CopyStage.PAUSED", "CopyStage.RUNNING",
+    ]),
+    (adoption._finish_unseen, ["disks.renew("]),
+    (handover.after_restart, ["drop_hold(", "_is_lost(", "is_fenced(", "unfence("]),
+    (handover.fence, ["_IN_LOCKSTEP", "handover.fence(", "fenced_epoch = epoch", "_lift_later("]),
+    (handover._lift_later, ["sleep(FENCE_S)", "pair.epoch == epoch == copy.state.epoch", "unfence("]),
+    (handover.linger, ["fenced + 1", "sleep(LINGER_S)", "go_silent("]),
+    (handover.Handover.prepare, ["go_listen(", "Hold(", "ask_primary(", "is_set()", "held_at_s"]),
+    (handover.Handover.speak, [
+        "is_committed = True", "secondary.cut(", "_is_whole()", "drop_hold(", "secondary.promote(",
+        "shut_comparison(", "going_live", "open_output(",
+    ]),
+    (handover.Handover.leave, ["secondary.promote(", "stop_listening("]),
+    (handover.Handover._give_up, ["go_silent(", "drop_hold("]),
+    (supervisor.Supervisor.quiesce, ["_require_epoch(", "fence("]),
+    (supervisor.Supervisor.promote_planned, [
+        "switch.prepare(", "_job_action = Action.PROMOTE", "secondary.promote(", "Action.HOLD",
+    ]),
     (supervisor.Supervisor._pass, ["is_readable", "decide(", "_dispatch("]),
     (supervisor.Supervisor._dispatch, [
-        "Action.HOLD", "_ENDS_PROCESS",
+        "Action.HOLD", "_ENDS_PROCESS", "_is_own_doing(",
         "Action.NOTE", "_failed_action", "_cancel_job()",
     ]),
 ]  # fmt: skip
@@ -78,5 +102,6 @@ def test_every_action_has_its_steps():
 def test_what_the_supervisor_holds_for_the_same_work_is_the_same_here():
     assert agent.SAME_WORK == supervisor._WORK
     assert agent.ENDS_PROCESS == supervisor._ENDS_PROCESS
+    assert agent.CALLS_OFF == supervisor._CALLS_OFF
     assert agent.STAGES == supervisor._STAGES
     assert set(jobs.URGENT) == set(supervisor._URGENT)

@@ -63,6 +63,10 @@ class GuestFacts:
     consent_of: str | None  # the host whose copy agrees to each of them; None: nobody is asked
     is_tap_live: bool
     epoch: int  # in whose name QEMU was last told to speak, or to be a secondary
+    switched: str = (
+        ""  # speaks by a planned switch: what it held back since a checkpoint went out "whole", or "torn"
+    )
+    was_fenced: bool = False  # as the primary: nothing of it could leave, for the switch that is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,23 @@ def _one_speaker(world: WorldFacts) -> Iterator[str]:
             yield f"I4: the tap of {host.name} is live, and it has not won"
         if other.mode == "alone" and other.epoch >= pair.epoch:
             yield f"I4: {host.name} left lockstep under epoch {other.epoch} without having won it"
+    yield from _switches(world)
+
+
+def _switches(world: WorldFacts) -> Iterator[str]:
+    """I1 in a planned switch, where even what nothing gates comes from one: the old primary was fenced."""
+    for host in world.hosts:
+        guest = host.guest
+        if guest is None or not guest.switched:
+            continue
+        if guest.switched == "torn":
+            yield f"I1: {host.name} says what a checkpoint has taken back"
+        for other in world.hosts:
+            old = other.guest
+            if old is None or other is host or old.uid != guest.uid or old.mode != "primary":
+                continue
+            if old.executing and old.is_tap_live and not old.was_fenced:
+                yield f"I1: {host.name} took over by a planned switch, and {other.name} was never fenced"
 
 
 def _withdrawn_mark(world: WorldFacts) -> Iterator[str]:
