@@ -30,6 +30,10 @@ _RECORDS = tuple(
 )  # fmt: skip
 
 
+def _records(hosts: tuple[int, ...], drained: int) -> list[Host]:
+    return [_RECORDS[h].with_(schedulable=h != drained) for h in hosts]
+
+
 def alive(world: World) -> tuple[int, ...]:
     """Hosts whose agent renews its lease."""
     return tuple(
@@ -40,16 +44,16 @@ def alive(world: World) -> tuple[int, ...]:
 
 
 @lru_cache(10_000)
-def _primary(wish: Wish, hosts: tuple[int, ...]) -> int:
+def _primary(wish: Wish, hosts: tuple[int, ...], drained: int) -> int:
     try:
-        return HOSTS.index(choose_primary(store.endophyte_of(wish), [_RECORDS[h] for h in hosts], _EMPTY))
+        return HOSTS.index(choose_primary(store.endophyte_of(wish), _records(hosts, drained), _EMPTY))
     except RefusedError:
         return NOBODY
 
 
 @lru_cache(10_000)
-def _secondary(wish: Wish, body: Body, hosts: tuple[int, ...]) -> int:
-    records = [_RECORDS[h] for h in hosts]
+def _secondary(wish: Wish, body: Body, hosts: tuple[int, ...], drained: int) -> int:
+    records = _records(hosts, drained)
     try:
         name = choose_secondary(store.endophyte_of(wish), store.pair_of(body), records, _EMPTY)
     except RefusedError:
@@ -58,8 +62,8 @@ def _secondary(wish: Wish, body: Body, hosts: tuple[int, ...]) -> int:
 
 
 @lru_cache(10_000)
-def _spares(wish: Wish, body: Body, hosts: tuple[int, ...]) -> tuple[int, ...]:
-    records = [_RECORDS[h] for h in hosts]
+def _spares(wish: Wish, body: Body, hosts: tuple[int, ...], drained: int) -> tuple[int, ...]:
+    records = _records(hosts, drained)
     names = choose_spares(store.endophyte_of(wish), store.pair_of(body), records, _EMPTY)
     return tuple(HOSTS.index(name) for name in names)
 
@@ -100,15 +104,15 @@ def _change(view: Store, living: tuple[int, ...]) -> tuple[str, Body | None, Wis
         return ("the leader: nothing is left, the records go", None, None) if _is_gone(view, living) else None
     endophyte = store.endophyte_of(wish)
     if rec is None:
-        primary = _primary(wish, living)
+        primary = _primary(wish, living, view.drained)
         if primary == NOBODY:
             return None
         body = _first(wish.uid, primary)
-        spares = _spares(wish, body, living)
+        spares = _spares(wish, body, living, view.drained)
         return f"the leader: places the VM on {HOSTS[primary]}", body._replace(spares=spares), wish
     body = rec.body
     if body.primary not in living and not kept("no cold start elsewhere"):
-        target = _primary(wish, living)
+        target = _primary(wish, living, view.drained)
         moved = body._replace(epoch=body.epoch + 1, primary=target, secondary=NOBODY, sync="none", spares=())
         return f"the leader: moves the VM to {HOSTS[target]}", moved, wish
     if not endophyte.wants_protection or body.uid != wish.uid:
@@ -119,11 +123,13 @@ def _change(view: Store, living: tuple[int, ...]) -> tuple[str, Body | None, Wis
             told is not None and told.uid == wish.uid and told.role is CopyRole.PRIMARY
             and told.stage is CopyStage.RUNNING and told.epoch == body.epoch and told.restarts >= wish.restarts
         )  # fmt: skip
-        host = _secondary(wish, body, living) if runs else NOBODY
+        host = _secondary(wish, body, living, view.drained) if runs else NOBODY
         if host == NOBODY:
             return None
         return f"the leader: protects on {HOSTS[host]}", store.protected_on(body, host), wish
-    spares = _spares(wish, body, living)
+    if body.secondary == view.drained and body.primary in living:
+        return f"the leader: withdraws the replica on {HOSTS[body.secondary]}", store.withdrawn(body), wish
+    spares = _spares(wish, body, living, view.drained)
     if set(spares) != set(body.spares):
         return "the leader: other spares", body._replace(spares=spares), wish
     return None

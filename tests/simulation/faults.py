@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tests.simulation import store
 from tests.simulation.network import MANAGEMENT, NETWORKS, REPLICATION
 from tests.simulation.qemu import killed
-from tests.simulation.world import FROZEN, GONE, HOSTS, OFF, ON, PRIMARY, Job, World
+from tests.simulation.world import FROZEN, GONE, HOSTS, NOBODY, OFF, ON, PRIMARY, Job, World
 from vdc.protection.table import Action
 
 Change = tuple[str, World]
@@ -134,6 +134,11 @@ def commands(world: World) -> Iterator[Change]:
         _command(world, protect=not wish.protect),
     )
     yield "operator: deletes the VM", _command(world, deleting=True)
+    if rec is not None and rec.body.secondary != NOBODY and world.store.drained == NOBODY:
+        drained = world._replace(
+            store=world.store._replace(drained=rec.body.secondary), commands=world.commands + 1
+        )
+        yield f"operator: drains {HOSTS[rec.body.secondary]}", drained
     yield from _promotions(world, rec)
 
 

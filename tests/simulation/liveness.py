@@ -12,7 +12,7 @@ from tests.simulation import faults, qemu
 from tests.simulation.explore import CounterExample
 from tests.simulation.facts import violations
 from tests.simulation.steps import usual_step
-from tests.simulation.world import NOBODY, World
+from tests.simulation.world import GONE, NOBODY, World
 
 MOST_STEPS = 400
 
@@ -50,6 +50,10 @@ class Peace:
         return None
 
 
+def _places(world: World) -> list[int]:
+    return [h for h, host in enumerate(world.hosts) if host.power != GONE and h != world.store.drained]
+
+
 def not_well(world: World) -> str:
     """What is wrong with a world in which nothing happens any more; empty where nothing is."""
     wish, rec = world.store.wish, world.store.rec
@@ -67,7 +71,12 @@ def not_well(world: World) -> str:
         return "" if process and not speaking else f"the VM is paused, and speaks from {speaking}"
     if speaking != [p]:
         return f"the VM does not speak from its primary h{p + 1} (but from {speaking})"
-    if wish.protect and (s == NOBODY or rec.body.sync != "in_sync" or qemu.emits(world, p)[1] != s):
+    has_place = any(h != p for h in _places(world))
+    if (
+        wish.protect
+        and has_place
+        and (s == NOBODY or rec.body.sync != "in_sync" or qemu.emits(world, p)[1] != s)
+    ):
         return "the VM is not protected"
     if not wish.protect and s != NOBODY:
         return "the VM is protected against its user's will"

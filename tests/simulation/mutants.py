@@ -109,6 +109,9 @@ _BROKEN: dict[str, Callable[[], AbstractContextManager[None]]] = {
         "only a whole hold is opened"
     ),
     "a new agent lifts the fence of a lost epoch": lambda: rules.without("a lost epoch stays fenced"),
+    "a primary goes on with a replica that the leader withdrew": lambda: _patched(
+        _row(State.P_LOCKSTEP, Event.SECONDARY_WITHDRAWN, Action.HOLD, State.P_LOCKSTEP)
+    ),
     "silence counts as death": lambda: rules.without("silence is not death"),
     "a deletion does not wait for the copies": lambda: rules.without("a deletion waits for its copies"),
     "a lost answer of the own promotion is never found out": lambda: _patched(

@@ -86,7 +86,16 @@ def protected_on(body: Body, host: int) -> Body:
     return body_of(after)
 
 
-for _cache in (following, protected_on):
+@lru_cache(10_000)
+def withdrawn(body: Body) -> Body:
+    """The next version where the leader takes the secondary off a drained host, and wishes its disks kept."""
+    before = pair_of(body)
+    after = arbitration.go_alone(before, reason="", request_id="r", now="", keep_copy=True)
+    check_transition(before, after)
+    return body_of(after)
+
+
+for _cache in (following, protected_on, withdrawn):
     remembers(_cache.cache_clear)
 
 
