@@ -62,9 +62,11 @@ class Copy:
         self._durable_epoch = self.state.highest_epoch
         self._fenced_uid = self.state.uid  # whose `highest_epoch` is; outlives `discard`
         self.journal = Journal(self.folder)
+        self._durable_epoch = self.state.highest_epoch  # as this host's disk has it
         self.meter = CheckpointMeter()
         self.process: ProcessHandle | None = None
         self.qmp: QmpSession | None = None
+        self.is_unread = False  # taken over from an earlier agent, and QEMU has not said yet how far it is
         self.colo_ended = False
         self.lockstep_since_s: float | None = None
         self.qemu_word = ""
@@ -355,6 +357,7 @@ class Copy:
         self.older = keep
         highest = self.state.highest_epoch
         self.state = CopyState(name=self.name, uid="", highest_epoch=highest)
+        self._durable_epoch = 0
         self.console.skip()
         await self.reach(Step.DISCARD_DONE)
         self._wake()

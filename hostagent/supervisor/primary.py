@@ -92,6 +92,7 @@ async def adopt_epoch(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     await copy.remember_epoch(pair.epoch)
     earlier = copy.state.plan
     if earlier is not None and earlier.epoch != pair.epoch:
+        await copy.remember_epoch(pair.epoch)
         await copy.reconnect()
         await primary.leave(copy.session(), earlier.plan())  # its channels would keep their ports
     await copy.reach(Step.ADOPT_LEFT)
@@ -252,12 +253,12 @@ async def alone(
 
 async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     """Take the lockstep parts out; the record says already that this copy is alone."""
-    plan = copy.state.plan
-    await copy.remember_epoch(pair.epoch)
+    plan, was_in_lockstep = copy.state.plan, copy.state.stage is CopyStage.LOCKSTEP
+    await copy.remember_epoch(pair.epoch)  # an agent that died after the commit has not
+    copy.state = copy.state.with_(epoch=pair.epoch, stage=CopyStage.LEAVING)  # so that it is gone on with
     await copy.reconnect()
-    await resync.record_withdrawn(copy, pair)
-    # Not in lockstep any more: that I/O is refused while the disks' graph changes says nothing about the disk here.
-    copy.state = copy.state.with_(epoch=pair.epoch, stage=CopyStage.LEAVING)
+    if was_in_lockstep:
+        await resync.record_withdrawn(copy, pair)
     qmp = copy.session()
     if plan is not None:
         await primary.leave(qmp, plan.plan())

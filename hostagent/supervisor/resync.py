@@ -57,7 +57,7 @@ async def begin_record(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> b
 async def record_withdrawn(copy: Copy, pair: Pair) -> None:
     """As `begin_record`, where the leader withdrew the secondary and wishes its disks kept."""
     plan = copy.state.plan
-    if plan is None or not plan.disks or copy.state.stage is not CopyStage.LOCKSTEP:
+    if plan is None or not plan.disks:
         return
     for older in pair.older:
         if older.epoch == plan.epoch:

@@ -101,10 +101,10 @@ async def _primary_listening(copy: Copy, pair: Pair) -> Observed:
 
 async def lockstep_noted(copy: Copy) -> None:
     """The pair is in sync: this copy's disks could be booted, were it promoted and then lost."""
-    await copy.save(stage=CopyStage.LOCKSTEP)
-    await copy.reach(Step.SYNCED_REMEMBERED)
-    if copy.state.plan is not None:
+    if copy.state.plan is not None:  # the disks first: an agent that dies in between does both again
         await copy.disks.in_sync(copy.state.plan.disks)
+    await copy.reach(Step.SYNCED_DISKS)
+    await copy.save(stage=CopyStage.LOCKSTEP)
     await copy.reach(Step.SYNCED_DONE)
 
 
@@ -159,10 +159,13 @@ async def _remember(copy: Copy, epoch: int) -> None:
 
 
 async def take_over(copy: Copy, pair: Pair) -> None:
-    """Carry out a promotion that the record shows already. Idempotent."""
+    """Carry out a promotion that the record shows already. Idempotent.
+
+    An agent that died straight after its commit has remembered neither the epoch nor where the newest writes are.
+    """
     await copy.remember_epoch(pair.epoch)
     record = await copy.disks.load()
-    if record is not None and record.epoch < pair.epoch:
+    if record is not None and record.epoch < pair.epoch:  # else the layers may be written back already
         await _remember(copy, pair.epoch)
     await _speak(copy, pair)
     is_told = copy.journal.has_reached(Step.TIDY_BEGUN, since=Step.PROMOTE_BEGUN)

@@ -14,7 +14,7 @@ from typing import TypeVar
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import primary, secondary
 from hostagent.supervisor.actions import act
-from hostagent.supervisor.adoption import take_over_after_restart
+from hostagent.supervisor.adoption import look_again, take_over_after_restart
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.ending import end_copy
 from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence
@@ -123,6 +123,8 @@ class Supervisor:
             return  # neither gone nor as it was: nothing may be done until it can be read
         self._watch_for_crash()
         await self._keep_session()
+        if self.copy.is_unread:
+            await look_again(self.copy)
         await self.copy.trouble.look(self.copy)
         decision = decide(snapshot(self.copy, retry_due=self.host.clock.boottime_s() >= self._retry_at_s))
         if decision.sentence != self._sentence:
@@ -221,6 +223,8 @@ class Supervisor:
         if self._job is not None and not self._job.done():
             self._job.cancel()
             await asyncio.gather(self._job, return_exceptions=True)
+            if self._job_action is Action.ENTER and self.copy.state.stage is CopyStage.ENTERING:
+                self.copy.mark_stage(CopyStage.LEAVING)  # nobody copies any more: the table finishes it
         self._job, self._job_action = None, None
 
     async def _keep_session(self) -> None:

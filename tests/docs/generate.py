@@ -20,6 +20,7 @@ from hostagent.config import AgentConfig, EmbeddedEtcd, EtcdConfig, HostAddress,
 from vdc.model.network import Network
 from vdc.model.step import Step
 from vdc.protection.table import TABLE, State
+from vdc.protection.timing import RULES
 
 ROOT = Path(__file__).parents[2]
 _SENTENCES = "docs/failover.md"
@@ -225,7 +226,14 @@ def _default(field: Any) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
+def rules_list() -> str:
+    """Every rule about durations, with its reason."""
+    lines = ["| rule | else |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {rule.says} | {rule.why} |" for rule in RULES), ""])
+
+
 PARTS = (
+    Part(_SENTENCES, "timings", rules_list),
     Part(_SENTENCES, "primary", primary_diagram),
     Part(_SENTENCES, "secondary", secondary_diagram),
     Part(_SENTENCES, "table", rows_table),

@@ -297,7 +297,7 @@ class Pair:
     async def switch(self, prime: Copy, second: Copy, plan: LockstepPlan) -> bool:
         """A planned promotion, in the steps of the supervisor; whether the cut was clean (else packets may be lost)."""
         self._tell_story(prime, second)
-        hold = handover.Hold(second.qmp, plan)
+        hold = handover.Hold(second.qmp, plan, now=time.monotonic)
         try:
             for _ in range(3):
                 await handover.fence(prime.qmp, plan)

@@ -201,9 +201,26 @@ async def test_a_secondary_that_the_leader_withdrew_is_recorded_too(bench, tmp_p
     copy = await bench.copy(tmp_path, "h1", role=P, stage=CopyStage.LOCKSTEP, uid=UID)
     await resync.record_withdrawn(copy, await bench.pair_is())
     assert copy.state.older == (NAME,)
-    other = await bench.copy(tmp_path, "h1", role=P, stage=CopyStage.LEAVING, uid=UID)
-    await resync.record_withdrawn(other, await bench.pair_is())
-    assert other.qmp.said == []  # too late: nobody knows what arrived
+
+
+@pytest.mark.parametrize(
+    ("stage", "is_recorded"),
+    [(CopyStage.LOCKSTEP, True), (CopyStage.LEAVING, False), (CopyStage.ENTERING, False)],
+)
+async def test_only_out_of_lockstep_a_withdrawn_secondary_is_recorded(
+    bench, tmp_path, monkeypatch, stage, is_recorded
+):
+    async def nothing(*_args, **_more):
+        return None
+
+    for name in ("leave", "resume"):
+        monkeypatch.setattr(f"hostagent.drivers.qemu.primary.{name}", nothing)
+    monkeypatch.setattr("hostagent.drivers.disk.copy.DiskSet.renew", nothing)
+    monkeypatch.setattr(Copy, "reconnect", nothing)
+    copy = await bench.copy(tmp_path, "h1", role=P, stage=stage, uid=UID)
+    await primary.leave(copy, endophyte(), await bench.pair_is())
+    assert (copy.state.older, copy.state.stage) == ((NAME,) if is_recorded else (), CopyStage.RUNNING)
+    assert is_recorded or copy.qmp.said == []  # too late: nobody knows what arrived
 
 
 async def test_a_secondary_keeps_its_disks_only_when_the_primary_records(bench, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunState
 from vdc.model.pair import Pair, SyncState
+from vdc.protection.timing import store_silent_after_ms
 
 REQUIRED_CHECKPOINTS = 3
 REQUIRED_LOCKSTEP_S = 2.0
@@ -119,4 +120,4 @@ class Snapshot:
     @property
     def is_store_silent(self) -> bool:
         """The store has not answered for longer than an election and two renewals of a lease take."""
-        return self.store_silent_ms > max(2_500.0, 4 * self.limits.suspect_ms)
+        return self.store_silent_ms > store_silent_after_ms(self.limits.suspect_ms)
