@@ -286,7 +286,7 @@ def adopt(world: World, h: int) -> World:
         world = world.agent(h, off=True, reset=True)
     if stage in (CopyStage.DEAD, CopyStage.FAILED):
         world = end_process(world, h)
-    return _renewed(world if stage is mem.stage else world.save(h, stage=stage), h)
+    return world if stage is mem.stage else world.save(h, stage=stage)
 
 
 def _prepare_again(world: World, h: int) -> World:
@@ -312,15 +312,6 @@ def _switch_after_restart(world: World, h: int) -> World:
     if process.fence <= 0 or (is_lost and kept("a lost epoch stays fenced")):
         return world
     return world.qemu(h, fence=0 if is_lost else -process.fence)
-
-
-def _renewed(world: World, h: int) -> World:
-    """adoption._finish_unseen: the journal says that the disks' record was not written yet."""
-    mem, disk = world.hosts[h].agent.mem, world.hosts[h].disk
-    is_behind = mem.role is CopyRole.PRIMARY and mem.stage is CopyStage.RUNNING and disk is not None
-    return (
-        world.host(h, disk=disk._replace(epoch=mem.epoch)) if is_behind and disk.epoch < mem.epoch else world
-    )
 
 
 def published(world: World, h: int) -> Told | None:

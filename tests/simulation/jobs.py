@@ -402,12 +402,12 @@ def leave_done(world: World, h: int, job: Job) -> list[Outcome]:
     epoch = world.hosts[h].agent.mem.epoch
     world = world.agent(h, seen=0, stall=0, colo_ended=False, reset=False)
     world = world.save(h, stage=CopyStage.RUNNING, epoch=epoch, plan=0, listening=0)
-    return on(world, h, f"{HOSTS[h]}: notes that it runs alone")
+    return [Outcome(0, f"{HOSTS[h]}: notes that it runs alone", over(world, h))]
 
 
 def leave_renew(world: World, h: int, job: Job) -> list[Outcome]:
-    world = over(_renew(world, h, world.hosts[h].agent.mem.epoch), h)
-    return [Outcome(0, f"{HOSTS[h]}: the disks are of the new epoch", world)]
+    world = _renew(world, h, world.hosts[h].agent.mem.epoch)
+    return on(world, h, f"{HOSTS[h]}: the disks are of the new epoch")
 
 
 # ---- the secondary's side
@@ -512,9 +512,9 @@ def inherit(world: World, h: int, job: Job) -> list[Outcome]:
 
 
 A = Action
-_LEAVE = (leave_remember, leave_qemu, leave_done, leave_renew)
+_LEAVE = (leave_remember, leave_qemu, leave_renew, leave_done)
 _SPEAK = (speak_qemu, speak_tap, speak_save, tidy, tidy_done)
-_GO_ALONE = (commit, durable, alone_won, leave_qemu, leave_done, leave_renew)
+_GO_ALONE = (commit, durable, alone_won, leave_qemu, leave_renew, leave_done)
 _PROMOTE = (promote_begins, commit, durable, *_SPEAK)
 STEPS: dict[Action, tuple[StepFn, ...]] = {
     A.START: (start_begins, start_disk, start_qemu, start_done),
@@ -540,7 +540,7 @@ STEPS: dict[Action, tuple[StepFn, ...]] = {
 }  # fmt: skip
 # The same with QEMU first: what the order of the steps protects from.
 _REVERSED = {
-    A.GO_ALONE: (leave_qemu, commit, durable, leave_done, leave_renew),
+    A.GO_ALONE: (leave_qemu, commit, durable, leave_renew, leave_done),
     A.PROMOTE: (promote_begins, *_SPEAK[:2], commit, durable, *_SPEAK[2:]),
 }
 

@@ -23,7 +23,11 @@ E, S = Event, State
 PRIMARY = frozenset(state for state in State if state.startswith("p_"))
 SECONDARY = frozenset(state for state in State if state.startswith("s_"))
 RUNS = PRIMARY - {S.P_ABSENT, S.P_DEAD, S.P_FAILED, S.P_PREPARING}
-FLAGS = ("alive", "has_files", "colo_ended", "guest_crashed", "guest_reset", "powered_off", "retry_due")
+OFTEN = {"alive": 0.7}
+SELDOM = {"disk_failed": 0.1, "peer_disk_failed": 0.1, "disk_stopped": 0.15, "disk_full": 0.5}
+FLAGS = (
+    "alive", "has_files", "colo_ended", "guest_crashed", "guest_reset", "powered_off", "retry_due", *SELDOM,
+)  # fmt: skip
 # Why an event that may hold in a state has no row there: it changes nothing in what that state does.
 IGNORED = {
     E.RECORD_UNKNOWN: "what a copy does without the store is said by `store_silent` where it matters",
@@ -57,6 +61,10 @@ IGNORED = {
     E.PEER_LOST_UNDECIDED: "as `peer_lost_later`: it only says what the promotion waits for",
     E.PEER_SILENT_LONG: "only a dead copy waits for it",
     E.RETRY_DUE: "only a failed start waits for it",
+    E.DISK_FAILED: "without lockstep the guest is stopped instead (`disk_stopped`), or there is no guest",
+    E.PEER_DISK_FAILED: "only a primary in lockstep writes to the other disk",
+    E.DISK_STOPPED: "only a primary that runs alone tries its disk again",
+    E.DISK_FULL: "as `disk_stopped`",
 }
 
 
@@ -80,7 +88,7 @@ def drawn():
             role=chance.choice([None, *CopyRole]), stage=chance.choice(list(CopyStage)),
             epoch=chance.choice([0, 1, 2, 3]), restarts=0, checkpoints=chance.choice([0, 1, 3]),
             lockstep_for_s=chance.choice([0.5, 3.0]), stalled_ms=chance.choice([0.0, 0.0, 2_100.0, 2_600.0]),
-            **{flag: chance.random() < (0.7 if flag == "alive" else 0.3) for flag in FLAGS},
+            **{flag: chance.random() < {**OFTEN, **SELDOM}.get(flag, 0.3) for flag in FLAGS},
         )  # fmt: skip
         peer = PeerView(chance.choice(silences), chance.choice(silences), copy_dead=chance.random() < 0.1)
         yield Snapshot(

@@ -35,7 +35,7 @@ class Durations:
     arbitration_ms: float = 3_000  # one compare-and-swap, repeated until then
     commit_ms: float = 10  # an ordinary compare-and-swap
     echo_every_ms: float = 25
-    echo_answer_ms: float = 30
+    echo_answer_ms: float = 75
     first_retry_ms: float = 1_000
     longest_retry_ms: float = 60_000
     longest_backoff_ms: float = 600_000
