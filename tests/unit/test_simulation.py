@@ -22,7 +22,7 @@ from tests.simulation.world import first_world
 
 deep = pytest.mark.skipif(not searches.IS_DEEP, reason="only with VDC_SIMULATION=deep (make test)")
 RACES = 1_000
-RUNS = 600 if searches.IS_DEEP else 60
+RUNS = 600 if searches.IS_DEEP else 30
 
 
 @pytest.mark.parametrize("search", searches.CHECK, ids=lambda one: one.name)
@@ -45,7 +45,7 @@ def test_the_same_deeper(search):
 def test_a_broken_rule_is_noticed(name):
     search, broken = MUTANTS[name]
     if search == searches.BY_REGRESSION or (search in searches.LONG and not searches.IS_DEEP):
-        pytest.skip("a long search; in make check its regression notices it")
+        pytest.skip("a long search; make test does it")
     with broken():
         found = searches.run(next(one for one in (*searches.CHECK, *searches.DEEP) if one.name == search))
     assert found.counter_example is not None, f"nobody noticed that {name}"
