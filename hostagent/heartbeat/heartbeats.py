@@ -256,7 +256,7 @@ class Heartbeats:
         now = self._clock.boottime_s()
         for peer in self._peers.values():
             if peer.addresses.get(network) == source:
-                peer.links[network].echoed_at_s = now
+                peer.links[network].echo(now)
 
     def _judge(self, now: float) -> float:
         """Ask who is late, suspect who has been silent for too long; returns when to look again."""

@@ -20,7 +20,7 @@ class Link:
     sequence: int = -1
     lost: int = 0
     echoed_at_s: float = float("-inf")  # the host answered an echo while its agent was silent
-    asked_at_s: float = float("inf")  # the first echo request of the present silence
+    asked_at_s: float = float("inf")  # the first echo request that was not answered yet
 
     def hear(self, now_s: float, sequence: int) -> None:
         """Count an arrival; the interval widens or narrows what counts as suspicious silence."""
@@ -35,6 +35,11 @@ class Link:
         self.heard_at_s = now_s
         self.asked_at_s = float("inf")
         self.sequence = sequence
+
+    def echo(self, now_s: float) -> None:
+        """The host's kernel answered. What is asked next is given its own time: this process may starve before it."""
+        self.echoed_at_s = now_s
+        self.asked_at_s = float("inf")
 
     def restart(self, now_s: float) -> None:
         """The peer's agent is a new one: its sequence begins again."""

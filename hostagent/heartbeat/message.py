@@ -15,6 +15,7 @@ from functools import lru_cache
 
 MAX_BYTES = 1400
 VERSION = 2
+OLDEST = 2  # that is understood: what an upgrade passes through
 _MAX_SEQUENCE_DIGITS = 18
 _MAX_DEAF = 16
 
@@ -50,7 +51,7 @@ class Content:
 def _parse(body: bytes) -> Content | None:
     try:
         found = json.loads(body)
-        if not isinstance(found, dict) or type(found.get("v")) is not int or found["v"] < VERSION:
+        if not isinstance(found, dict) or type(found.get("v")) is not int or found["v"] < OLDEST:
             return None
         dead = tuple((str(uid), int(epoch)) for uid, epoch in found["d"])
         deaf_to = tuple(str(host) for host in found.get("r", ()))
@@ -65,7 +66,7 @@ def encode(sequence: int, body: bytes) -> bytes:
 
 
 def decode(data: bytes) -> tuple[int, Content] | None:
-    """Sequence and content; None for anything that is not a heartbeat of this version or a later one."""
+    """Sequence and content; None for anything that is not a heartbeat from OLDEST on."""
     number, _, body = data[: MAX_BYTES + 1].partition(b"\n")
     if not number.isdigit() or len(number) > _MAX_SEQUENCE_DIGITS:
         return None

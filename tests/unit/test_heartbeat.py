@@ -188,6 +188,20 @@ def test_a_starved_agent_asks_before_it_suspects(beats):
     assert not beats.is_suspected("h2", "management")
 
 
+def test_an_agent_that_starves_while_a_peers_agent_restarts_asks_anew_before_it_suspects(beats):
+    """The last answer is as old as the starvation; that says nothing of the peer."""
+    both = (("management", "10.0.0.2"), ("replication", "10.1.0.2"))
+    hear(beats, 1)
+    pass_time(beats, 1_000, answering=both)
+    beats._clock.now += 0.5
+    beats._judge(beats._clock.now)
+    assert not beats.is_suspected("h2", "management")
+    pass_time(beats, 200, answering=both)
+    assert not beats.is_suspected("h2", "management")
+    pass_time(beats, 230)  # and where no answer comes, it is suspected as soon as ever
+    assert beats.is_suspected("h2", "management")
+
+
 def test_one_silent_network_is_one_silent_network(beats):
     hear(beats, 1)
     for number in range(2, 30):
