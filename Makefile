@@ -1,7 +1,7 @@
 # Every target is a name for a script; what is up to date is skipped by the script itself,
 # with its reason.
 .DEFAULT_GOAL := help
-.PHONY: help setup packages venv runtime image-mini demo test check bench lock clean distclean
+.PHONY: help setup packages venv runtime image-mini demo test check bench soak lock clean distclean
 .NOTPARALLEL:
 
 VDC_CACHE_DIR ?= /var/cache/vdc
@@ -39,6 +39,11 @@ check: ## format, lint, types, layers, scripts, unit tests (under two minutes)
 
 bench: setup ## measure; prints a table and writes JSON
 	@.venv/bin/python -m tests.bench
+
+# MINUTES, FAULTS (how many at most), SEED and FROM (the first one's number) choose; see tests/soak.
+soak: setup ## random faults for MINUTES=30 with a client that watches; SEED=n has them again
+	@.venv/bin/python -m tests.soak --minutes $(or $(MINUTES),30) $(if $(FAULTS),--faults $(FAULTS)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(FROM),--from $(FROM))
 
 lock: ## write requirements/*.txt anew
 	@images/setup/lock.sh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -84,6 +85,7 @@ class AgentConfig(StrictRecord):
     overlay_address: IPv4Address
     network: Network = Network()
     etcd: EtcdConfig
+    witness: bool = False  # votes and may lead, runs no guests
     api_port: int = API_PORT
     heartbeat_port: int = HEARTBEAT_PORT
     runtime: Path | None = None  # the runtime root; None: the host's own QEMU
@@ -91,9 +93,20 @@ class AgentConfig(StrictRecord):
     memory: SizeBytes | None = None  # that Endophytes may use; None: what the host has less a reserve
     labels: dict[str, str] = Field(default_factory=dict)
     timings: Timings = Timings()
+    resync_mbit: int = Field(
+        default=0, ge=0, le=1_000_000
+    )  # a copy to a secondary takes at most; 0: no limit
     accelerator: str = Field(default="auto", pattern="^(auto|kvm|tcg)$")
     use_libvirt: bool = True
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _witness_needs_less(cls, values: Any) -> Any:
+        """A witness has neither replication nor overlay: one address is enough for it."""
+        if not isinstance(values, dict) or values.get("witness") is not True:
+            return values
+        return {"replication": values.get("management"), "overlay_address": _any_overlay(values), **values}
 
     @model_validator(mode="after")
     def _consistent(self) -> AgentConfig:
@@ -113,19 +126,36 @@ class AgentConfig(StrictRecord):
         return self
 
     @property
+    def has_replication(self) -> bool:
+        """Whether there is a second network; a witness may do with the management network."""
+        return self.replication.address != self.management.address
+
+    @property
     def api_url(self) -> str:
         """Where this agent's API is reached by the other hosts."""
         return f"http://{self.management.address}:{self.api_port}"
 
 
-def load_config(path: Path) -> AgentConfig:
-    """Read and validate the file; raises InvalidError with the first offending field in one line."""
+def _any_overlay(values: dict[str, Any]) -> str:
+    """Some address inside the overlay; a witness has no interface there."""
+    network = values.get("network")
+    cidr = network.get("cidr") if isinstance(network, dict) else getattr(network, "cidr", None)
+    return str(cidr or Network().cidr).partition("/")[0]
+
+
+def load_config(path: Path, *, witness: bool = False) -> AgentConfig:
+    """Read and validate the file; raises InvalidError with the first offending field in one line.
+
+    `witness`: as if the file said `witness: true`.
+    """
     try:
         document = yaml.safe_load(path.read_text())
     except OSError as error:
         raise InvalidError(f"cannot read {path}: {error.strerror}", code="config-unreadable") from error
     except yaml.YAMLError as error:
         raise InvalidError(f"{path} is not YAML: {error}".splitlines()[0], code="config-invalid") from error
+    if witness and isinstance(document, dict):
+        document["witness"] = True
     try:
         return AgentConfig.model_validate(document)
     except ValidationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import logging
 import os
 import signal
@@ -14,9 +15,10 @@ from typing import NoReturn
 import click
 import structlog
 
+from hostagent.agent import lineage
 from hostagent.agent.agent import Agent
+from hostagent.agent.witness import WitnessAgent
 from hostagent.config import AgentConfig, load_config
-from hostagent.drivers.etcd import EmbeddedMember
 from vdc import __version__
 from vdc.model.errors import VdcError
 
@@ -29,17 +31,39 @@ _CONFIG_OPTION = click.option(
 )
 
 
-@click.group(help="The Virtual Distributed Computer's host agent.")
+_WITNESS_OPTION = click.option("--witness", is_flag=True, help="Vote and lead, but run no guests.")
+
+
+@click.group(
+    invoke_without_command=True,
+    help="The Virtual Distributed Computer's host agent.\n\n"
+    "Example: hostagent run\n\nA witness: hostagent --witness --config /etc/vdc/agent.yaml",
+)
 @click.version_option(__version__, prog_name="hostagent")
-def main() -> None:
-    """Entry point."""
+@_WITNESS_OPTION
+@_CONFIG_OPTION
+@click.pass_context
+def main(ctx: click.Context, witness: bool, config_file: Path) -> None:
+    """Entry point. `--witness` alone means `run --witness`."""
+    ctx.obj = witness
+    if ctx.invoked_subcommand is None:
+        if not witness:
+            click.echo(ctx.get_help())
+            ctx.exit(2)
+        _run(config_file, witness=True)
 
 
 @main.command(help="Run the agent in the foreground.\n\nExample: hostagent run --config /etc/vdc/agent.yaml")
 @_CONFIG_OPTION
-def run(config_file: Path) -> None:
+@_WITNESS_OPTION
+@click.pass_context
+def run(ctx: click.Context, config_file: Path, witness: bool) -> None:
     """Run until SIGTERM or SIGINT; guests go on."""
-    config = _load(config_file)
+    _run(config_file, witness=witness or bool(ctx.obj))
+
+
+def _run(config_file: Path, *, witness: bool) -> None:
+    config = _load(config_file, witness=witness)
     if os.geteuid() != 0:
         _fail("the agent needs root: it makes network interfaces", "run it by systemd, or with sudo")
     _log_to_stderr(config.log_level)
@@ -60,28 +84,47 @@ def check(config_file: Path) -> None:
 
 
 @main.command(
-    help="Take part in etcd again as a new member, after this host's etcd data was lost for good.\n\n"
-    "Example: hostagent rejoin --config /etc/vdc/agent.yaml"
+    help="Take part in etcd again as a new member: after this host's etcd data was lost for good, after it was "
+    "left out of a newer lineage, or for the first time, in the place of a lost one.\n\n"
+    "Example: hostagent rejoin --config /etc/vdc/agent.yaml\n\n"
+    "In the place of a lost host: hostagent rejoin --replace node2"
 )
 @_CONFIG_OPTION
-def rejoin(config_file: Path) -> None:
+@click.option("--replace", default="", metavar="HOST", help="The member that is lost for good and goes.")
+def rejoin(config_file: Path, replace: str) -> None:
     """Replace the member; the agent's next start joins."""
     config = _load(config_file)
-    if config.etcd.embedded is None:
-        _fail("this host runs no etcd member of its own", "etcd.endpoints names another cluster's")
-    member = EmbeddedMember(
-        config.host, config.etcd.embedded, state_dir=config.state_dir, runtime=config.runtime
-    )
     try:
-        asyncio.run(member.rejoin())
+        sentence = asyncio.run(lineage.rejoin(config, replace))
     except VdcError as error:
         _fail(f"{error} ({error.code})", error.problem.hint)
-    click.echo(f"{config.host} joins as a new etcd member when its agent starts")
+    click.echo(sentence)
 
 
-def _load(path: Path) -> AgentConfig:
+@main.command(
+    "go-on-alone",
+    help="Let this host's etcd member go on without the others, after a majority was lost for good and this host "
+    "was restarted since. Every other member's host must be off and stay off. Begins a new lineage. While the "
+    "agent still shows the VMs use `vdc promote replica NAME --force` instead.\n\n"
+    "Example: hostagent go-on-alone --confirm node1",
+)
+@_CONFIG_OPTION
+@click.option("--confirm", required=True, metavar="HOST", help="The name of this host, typed once more.")
+def go_on_alone(config_file: Path, confirm: str) -> None:
+    """The human override for a host whose agent has seen no records."""
+    config = _load(config_file)
+    if confirm != config.host:
+        raise click.UsageError(f"{confirm[:60]!r} is not this host's name: nothing was done")
     try:
-        return load_config(path)
+        sentence = asyncio.run(lineage.go_on_alone(config, getpass.getuser()))
+    except VdcError as error:
+        _fail(f"{error} ({error.code})", error.problem.hint)
+    click.echo(sentence)
+
+
+def _load(path: Path, *, witness: bool = False) -> AgentConfig:
+    try:
+        return load_config(path, witness=witness)
     except VdcError as error:
         _fail(f"{error} ({error.code})", error.problem.hint)
 
@@ -94,7 +137,8 @@ def _fail(message: str, hint: str) -> NoReturn:
 
 
 async def _until_signalled(config: AgentConfig) -> None:
-    agent = asyncio.create_task(Agent(config, on_ready=_tell_service_manager).run(), name="agent")
+    kind = WitnessAgent if config.witness else Agent
+    agent = asyncio.create_task(kind(config, on_ready=_tell_service_manager).run(), name="agent")
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.cancel)

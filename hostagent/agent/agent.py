@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import AsyncExitStack, suppress
 
 import aiohttp
 import structlog
 
 from hostagent.agent.doctor import host_checks
 from hostagent.agent.images import ImageKeeper
+from hostagent.agent.lineage import LineageKeeper
+from hostagent.agent.majority import majority_checks, watch_majority
 from hostagent.agent.manager import Manager
 from hostagent.agent.names import NameService
 from hostagent.agent.presence import keep_present, publish_network
@@ -29,21 +31,28 @@ from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
 from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes, guard
 from hostagent.drivers.process.oom import AGENT, set_oom_score
+from hostagent.drivers.process.pidfile import own_processes
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
+from hostagent.server.maintenance import promoter
+from hostagent.server.override import Override
+from hostagent.supervisor.failpoints import Failpoints
 from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.node import NodeContext
 from vdc.api.models import Check
 from vdc.control.clock import SystemClock
 from vdc.control.controller import Controller
 from vdc.control.desired import DesiredState
 from vdc.control.events import EventLog
 from vdc.control.leader import Election
+from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
 from vdc.images.reference import normalise_reference
 from vdc.model.errors import UnavailableError
 from vdc.model.host import Host
 from vdc.model.units import MIB
+from vdc.protection.majority import pair_without_witness
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
 from vdc.store.etcd_admin import MemberStatus
@@ -53,6 +62,7 @@ NICE = -10  # heartbeats and decisions must not starve behind guests
 MEMBERS_EVERY_S = 2.0
 ARBITER_REST_S = 10.0
 IMAGE_RESERVE_BYTES = 256 * MIB  # of the disk that no image may take: guests write there
+ANNOUNCED_S = 1.0
 
 
 class Agent:
@@ -66,42 +76,75 @@ class Agent:
         self._incarnation = uuid.uuid4().hex[:12]
         self._moved_at_s = 0.0
         self._manager: Manager | None = None
+        self._member: EmbeddedMember | None = None
 
     async def run(self) -> None:
         """Run until cancelled. Raises VdcError where this host cannot take part at all."""
         _raise_priority()
+        own_processes(self.config.state_dir)
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession())
-            record, libvirt = await survey(self.config, self._incarnation, self._clock.wall())
+            record = await self._describe()
             async with asyncio.TaskGroup() as group:
-                await self._start_etcd(group)
-                store = EtcdStore(self._endpoints())
+                await self._start_etcd(group, session)
+                store = EtcdStore(self._lineage.endpoints())
                 stack.push_async_callback(store.close)
-                host = self._context(record, store, session, libvirt, stack)
-                await self._join(host, group)
-                await self._serve(host, store, session, group)
+                await self._take_part(record, store, session, stack, group)
+
+    async def _describe(self) -> Host:
+        record, self._libvirt = await survey(self.config, self._incarnation, self._clock.wall())
+        return record
+
+    async def _take_part(
+        self,
+        record: Host,
+        store: EtcdStore,
+        session: aiohttp.ClientSession,
+        stack: AsyncExitStack,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        """Everything but the etcd member."""
+        host = self._context(record, store, session, self._libvirt, stack)
+        await self._join(host, group)
+        self._keep_lineage(host, store, group)
+        await self._serve(host, store, session, group)
 
     # ---- the parts
 
-    async def _start_etcd(self, group: asyncio.TaskGroup) -> None:
+    async def _start_etcd(self, group: asyncio.TaskGroup, session: aiohttp.ClientSession) -> None:
         embedded = self.config.etcd.embedded
         if embedded is not None:
-            member = EmbeddedMember(
+            self._member = EmbeddedMember(
                 self.config.host, embedded, state_dir=self.config.state_dir, runtime=self.config.runtime
             )
-            member.check_data()
-            group.create_task(member.run(), name="etcd")
+            if (note := pair_without_witness(len(embedded.members))) is not None:
+                self._log.warning(note)
+        self._lineage = LineageKeeper(self.config, self._member)
+        await self._lineage.ask_before_voting(session)
+        if self._member is not None and self._lineage.may_vote:
+            self._member.check_data()
+            group.create_task(self._member.run(), name="etcd")
 
-    def _endpoints(self) -> list[str]:
-        """This host's member first: it is nearest."""
-        embedded = self.config.etcd.embedded
-        if embedded is None:
-            return list(self.config.etcd.endpoints)
-        others = [
-            str(address) for name, address in sorted(embedded.members.items()) if name != self.config.host
-        ]
-        ordered = [str(embedded.members[self.config.host]), *others]
-        return [f"http://{address}:{embedded.client_port}" for address in ordered]
+    def _keep_lineage(self, host: NodeContext, store: EtcdStore, group: asyncio.TaskGroup) -> None:
+        group.create_task(self._lineage.keep(host, store), name="lineage")
+        group.create_task(watch_majority(host), name="majority")
+
+    async def _voters(self, store: EtcdStore) -> tuple[MemberStatus, ...]:
+        is_own = self.config.etcd.embedded is not None
+        return await (store.admin.voters() if is_own else store.admin.status())
+
+    def _heartbeats(self, stack: AsyncExitStack) -> Heartbeats:
+        config = self.config
+        addresses: dict[NetworkKind, str] = {"management": str(config.management.address)}
+        if config.has_replication:
+            addresses["replication"] = str(config.replication.address)
+        heartbeats = Heartbeats(
+            config.host, self._incarnation, addresses, config.heartbeat_port,
+            heartbeat_ms=config.timings.heartbeat_ms, suspect_ms=config.timings.suspect_ms,
+            clock=self._clock, on_change=self._on_peer_change,
+        )  # fmt: skip
+        stack.callback(heartbeats.close)
+        return heartbeats
 
     def _context(
         self,
@@ -114,16 +157,6 @@ class Agent:
         config = self.config
         netlink = Netlink()
         stack.push_async_callback(netlink.close)
-        addresses: Mapping[NetworkKind, str] = {
-            "management": str(config.management.address),
-            "replication": str(config.replication.address),
-        }
-        heartbeats = Heartbeats(
-            config.host, self._incarnation, addresses, config.heartbeat_port,
-            heartbeat_ms=config.timings.heartbeat_ms, suspect_ms=config.timings.suspect_ms,
-            clock=self._clock, on_change=self._on_peer_change,
-        )  # fmt: skip
-        stack.callback(heartbeats.close)
         self._blobs = BlobStore(config.state_dir / "images", reserve_bytes=IMAGE_RESERVE_BYTES)
         self._blobs.prepare()
         self._routes = ReplicationRoutes(
@@ -140,10 +173,11 @@ class Agent:
             mirror=Mirror(store, report=self._log.warning),
             events=EventLog(store, config.host, self._clock),
             clock=self._clock,
-            heartbeats=heartbeats,
+            heartbeats=self._heartbeats(stack),
             overlay=overlay,
             images=ImageCache(self._blobs, session),
             libvirt=libvirt,
+            failpoints=Failpoints.of(config.state_dir, os.environ),
             store_heard_at_s=self._clock.boottime_s(),
             log=self._log,
         )
@@ -172,19 +206,23 @@ class Agent:
     ) -> None:
         manager = Manager(host)
         self._manager = manager
-        members = _Cached(store.admin.status, MEMBERS_EVERY_S, self._clock.boottime_s)
+        members = Cached(lambda: self._voters(store), MEMBERS_EVERY_S, self._clock.boottime_s)
 
         async def checks() -> tuple[Check, ...]:
-            return host_checks(host, await members(), await host.overlay.check_underlay())
+            found = host_checks(host, await members(), await host.overlay.check_underlay())
+            return (*found, *majority_checks(host, await members(), self._lineage.known.left_out))
 
+        desired = DesiredState(store, host.mirror, self._clock, normalise_reference)
         context = ServerContext(
             host=host,
-            desired=DesiredState(store, host.mirror, self._clock, normalise_reference),
+            desired=desired,
+            maintenance=MaintenanceWishes(store, host.mirror, self._clock, desired),
             supervisors=manager,
             blobs=self._blobs,
             session=session,
             members=members,
             checks=checks,
+            override=Override(host, store, self._member, self._lineage.begin, manager.find),
         )
         api = ApiServer(
             build_app(context), socket=self.config.state_dir / "api.sock",
@@ -193,12 +231,13 @@ class Agent:
         group.create_task(api.run(), name="api")
         verifier = Verifier(host, manager.supervisors, context.peer)
         group.create_task(verifier.run(), name="verifier")
-        group.create_task(self._after_sync(host, manager, store, group), name="after sync")
+        group.create_task(self._after_sync(context, manager, store, group), name="after sync")
 
     async def _after_sync(
-        self, host: HostContext, manager: Manager, store: EtcdStore, group: asyncio.TaskGroup
+        self, context: ServerContext, manager: Manager, store: EtcdStore, group: asyncio.TaskGroup
     ) -> None:
         """What must not begin before the records have been read once: supervisors above all."""
+        host = manager.host
         await host.mirror.synced.wait()
         while True:
             try:
@@ -206,14 +245,21 @@ class Agent:
                 break
             except UnavailableError:
                 await asyncio.sleep(0.5)
+        with suppress(
+            TimeoutError
+        ):  # who sees what the supervisors do is to know that this agent is a new one
+            async with asyncio.timeout(ANNOUNCED_S):
+                await host.announced.wait()
         group.create_task(manager.run(), name="manager")
         group.create_task(NameService(host).run(), name="names")
         group.create_task(StorageWatch(host, manager).run(), name="storage")
         group.create_task(ImageKeeper(host, self._blobs).run(), name="images")
         election = Election(store, host.name, self.config.timings.leader_ttl_s)
-        group.create_task(election.run(self._term(host, store)), name="election")
+        group.create_task(election.run(self._term(context, store)), name="election")
 
-    def _term(self, host: HostContext, store: EtcdStore) -> Callable[[], Awaitable[None]]:
+    def _term(self, context: ServerContext, store: EtcdStore) -> Callable[[], Awaitable[None]]:
+        host = context.host
+
         async def lead() -> None:
             self._log.info("this agent leads the cluster now")
 
@@ -228,28 +274,41 @@ class Agent:
                 backoff_s=self.config.timings.reprotect_backoff_s,
                 report=self._log.info,
                 keep_arbiter_away=keep_away,
+                reach=host.failpoints.reach,
+                promote=promoter(context),
             )  # fmt: skip
             await controller.run()
 
         return lead
 
-    async def _keep_arbiter_away(self, host: HostContext, store: EtcdStore) -> None:
-        """Move etcd's leadership off hosts whose death would have to be arbitrated (failover.md)."""
-        primaries = {found.value.primary for found in host.mirror.pairs.values()}
+    async def _keep_arbiter_away(self, host: NodeContext, store: EtcdStore) -> None:
+        """Move etcd's leadership off hosts whose death would have to be arbitrated (failover.md), and drained ones."""
+        primaries = {found.value.primary for found in host.mirror.pairs.values()} | host.mirror.drained
         now = self._clock.boottime_s()
         if not primaries or now - self._moved_at_s < ARBITER_REST_S:
             return
         self._moved_at_s = now
-        addresses = {
-            found.value.management_address for name, found in host.mirror.hosts.items() if name in primaries
-        }
+
+        def addresses_of(names: Collection[str]) -> set[str]:
+            return {
+                host.mirror.hosts[name].value.management_address
+                for name in names
+                if name in host.mirror.hosts
+            }
+
         members = await store.admin.status()
         leader = next((m for m in members if m.is_leader), None)
-        if leader is None or not _is_at(leader, addresses):
+        witnesses = {name for name, found in host.mirror.hosts.items() if found.value.is_witness}
+        avoid, drained = addresses_of(primaries), addresses_of(host.mirror.drained)
+        best = addresses_of(witnesses - host.mirror.drained)
+        if leader is None or _is_at(leader, best):
             return
-        target = next(
-            (m for m in members if m.is_healthy and not m.is_leader and not _is_at(m, addresses)), None
-        )
+        others = [m for m in members if m.is_healthy and not m.is_leader]
+        target = next((m for m in others if _is_at(m, best)), None)
+        if target is None and _is_at(leader, avoid):
+            target = next((m for m in others if not _is_at(m, avoid)), None)
+        if target is None and _is_at(leader, drained):  # it is about to be switched off
+            target = next((m for m in others if not _is_at(m, drained)), None)
         if target is not None:
             await store.admin.move_leader(target.member_id)
             self._log.info("moved etcd's leadership off a host with a primary", to=target.endpoint)
@@ -261,13 +320,12 @@ class Agent:
         while True:
             await changed.wait()
             changed.clear()
-            others = {n: found.value for n, found in host.mirror.hosts.items() if n != host.name}
-            host.heartbeats.set_peers(
-                {
-                    n: {"management": o.management_address, "replication": o.replication_address}
-                    for n, o in others.items()
-                }
-            )
+            follow_peers(host)
+            others = {
+                n: found.value
+                for n, found in host.mirror.hosts.items()
+                if n != host.name and not found.value.is_witness
+            }
             try:
                 await host.overlay.ensure([other.management_address for other in others.values()])
                 for other in others.values():
@@ -277,7 +335,18 @@ class Agent:
                 asyncio.get_running_loop().call_later(1.0, changed.set)
 
 
-class _Cached:
+def follow_peers(host: NodeContext) -> None:
+    """Heartbeats go to every other host, on the networks that it has."""
+    peers: dict[str, dict[NetworkKind, str]] = {}
+    for name, found in host.mirror.hosts.items():
+        if name != host.name:
+            peers[name] = {"management": found.value.management_address}
+            if found.value.replication_address:
+                peers[name]["replication"] = found.value.replication_address
+    host.heartbeats.set_peers(peers)
+
+
+class Cached:
     """The members' status, asked for at most every so often: `vdc get nodes -w` must not become a load."""
 
     def __init__(
@@ -293,6 +362,7 @@ class _Cached:
         self._answer: tuple[MemberStatus, ...] = ()
 
     async def __call__(self) -> tuple[MemberStatus, ...]:
+        """Their status now, or as it was a moment ago."""
         if self._clock() - self._asked_at_s >= self._every_s:
             self._answer = await self._ask()
             self._asked_at_s = self._clock()

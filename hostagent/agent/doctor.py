@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from hostagent.drivers.etcd import timing_warnings
 from hostagent.drivers.host.room import room
-from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.node import NodeContext
 from vdc.api.models import Check
 from vdc.store.etcd_admin import MemberStatus
 
 
-def host_checks(host: HostContext, members: tuple[MemberStatus, ...], underlay: str) -> tuple[Check, ...]:
+def host_checks(host: NodeContext, members: tuple[MemberStatus, ...], underlay: str) -> tuple[Check, ...]:
     """All findings about this host; `underlay` is what is wrong with the network below the overlay, if anything."""
     return (
         _qemu(host),
@@ -24,7 +24,18 @@ def host_checks(host: HostContext, members: tuple[MemberStatus, ...], underlay: 
     )
 
 
-def _qemu(host: HostContext) -> Check:
+def witness_checks(host: NodeContext, members: tuple[MemberStatus, ...]) -> tuple[Check, ...]:
+    """All findings about a witness."""
+    return (
+        Check(name="role", level="ok", sentence=f"{host.name} is a witness: it votes and runs no guests"),
+        _store(host, members),
+        *_arbiter_timing(host, members),
+        _disk(host),
+        *_links(host),
+    )
+
+
+def _qemu(host: NodeContext) -> Check:
     qemu = host.record.qemu
     if qemu.lockstep:
         return Check(name="qemu", level="ok", sentence=f"QEMU {qemu.version} can do lockstep")
@@ -36,7 +47,7 @@ def _qemu(host: HostContext) -> Check:
     )
 
 
-def _accelerator(host: HostContext) -> Check:
+def _accelerator(host: NodeContext) -> Check:
     accelerator = host.record.accelerator
     if accelerator.name == "kvm":
         return Check(name="accelerator", level="ok", sentence="guests run on KVM")
@@ -48,7 +59,7 @@ def _accelerator(host: HostContext) -> Check:
     )
 
 
-def _inventory(host: HostContext) -> Check:
+def _inventory(host: NodeContext) -> Check:
     if host.record.inventory_source == "libvirt":
         return Check(
             name="inventory", level="ok", sentence=f"libvirt describes the CPU as {host.record.cpu_model}"
@@ -61,7 +72,7 @@ def _inventory(host: HostContext) -> Check:
     )
 
 
-def _store(host: HostContext, members: tuple[MemberStatus, ...]) -> Check:
+def _store(host: NodeContext, members: tuple[MemberStatus, ...]) -> Check:
     healthy = sum(member.is_healthy for member in members)
     sentence = f"{healthy} of {len(members)} etcd members answer"
     if healthy * 2 <= len(members):
@@ -72,7 +83,7 @@ def _store(host: HostContext, members: tuple[MemberStatus, ...]) -> Check:
     return Check(name="etcd", level=level, sentence=sentence)
 
 
-def _arbiter_timing(host: HostContext, members: tuple[MemberStatus, ...]) -> list[Check]:
+def _arbiter_timing(host: NodeContext, members: tuple[MemberStatus, ...]) -> list[Check]:
     """An election that is shorter than the network allows would never end."""
     embedded = host.config.etcd.embedded
     if embedded is None or not members:
@@ -89,7 +100,7 @@ def _arbiter_timing(host: HostContext, members: tuple[MemberStatus, ...]) -> lis
     ]
 
 
-def _disk(host: HostContext) -> Check:
+def _disk(host: NodeContext) -> Check:
     found = room(host.config.state_dir)
     if not found.is_low:
         return Check(name="disk", level="ok", sentence=found.sentence)
@@ -101,7 +112,7 @@ def _disk(host: HostContext) -> Check:
     )
 
 
-def _links(host: HostContext) -> list[Check]:
+def _links(host: NodeContext) -> list[Check]:
     checks = []
     for peer in sorted(host.mirror.hosts):
         if peer == host.name:
@@ -111,5 +122,6 @@ def _links(host: HostContext) -> list[Check]:
             sentence = f"{peer} is not heard on the {' and '.join(silent)} network"
             checks.append(Check(name="links", level="warning", sentence=sentence, hint=f"is {peer} up?"))
         else:
-            checks.append(Check(name="links", level="ok", sentence=f"{peer} is heard on both networks"))
+            networks = "both networks" if host.mirror.hosts[peer].value.replication_address else "its network"
+            checks.append(Check(name="links", level="ok", sentence=f"{peer} is heard on {networks}"))
     return checks

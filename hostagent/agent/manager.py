@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
+from hostagent.drivers.process.sweep import sweep_processes
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.supervisor import Supervisor
 from vdc.model.errors import ConflictError, NotFoundError, UnavailableError, VdcError
 from vdc.store import keys
 
 SWEEP_EVERY_S = 5.0
+FOLLOW_DEADLINE_S = 3.0
 
 
 class Manager:
@@ -21,6 +24,8 @@ class Manager:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._placements_dirty = asyncio.Event()
         self._placed: dict[str, str | None] = {}
+        self._following: dict[str, int] = {}  # the epochs that `_placed` is made of
+        self._follow_news = asyncio.Event()
 
     def find(self, name: str) -> Supervisor:
         """The supervisor of an Endophyte; NotFoundError where this host has no part in it."""
@@ -29,9 +34,21 @@ class Manager:
             raise NotFoundError(f"{self.host.name} has no copy of {name}", code="no-copy")
         return supervisor
 
+    async def follow(self, name: str, epoch: int) -> None:
+        """Return when this host's forwarding entries are those of `epoch`; raises UnavailableError."""
+        try:
+            async with asyncio.timeout(FOLLOW_DEADLINE_S):
+                while self._following.get(name, 0) < epoch:
+                    await self._follow_news.wait()
+        except TimeoutError as error:
+            raise UnavailableError(f"epoch {epoch} of {name} did not come", code="epoch-late") from error
+
     async def run(self) -> None:
         """Begin with what lies on this host's disk, then follow the mirror; never returns."""
         self.host.vms_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        for process in await sweep_processes(self.host.config.state_dir):
+            self.host.log.info("ended a process that an earlier agent left", process=process)
+        self._sweep_files()
         for folder in sorted(self.host.vms_dir.iterdir()):
             if folder.is_dir():
                 self._ensure(folder.name)
@@ -41,6 +58,7 @@ class Manager:
         try:
             self._on_change("")
             while True:
+                await self._forget_lost()
                 await asyncio.sleep(SWEEP_EVERY_S)
                 await self._drop_idle()
         finally:
@@ -49,6 +67,14 @@ class Manager:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(placer, *self._tasks.values(), return_exceptions=True)
+
+    def _sweep_files(self) -> None:
+        """Remove what a write that was cut short left, and folders in which a copy never began."""
+        for folder in self.host.vms_dir.iterdir():
+            with suppress(OSError):
+                for torn in (*folder.glob(".*.tmp"), *folder.glob("*.new")):
+                    torn.unlink(missing_ok=True)
+                folder.rmdir()  # fails unless it is empty
 
     async def _sweep_ports(self) -> None:
         """Remove taps that a crash left behind; where a folder could not be read, nothing is known to be left."""
@@ -65,7 +91,7 @@ class Manager:
         """A peer fell silent, was heard again, or told of a death."""
         for name, supervisor in self.supervisors.items():
             pair = self.host.mirror.pair(name)
-            if pair is not None and host_name in pair.hosts:
+            if pair is not None and (host_name in pair.hosts or pair.secondary is None):
                 supervisor.wake()
 
     # ---- inside
@@ -110,6 +136,7 @@ class Manager:
             task = self._tasks.pop(name)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            self.host.mirror.unstored.pop(f"{name}/{self.host.name}", None)
             if self.host.mirror.endophyte(name) is None or self.host.mirror.observed(name, self.host.name):
                 await self._forget_observed(name)
         for name, task in list(self._tasks.items()):
@@ -117,6 +144,13 @@ class Manager:
                 self.host.log.error("a supervisor ended", endophyte=name, why=repr(task.exception()))
                 del self._tasks[name], self.supervisors[name]
                 self._ensure(name)
+
+    async def _forget_lost(self) -> None:
+        """Take back what an earlier agent said of a copy and died after removing it: a deletion waits for that."""
+        mirror = self.host.mirror
+        for name in mirror.endophytes.keys() - self.supervisors.keys():
+            if mirror.observed(name, self.host.name) and not (self.host.vms_dir / name).exists():
+                await self._forget_observed(name)
 
     async def _forget_observed(self, name: str) -> None:
         from vdc.store.protocol import Delete
@@ -132,13 +166,16 @@ class Manager:
             await self._placements_dirty.wait()
             self._placements_dirty.clear()
             wanted = self._wanted_placements()
+            epochs = {name: found.value.epoch for name, found in self.host.mirror.pairs.items()}
             changed = {mac: vtep for mac, vtep in wanted.items() if self._placed.get(mac, "?") != vtep}
             try:
                 if changed:
                     await self.host.overlay.place(changed)
                 if self._placed.keys() - wanted.keys():
                     await self.host.overlay.sync_placements(wanted)
-                self._placed = wanted
+                self._placed, self._following = wanted, epochs
+                self._follow_news.set()
+                self._follow_news.clear()
             except Exception as error:  # this task's boundary: nobody would start it again
                 self.host.log.warning("forwarding entries could not be set", why=repr(error))
                 await asyncio.sleep(0.2)

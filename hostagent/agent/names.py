@@ -73,7 +73,8 @@ class NameService:
 
     def _config(self) -> DhcpDnsConfig:
         mirror, config = self._host.mirror, self._host.config
-        servers = {IPv4Address(found.value.overlay_address) for found in mirror.hosts.values()}
+        hosts = [found.value for found in mirror.hosts.values() if not found.value.is_witness]
+        servers = {IPv4Address(host.overlay_address) for host in hosts}
         reservations = [
             Reservation(name=name, mac=nic.mac, address=IPv4Address(nic.address))
             for name, found in sorted(mirror.endophytes.items())

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable
 
 _ECHO_REQUEST, _ECHO_REPLY = 8, 0
+_SOL_RAW, _ICMP_FILTER = 255, 1  # raw(7), linux/icmp.h: the set bits are types that are kept back
 _HEADER = struct.Struct("!BBHHH")  # type, code, checksum, identifier, sequence
 
 
@@ -49,6 +50,8 @@ class Echo:
         self._heard = heard
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
         self._socket.setblocking(False)
+        # Answers alone: peers that ask a sleeping agent's kernel would else fill the queue before them.
+        self._socket.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("@I", ~(1 << _ECHO_REPLY) & 0xFFFFFFFF))
         self._socket.bind((address, 0))
         asyncio.get_running_loop().add_reader(self._socket, self._receive)
 
@@ -66,9 +69,10 @@ class Echo:
         self._socket.close()
 
     def _receive(self) -> None:
-        try:
-            packet, (source, _) = self._socket.recvfrom(256)
-        except OSError:
-            return
-        if is_reply(packet, self._identifier):
-            self._heard(source)
+        while True:
+            try:
+                packet, (source, _) = self._socket.recvfrom(256)
+            except OSError:
+                return
+            if is_reply(packet, self._identifier):
+                self._heard(source)

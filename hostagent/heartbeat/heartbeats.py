@@ -4,6 +4,12 @@ Every `heartbeat_ms` one datagram to every peer on each network. A peer whose he
 time that makes it suspect is asked by ICMP echo; one that answers neither way for the whole of that time is
 suspect. A look that comes late (this process was starved, the machine was suspended) judges nothing: what
 waits in the sockets is read first. That keeps a busy machine from suspecting the whole world.
+
+A replication network that has just come back may go again: it is *settled* once both ends have heard each
+other without a break for `SETTLED_S`. That changes no decision about a copy that exists; it keeps a new one
+from being filled over a dead or flapping link.
+
+A peer that does not hear us says so (`Content.deaf_to`): where only our direction is cut, we learn it from it.
 """
 
 from __future__ import annotations
@@ -23,7 +29,11 @@ NetworkKind = Literal["management", "replication"]
 NETWORKS: tuple[NetworkKind, ...] = ("management", "replication")
 _LATE_S = 0.03
 _ASK_EVERY_S = 0.025
-_ANSWER_S = 0.03  # that an echo is given before silence counts, however long it has lasted
+SETTLED_S = 3.0
+_DEAF_S = 0.1  # less than a secondary's own head start: the primary is to be first (see `is_deaf`)
+_ANSWER_S = (
+    0.075  # three questions long: that an echo is given before silence counts, however long it has lasted
+)
 
 
 @dataclass(slots=True)
@@ -34,7 +44,12 @@ class Peer:
     links: dict[NetworkKind, Link]
     incarnation: str = ""
     dead: tuple[tuple[str, int], ...] = ()
+    lineage: int = 0
     suspected: dict[NetworkKind, bool] = field(default_factory=lambda: dict.fromkeys(NETWORKS, False))
+    is_deaf: bool = False  # it says that it does not hear this host on the replication network
+    deaf_at_s: float = float("inf")  # since when it says so
+    deafness_counts: bool = False  # it has said so for long enough
+    settles_at_s: float = float("-inf")  # of its replication network, since the last break
 
 
 class _Receiver(asyncio.DatagramProtocol):
@@ -76,12 +91,13 @@ class Heartbeats:
         self._transports: dict[NetworkKind, asyncio.DatagramTransport] = {}
         self._echoes: dict[NetworkKind, Echo] = {}
         self._sequence = 0
+        self._lineage = 0
         self._body = self._content()
 
     async def start(self) -> None:
         """Open both sockets. Raises OSError where an address is not this host's."""
         loop = asyncio.get_running_loop()
-        for network in NETWORKS:
+        for network in self._addresses:
             transport, _ = await loop.create_datagram_endpoint(
                 lambda network=network: _Receiver(lambda data, source: self._hear(network, data, source)),  # type: ignore[misc]
                 local_addr=(self._addresses[network], self._port),
@@ -109,7 +125,7 @@ class Heartbeats:
         for name, addresses in peers.items():
             known = self._peers.get(name)
             if known is None or known.addresses != addresses:
-                links = {network: Link(now, self._interval_s) for network in NETWORKS}
+                links = {network: Link(now, self._interval_s) for network in addresses}
                 self._peers[name] = Peer(dict(addresses), links)
 
     def tell_dead(self, uid: str, epoch: int) -> None:
@@ -126,13 +142,24 @@ class Heartbeats:
             del self._dead[key]
         self._body = self._content()
 
+    def tell_lineage(self, lineage: int) -> None:
+        """Tell every peer which lineage this host's etcd member belongs to."""
+        self._lineage = lineage
+        self._body = self._content()
+
+    def newest_lineage(self) -> tuple[int, tuple[str, ...]]:
+        """The highest lineage that any peer tells of, and who does."""
+        newest = max((peer.lineage for peer in self._peers.values()), default=0)
+        return newest, tuple(sorted(name for name, peer in self._peers.items() if peer.lineage == newest))
+
     def _content(self) -> bytes:
-        return Content(self._host, self._incarnation, tuple(self._dead)).encode()
+        deaf_to = tuple(name for name, peer in self._peers.items() if peer.suspected.get("replication"))
+        return Content(self._host, self._incarnation, tuple(self._dead), deaf_to, self._lineage).encode()
 
     def silent_ms(self, host: str, network: NetworkKind) -> float:
         """Silence of a peer; 0 for one that is not known."""
-        peer = self._peers.get(host)
-        return peer.links[network].silent_ms(self._clock.boottime_s()) if peer else 0.0
+        link = peer.links.get(network) if (peer := self._peers.get(host)) else None
+        return link.silent_ms(self._clock.boottime_s()) if link else 0.0
 
     def suspect_ms(self, host: str) -> float:
         """The silence on both networks that is suspicious for this peer at present."""
@@ -150,6 +177,27 @@ class Heartbeats:
         """Whether the link was silent for too long when it was last looked at."""
         peer = self._peers.get(host)
         return peer is not None and peer.suspected[network]
+
+    def unsettled(self) -> tuple[str, ...]:
+        """Hosts with which the replication network does not work both ways, or has not for long enough."""
+        now = self._clock.boottime_s()
+        return tuple(sorted(name for name, peer in self._peers.items() if not _is_settled(peer, now)))
+
+    def is_deaf(self, host: str) -> bool:
+        """Whether `host` has said for a while that it does not hear us on the replication network.
+
+        A primary takes that for a cut and goes on alone before the secondary takes over: with only its own
+        direction cut, QEMU lets bare TCP acknowledgements of it out that the secondary knows nothing of, and a
+        client would never repeat what they acknowledge.
+        """
+        peer = self._peers.get(host)
+        return peer is not None and peer.deafness_counts
+
+    def is_silent(self, host: str) -> bool:
+        """Whether nothing was heard of a known peer for too long, on any network that both have."""
+        peer = self._peers.get(host)
+        common = [network for network in peer.links if network in self._addresses] if peer else []
+        return bool(common) and all(peer.suspected[network] for network in common if peer)
 
     async def run(self) -> None:
         """Send, ask and judge, for ever."""
@@ -170,8 +218,9 @@ class Heartbeats:
         self._sequence += 1
         data = encode(self._sequence, self._body)
         for peer in self._peers.values():
-            for network, transport in self._transports.items():
-                transport.sendto(data, (peer.addresses[network], self._port))
+            for network, address in peer.addresses.items():
+                if (transport := self._transports.get(network)) is not None:
+                    transport.sendto(data, (address, self._port))
 
     def _hear(self, network: NetworkKind, data: bytes, source: str) -> None:
         message = decode(data)
@@ -179,7 +228,7 @@ class Heartbeats:
             return
         sequence, content = message
         peer = self._peers.get(content.host)
-        if peer is None or peer.addresses[network] != source:
+        if peer is None or peer.addresses.get(network) != source:
             return
         now = self._clock.boottime_s()
         if content.incarnation != peer.incarnation:
@@ -187,10 +236,18 @@ class Heartbeats:
             for link in peer.links.values():
                 link.restart(now)
         peer.links[network].hear(now, sequence)
-        has_news = content.dead != peer.dead
-        peer.dead = content.dead
+        has_news = (content.dead, content.lineage) != (peer.dead, peer.lineage)
+        peer.dead, peer.lineage = content.dead, content.lineage
         if peer.suspected[network]:
             peer.suspected[network] = False
+            has_news = True
+            if network == "replication":
+                peer.settles_at_s = now + SETTLED_S
+                self._body = self._content()
+        if (is_deaf := self._host in content.deaf_to) is not peer.is_deaf:
+            peer.is_deaf, peer.settles_at_s = is_deaf, now + SETTLED_S
+            peer.deaf_at_s = now if is_deaf else float("inf")
+            peer.deafness_counts = False
             has_news = True
         if has_news:
             self._on_change(content.host)
@@ -198,17 +255,22 @@ class Heartbeats:
     def _hear_echo(self, network: NetworkKind, source: str) -> None:
         now = self._clock.boottime_s()
         for peer in self._peers.values():
-            if peer.addresses[network] == source:
+            if peer.addresses.get(network) == source:
                 peer.links[network].echoed_at_s = now
 
     def _judge(self, now: float) -> float:
         """Ask who is late, suspect who has been silent for too long; returns when to look again."""
         again = now + self._interval_s
+        is_deaf_now = False
         for name, peer in self._peers.items():
-            changed = False
+            changed = self._has_settled(peer, now)
+            if not peer.deafness_counts and now >= peer.deaf_at_s + _DEAF_S:
+                peer.deafness_counts = changed = True
+            elif not peer.deafness_counts:
+                again = min(again, peer.deaf_at_s + _DEAF_S)
             threshold = self.suspect_ms(name)
             for network, link in peer.links.items():
-                if peer.suspected[network]:
+                if peer.suspected[network] or network not in self._echoes:
                     continue
                 if link.agent_silent_ms(now) >= threshold / 2:
                     self._echoes[network].ask(peer.addresses[network])
@@ -217,8 +279,24 @@ class Heartbeats:
                 left_s = max((threshold - link.silent_ms(now)) / 1000, link.asked_at_s + _ANSWER_S - now)
                 if left_s <= 0:
                     peer.suspected[network] = changed = True
+                    is_deaf_now = is_deaf_now or network == "replication"
                 else:
                     again = min(again, now + left_s)
             if changed:
                 self._on_change(name)
+        if is_deaf_now:
+            self._body = self._content()
+            self._send_all()
         return again
+
+    @staticmethod
+    def _has_settled(peer: Peer, now: float) -> bool:
+        """Whether a network that had been broken has just become settled: told once."""
+        if peer.settles_at_s == float("-inf") or not _is_settled(peer, now):
+            return False
+        peer.settles_at_s = float("-inf")
+        return True
+
+
+def _is_settled(peer: Peer, now: float) -> bool:
+    return not peer.suspected["replication"] and not peer.is_deaf and now >= peer.settles_at_s

@@ -12,9 +12,12 @@ from aiohttp import web
 from hostagent.server.cluster import ClusterHandlers
 from hostagent.server.console import ConsoleHandler
 from hostagent.server.context import ServerContext
+from hostagent.server.drill import DrillHandlers
 from hostagent.server.endophytes import EndophyteHandlers
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
+from hostagent.server.maintenance import MaintenanceHandlers
 from hostagent.server.metrics import MetricsHandler
+from hostagent.server.readonly import guarded
 from hostagent.server.verification import VerificationHandlers
 from vdc.api.routes import ROUTES, Body
 from vdc.model.errors import BugError, UnavailableError
@@ -28,9 +31,11 @@ def build_app(context: ServerContext) -> web.Application:
     groups = (
         EndophyteHandlers(context),
         ClusterHandlers(context),
+        MaintenanceHandlers(context),
         ConsoleHandler(context),
         MetricsHandler(context),
         VerificationHandlers(context),
+        DrillHandlers(context),
     )
     for route in ROUTES:
         handler: Handler | None = next(
@@ -38,6 +43,7 @@ def build_app(context: ServerContext) -> web.Application:
         )
         if handler is None:
             raise BugError(f"route {route.name} has no handler")
+        handler = guarded(handler, route, context.host)
         if route.method == "GET" and route.body is Body.BYTES:
             app.router.add_get(route.path, handler, allow_head=False)  # type: ignore[arg-type]
         else:

@@ -11,6 +11,7 @@ from aiohttp import web
 from hostagent.server import views
 from hostagent.server.context import ServerContext
 from hostagent.server.http import parse_body, stream_lines
+from hostagent.server.majority import notes_of
 from vdc import __version__
 from vdc.api import models as wire
 from vdc.api.openapi import build_openapi
@@ -21,6 +22,7 @@ from vdc.model.base import Record
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError
 from vdc.model.event import Event
 from vdc.model.image import ImageEntry
+from vdc.protection.majority import may_lose
 from vdc.store import keys
 from vdc.store.protocol import ChangeKind, Delete, Put, Unchanged
 
@@ -36,9 +38,10 @@ class ClusterHandlers:
         self._mirror = context.host.mirror
         self._store = context.host.store
 
-    async def health(self, request: web.Request) -> wire.Acknowledged:
+    async def health(self, request: web.Request) -> wire.Health:
         """See the route table."""
-        return wire.Acknowledged(sentence=f"{self._context.host.name} serves")
+        host = self._context.host
+        return wire.Health(sentence=f"{host.name} serves", lineage=host.lineage)
 
     async def openapi(self, request: web.Request) -> object:
         """See the route table."""
@@ -55,8 +58,14 @@ class ClusterHandlers:
             leader=self._mirror.leader,
             store="ok" if silent_s < 3 else f"has not answered for {silent_s:.0f} s",
             members=tuple(
-                {"endpoint": m.endpoint, "healthy": m.is_healthy, "leader": m.is_leader} for m in members
+                {"endpoint": m.endpoint, "healthy": m.is_healthy, "leader": m.is_leader, "error": m.error}
+                for m in members
             ),
+            majority=(left := may_lose(len(members), sum(m.is_healthy for m in members))) >= 0,
+            may_lose=max(0, left),
+            witnesses=tuple(n for n, found in sorted(self._mirror.hosts.items()) if found.value.is_witness),
+            lineage=self._mirror.lineage,
+            notes=notes_of(host, members),
         )
 
     async def doctor(self, request: web.Request) -> wire.DoctorReport:
@@ -65,7 +74,10 @@ class ClusterHandlers:
 
     async def list_nodes(self, request: web.Request) -> wire.NodeList:
         """See the route table."""
-        return wire.NodeList(items=views.node_statuses(self._mirror, await self._context.members()))
+        members = await self._context.members()
+        return wire.NodeList(
+            items=views.node_statuses(self._mirror, members), notes=notes_of(self._context.host, members)
+        )
 
     async def list_networks(self, request: web.Request) -> wire.NetworkList:
         """See the route table."""
@@ -79,7 +91,7 @@ class ClusterHandlers:
         if not (limit.isascii() and limit.isdigit() and 0 < int(limit) <= 2000):
             raise InvalidError(f"limit {limit[:20]!r} is not a number from 1 to 2000", code="query-invalid")
         name = request.query.get("name")
-        return wire.EventList(items=await read_events(self._store, name=name, limit=int(limit)))
+        return wire.EventList(items=await views.events(self._context.host, name, int(limit)))
 
     async def watch_events(self, request: web.Request) -> web.StreamResponse:
         """See the route table."""

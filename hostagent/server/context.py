@@ -8,11 +8,13 @@ from typing import Protocol
 
 import aiohttp
 
-from hostagent.supervisor.host import HostContext
+from hostagent.server.override import Override
+from hostagent.supervisor.node import NodeContext
 from hostagent.supervisor.supervisor import Supervisor
 from vdc.api.client import ApiClient
 from vdc.api.models import Check
 from vdc.control.desired import DesiredState
+from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
 from vdc.model.errors import NotFoundError, UnavailableError
 from vdc.store.etcd_admin import MemberStatus
@@ -25,18 +27,24 @@ class Supervisors(Protocol):
         """Raises NotFoundError where this host has no part in it."""
         ...
 
+    async def follow(self, name: str, epoch: int) -> None:
+        """Return when this host's forwarding entries are those of `epoch`; raises UnavailableError."""
+        ...
+
 
 @dataclass
 class ServerContext:
     """One per agent."""
 
-    host: HostContext
+    host: NodeContext
     desired: DesiredState
+    maintenance: MaintenanceWishes
     supervisors: Supervisors
     blobs: BlobStore
     session: aiohttp.ClientSession
     members: Callable[[], Awaitable[tuple[MemberStatus, ...]]]
     checks: Callable[[], Awaitable[tuple[Check, ...]]]
+    override: Override
 
     def peer(self, host_name: str) -> ApiClient:
         """A client of another host's agent, over the management network."""

@@ -19,7 +19,7 @@ from vdc.api import models as wire
 from vdc.control.desired import parse_manifest
 from vdc.model.base import Record
 from vdc.model.endophyte import Endophyte, RunState
-from vdc.model.errors import ConflictError, InvalidError, UnavailableError
+from vdc.model.errors import ConflictError, InvalidError
 from vdc.store import keys
 
 LOG_TAIL_BYTES = 256 * 1024
@@ -48,7 +48,7 @@ class EndophyteHandlers:
     async def describe_endophyte(self, request: web.Request) -> wire.EndophyteDescription:
         """See the route table."""
         endophyte = await views.find_endophyte(self._mirror, _name(request))
-        return await views.describe(self._mirror, self._context.host.store, endophyte)
+        return await views.describe(self._context.host, endophyte)
 
     async def create_endophyte(self, request: web.Request) -> wire.EndophyteView:
         """See the route table."""
@@ -135,7 +135,13 @@ class EndophyteHandlers:
         """See the route table."""
         body = wire.PeerRequest.model_validate(await parse_body(request))
         await self._context.supervisors.find(_name(request)).quiesce(body.epoch)
-        return wire.Acknowledged(sentence="stopped")
+        return wire.Acknowledged(sentence="silent")
+
+    async def peer_follow(self, request: web.Request) -> wire.Acknowledged:
+        """See the route table."""
+        body = wire.PeerRequest.model_validate(await parse_body(request))
+        await self._context.supervisors.follow(_name(request), body.epoch)
+        return wire.Acknowledged(sentence="following")
 
     # ---- the guest's console
 
@@ -174,8 +180,8 @@ class EndophyteHandlers:
                         break
                     changed.clear()
                     await changed.wait()
-        except TimeoutError as error:
-            raise UnavailableError("stored, but this host's view lags behind", code="view-lags") from error
+        except TimeoutError:  # the watch hangs with its etcd member; the store itself answers
+            await self._mirror.refresh(keys.endophyte(endophyte.name))
         finally:
             unsubscribe()
         return views.endophyte_view(self._mirror, endophyte)

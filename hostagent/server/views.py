@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from hostagent.supervisor.node import NodeContext
 from vdc.api.models import EndophyteDescription, EndophyteView, ViewMetadata
 from vdc.control.events import read_events
-from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
-from vdc.model.errors import NotFoundError, RefusedError
+from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, RunState
+from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
+from vdc.model.event import Event
 from vdc.model.host import NodeStatus
 from vdc.model.manifest import Display, Firmware
+from vdc.protection.majority import pair_without_witness
 from vdc.protection.placement import (
     Occupancy,
     choose_primary,
@@ -19,7 +22,6 @@ from vdc.protection.status import endophyte_status
 from vdc.store import keys
 from vdc.store.etcd_admin import MemberStatus
 from vdc.store.mirror import Mirror
-from vdc.store.protocol import StateStore
 
 
 async def find_endophyte(mirror: Mirror, name: str) -> Endophyte:
@@ -55,7 +57,12 @@ def endophyte_view(mirror: Mirror, endophyte: Endophyte) -> EndophyteView:
         ),
         spec=manifest.spec.model_dump(mode="json", by_alias=True),
         status=endophyte_status(
-            endophyte, pair, mirror.copies(name), mirror.alive, _problem(mirror, endophyte)
+            endophyte,
+            pair,
+            mirror.copies(name),
+            mirror.alive,
+            _problem(mirror, endophyte),
+            known=frozenset(mirror.hosts),
         ),
     )
 
@@ -79,15 +86,35 @@ def _problem(mirror: Mirror, endophyte: Endophyte) -> str:
     return ""
 
 
-async def describe(mirror: Mirror, store: StateStore, endophyte: Endophyte) -> EndophyteDescription:
+async def events(host: NodeContext, name: str | None, limit: int) -> tuple[Event, ...]:
+    """The latest events, oldest first; while the store does not answer, those that wait in this agent."""
+    kept = host.events.kept_of(name)
+    try:
+        if host.is_store_lost:
+            return kept[-limit:]
+        stored = await read_events(host.store, name=name, limit=limit)
+    except UnavailableError:
+        return kept[-limit:]
+    known = {event.id for event in stored}
+    return (*stored, *(event for event in kept if event.id not in known))[-limit:]
+
+
+async def describe(host: NodeContext, endophyte: Endophyte) -> EndophyteDescription:
     """Everything that is known of one."""
+    mirror = host.mirror
     return EndophyteDescription(
         view=endophyte_view(mirror, endophyte),
         pair=mirror.pair(endophyte.name),
         copies=mirror.copies(endophyte.name),
-        events=await read_events(store, name=endophyte.name, limit=15),
-        limits=limits_of(endophyte),
+        events=await events(host, endophyte.name, 15),
+        limits=(*limits_of(endophyte), *_cluster_limits(host, endophyte)),
     )
+
+
+def _cluster_limits(host: NodeContext, endophyte: Endophyte) -> tuple[str, ...]:
+    embedded = host.config.etcd.embedded
+    note = pair_without_witness(len(embedded.members)) if embedded is not None else None
+    return (note,) if note and endophyte.manifest.spec.wants_protection else ()
 
 
 def limits_of(endophyte: Endophyte) -> tuple[str, ...]:
@@ -130,9 +157,18 @@ def node_statuses(mirror: Mirror, members: tuple[MemberStatus, ...]) -> tuple[No
                 etcd=_etcd_word(member),
                 endophytes=names,
                 memory_reserved_bytes=reserved,
+                maintenance=mirror.maintenance[name].value if name in mirror.maintenance else None,
+                is_empty=name in mirror.drained and all(_may_stay(mirror, one, name) for one in names),
             )
         )
     return tuple(found)
+
+
+def _may_stay(mirror: Mirror, name: str, host: str) -> bool:
+    """Whether a VM on a drained host is one that may stay: stopped, by the operator's leave."""
+    wish, endophyte = mirror.maintenance.get(host), mirror.endophyte(name)
+    is_stopped = endophyte is not None and endophyte.run is RunState.STOPPED
+    return is_stopped and wish is not None and wish.value.leave_stopped
 
 
 def _etcd_word(member: MemberStatus | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 
-from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.node import NodeContext
 from vdc.model.errors import FencedError, NotFoundError
 from vdc.model.pair import Pair
 from vdc.protection.invariants import check_transition
@@ -21,7 +21,7 @@ DEADLINE_S = 3.0
 Next = Callable[[Pair, str, str], Pair]  # (present, request id, now) -> the next version
 
 
-async def swap_pair(host: HostContext, name: str, epoch: int, following: Next) -> Pair:
+async def swap_pair(host: NodeContext, name: str, epoch: int, following: Next) -> Pair:
     """Commit `following` of the pair as this host last saw it under `epoch`.
 
     Returns the new version, which the mirror shows from then on. Raises FencedError where somebody else was
@@ -35,6 +35,7 @@ async def swap_pair(host: HostContext, name: str, epoch: int, following: Next) -
         raise FencedError(f"{name} is at epoch {present.value.epoch}, not {epoch} any more")
     request = uuid.uuid4().hex
     after = following(present.value, request, host.clock.wall())
+    after = after.with_(lineage=max(after.lineage, host.lineage))
     check_transition(present.value, after)
     key = keys.pair(name)
     outcome = await arbitrate(
@@ -44,7 +45,10 @@ async def swap_pair(host: HostContext, name: str, epoch: int, following: Next) -
     if isinstance(outcome, Lost):
         if outcome.current is not None:
             _show(host, outcome.current)
-        raise FencedError(f"another change of {name} came first")
+        shown = host.mirror.pair(name)
+        raise FencedError(
+            f"another change of {name} came first: epoch {shown.epoch if shown else 'unknown'} is in force"
+        )
     if outcome.is_superseded:
         if outcome.current is not None:
             _show(host, outcome.current)
@@ -53,5 +57,5 @@ async def swap_pair(host: HostContext, name: str, epoch: int, following: Next) -
     return after
 
 
-def _show(host: HostContext, item: KeyValue) -> None:
+def _show(host: NodeContext, item: KeyValue) -> None:
     host.mirror.apply_early(Change(ChangeKind.PUT, item.mod_revision, item))

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from hostagent.drivers.disk.copy import DiskSet
+from hostagent.drivers.disk.copy import CopyRecord, DiskSet, older_copy, older_files
 from hostagent.drivers.disk.images import QemuImg
 from hostagent.drivers.firmware import find_firmware, prepare_vars
 from hostagent.drivers.host.room import require_memory
@@ -26,15 +26,19 @@ from hostagent.drivers.qemu.checkpoints import CheckpointMeter
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.primary import ENDS_LOCKSTEP
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession, QmpUnreachableError
+from hostagent.drivers.qemu.resync import CopyFigures
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import DEBUG_SOCKET, QMP_SOCKET, SERIAL_LOG, MachineSpec
 from hostagent.drivers.tpm import adopt_tpm, start_tpm
 from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.journal import Journal
 from hostagent.supervisor.logs import bound_log
 from hostagent.supervisor.state import CopyState, load_state, save_state
 from hostagent.supervisor.trouble import DiskTrouble
-from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
+from vdc.model.endophyte import CopyProgress, CopyRole, CopyStage, Endophyte
+from vdc.model.errors import VdcError
 from vdc.model.manifest import Firmware
+from vdc.model.step import Step
 from vdc.protection.placement import primary_cost_bytes, secondary_cost_bytes
 
 PIDFILE = "qemu.pid"
@@ -58,6 +62,7 @@ class Copy:
         self.state = load_state(self.folder) or CopyState(name=name, uid="")
         self._durable_epoch = self.state.highest_epoch
         self._fenced_uid = self.state.uid  # whose `highest_epoch` is; outlives `discard`
+        self.journal = Journal(self.folder)
         self.meter = CheckpointMeter()
         self.process: ProcessHandle | None = None
         self.qmp: QmpSession | None = None
@@ -65,14 +70,21 @@ class Copy:
         self.lockstep_since_s: float | None = None
         self.qemu_word = ""
         self.progress: float | None = None
+        self.copying: CopyProgress | None = None
+        self._figures: CopyFigures | None = None
+        self.older: CopyRecord | None = older_copy(self.folder)  # disks of a former secondary, kept
+        self.disk_failed = False  # a disk of the pair failed a write since lockstep was entered
         self.guest_reset = self.guest_crashed = False
         self.booting_since_s: float | None = None  # powered on or reset, and not seen at rest since
         self.powered_off = asyncio.Event()
         self.trouble = DiskTrouble()
+        self.fenced_epoch = 0  # under which this primary stopped speaking for a planned promotion
+        self.fence_timer: asyncio.Task[None] | None = None
         self.is_held = False  # a comparison holds the checkpoints up: that is no stall
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
+        self.telling: asyncio.Task[None] | None = None  # what the agent said when it found this copy
         self._log_seen = 0
         self._saving = asyncio.Lock()
 
@@ -141,11 +153,26 @@ class Copy:
         self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, epoch))
         await self._write_state()
 
+    async def reach(self, step: Step) -> None:
+        """A named step between two effects: a line in the journal, and a failpoint in tests."""
+        self.journal.note(step, epoch=self.state.epoch, at=self.host.clock.wall())
+        await self.host.failpoints.reach(step)
+
     def report_progress(self, fraction: float) -> None:
         """How much of disk and memory has been copied, 0 to 1."""
-        if self.progress is None or abs(fraction - self.progress) >= 0.02:
+        figures = self._figures
+        is_other = figures is not None and (self.copying is None or self.copying.what != figures.what)
+        if is_other or self.progress is None or abs(fraction - self.progress) >= 0.02:
             self.progress = fraction
+            if figures is not None:
+                self.copying = CopyProgress(
+                    what=figures.what, done_bytes=figures.done_bytes, total_bytes=figures.total_bytes
+                )
             self._wake()
+
+    def report_figures(self, figures: CopyFigures) -> None:
+        """What has been copied; shown with the next `report_progress`."""
+        self._figures = figures
 
     def panic_seen(self) -> bool:
         """Whether the guest's console shows a kernel crash since the last call."""
@@ -177,6 +204,7 @@ class Copy:
         for index, nic in enumerate(endophyte.nics):
             port = Port.of(endophyte.uid, index, nic.mac, is_gated=endophyte.manifest.spec.is_gated)
             await self.host.overlay.attach_port(port, live=role is CopyRole.PRIMARY)
+        await self.reach(Step.POWER_ON_PORTS)
         if spec.firmware is not Firmware.BIOS:
             files = find_firmware(spec.firmware, self.host.config.runtime)
             await asyncio.to_thread(prepare_vars, files.vars_template, self.folder)
@@ -198,7 +226,9 @@ class Copy:
         self.rank_for_memory(role)
         self.booting_since_s = self.host.clock.boottime_s() if role is CopyRole.PRIMARY else None
         self._watch()
+        await self.reach(Step.POWER_ON_SPAWNED)
         await self._connect_to_new()
+        await self.reach(Step.POWER_ON_DONE)
 
     def rank_for_memory(self, role: CopyRole | None) -> None:
         """A secondary goes first when this host's memory runs out; a primary is worth no less than others."""
@@ -275,6 +305,10 @@ class Copy:
                 return
             case "RESUME":
                 self.qemu_word = "running"
+                if self.state.plan is not None:
+                    self.host.overlay.nudge(
+                        *(tap_name(self.state.uid, index) for index in range(len(self.state.macs)))
+                    )
                 if self.meter.count > 8:  # proven long ago: no decision waits for it
                     return
             case "COLO_EXIT":
@@ -286,6 +320,8 @@ class Copy:
                 if event == "SHUTDOWN" and data.get("guest"):
                     self.powered_off.set()
             case _:
+                if event in ("QUORUM_FAILURE", "QUORUM_REPORT_BAD"):
+                    self.disk_failed = True
                 epoch = self.state.plan.epoch if self.state.plan else 0
                 self.trouble.on_event(event, data, self.state.role, self.state.stage, epoch)
         self._wake()
@@ -296,8 +332,22 @@ class Copy:
 
     # ---- coming to an end
 
-    async def end_process(self) -> None:
-        """Kill QEMU and its helpers and wait until they are gone; files and remembered state stay."""
+    def forget_fence(self) -> None:
+        """Nobody lifts the fence of a planned promotion any more."""
+        if self.fence_timer is not None:
+            self.fence_timer.cancel()
+            self.fence_timer = None
+
+    async def end_process(self, *, is_news: bool = True) -> None:
+        """Kill QEMU and its helpers and wait until they are gone; files and remembered state stay.
+
+        Unless it `is_news`, the peers are not told that this copy has died.
+        """
+        self.forget_fence()
+        self.fenced_epoch = 0
+        if self._watcher is not None and not is_news:
+            self._watcher.cancel()
+            self._watcher = None
         if self.qmp is not None:
             qmp, self.qmp = self.qmp, None
             with suppress(QmpError, TimeoutError):
@@ -325,17 +375,26 @@ class Copy:
 
     async def remove_ports(self) -> None:
         """Remove its taps."""
-        for index in range(len(self.state.macs)):
-            await self.host.overlay.remove_port(tap_name(self.state.uid, index))
+        for ifname in self._taps():
+            await self.host.overlay.remove_port(ifname)
 
-    async def discard(self) -> None:
-        """End it and remove everything of it from this host. Idempotent."""
+    def _taps(self) -> list[str]:
+        return [tap_name(self.state.uid, index) for index in range(len(self.state.macs))]
+
+    async def discard(self, *, keep: CopyRecord | None = None) -> None:
+        """End it and remove everything of it from this host, but for the disks of an older copy. Idempotent."""
+        with suppress(VdcError):  # at once: what nothing gates (ARP) must not outlast the loss of the epoch
+            await self.host.overlay.go_silent(*self._taps())
         await self.end_process()
+        await self.reach(Step.DISCARD_ENDED)
         await self.remove_ports()
-        await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+        await self.reach(Step.DISCARD_PORTS)
+        await asyncio.to_thread(_remove_folder, self.folder, older_files(keep) if keep else frozenset())
+        self.older = keep
         highest = self.state.highest_epoch
         self.state = CopyState(name=self.name, uid="", highest_epoch=highest)
         self._log_seen = 0
+        await self.reach(Step.DISCARD_DONE)
         self._wake()
 
     async def close(self) -> None:
@@ -346,8 +405,10 @@ class Copy:
         if self.qmp is not None:
             with suppress(QmpError, TimeoutError):
                 await self.qmp.close()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        self.forget_fence()
+        for task in (self._watcher, self.telling):
+            if task is not None:
+                task.cancel()
         for process in (self.process, self._tpm):
             if process is not None:
                 process.close()
@@ -362,3 +423,12 @@ class Copy:
     def mark_stage(self, stage: CopyStage) -> None:
         """Change the stage in memory alone (a note that is found out again after a restart)."""
         self.state = self.state.with_(stage=stage)
+
+
+def _remove_folder(folder: Path, keep: frozenset[str]) -> None:
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.iterdir():
+        if path.name not in keep:
+            path.unlink() if not path.is_dir() or path.is_symlink() else shutil.rmtree(path)

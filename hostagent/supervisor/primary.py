@@ -12,9 +12,10 @@ from contextlib import suppress
 
 from hostagent.drivers.disk.copy import disk_specs
 from hostagent.drivers.host.room import require_disk
-from hostagent.drivers.qemu import primary
+from hostagent.drivers.qemu import kept, primary
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.qmp import QmpError
+from hostagent.supervisor import resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.machine import disk_sources, machine_spec
@@ -23,9 +24,10 @@ from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, MachineFacts, Ru
 from vdc.model.errors import RefusedError, VdcError
 from vdc.model.event import Severity
 from vdc.model.pair import Pair
+from vdc.model.step import Step
 from vdc.protection.arbitration import go_alone, mark_in_sync
 
-ENTER_DEADLINE_S = 600.0
+ENTER_DEADLINE_S = 600.0  # without progress of the disk copy, and for what comes after it
 BOOT_LIMIT_S = 30.0
 BOOT_SAMPLE_S = 0.25
 BOOT_QUIET_SAMPLES = 2
@@ -43,7 +45,9 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     await copy.save(
         uid=endophyte.uid, role=CopyRole.PRIMARY, stage=CopyStage.PREPARING, epoch=pair.epoch,
         macs=tuple(nic.mac for nic in endophyte.nics), restarts=endophyte.restarts, plan=None, listening_epoch=0,
+        older=(), resumes="", machine=None,
     )  # fmt: skip
+    await copy.reach(Step.START_BEGUN)
     try:
         entry = host.mirror.images[endophyte.image_digest].value
         await host.ensure_image(entry)
@@ -62,28 +66,39 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             cpu_model=await host.guest_cpu(),
             qemu_version=host.record.qemu.version,
             disk_sizes_bytes=await copy.disks.virtual_sizes(),
+            disk_bases=await copy.disks.bases(),
         )
+        await copy.save(machine=facts)  # before QEMU starts: the next agent can tell what it finds
+        await copy.reach(Step.START_DISKS)
         await copy.start(
             endophyte, machine_spec(endophyte, entry.image, facts, disk_specs(record)), CopyRole.PRIMARY
         )
     except BaseException:
         await copy.end_process()
         raise
-    await copy.save(stage=CopyStage.RUNNING, machine=facts)
+    await kept.forget_broken(copy.session(), len(record.heads))
+    older = await kept.kept(copy.session(), len(record.heads))  # stored when the guest was powered off
+    await copy.save(stage=CopyStage.RUNNING, older=older)
+    await copy.reach(Step.START_DONE)
     took_ms = round((host.clock.boottime_s() - began) * 1000, 1)
     await host.tell(copy.name, "started", f"started on {host.name}", epoch=pair.epoch, start_ms=took_ms)
 
 
 async def adopt_epoch(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
-    """Act under the newer epoch; where a secondary was added, open the channels that it will connect to."""
-    earlier = copy.state.plan
+    """Act under the newer epoch; where a secondary was added, open the channels that it will connect to.
+
+    The epoch is this copy's own only when everything is done: until then the table does it again.
+    """
     await copy.remember_epoch(pair.epoch)
+    earlier = copy.state.plan
     if earlier is not None and earlier.epoch != pair.epoch:
         await copy.reconnect()
         await primary.leave(copy.session(), earlier.plan())  # its channels would keep their ports
-    await copy.save(epoch=pair.epoch, plan=None, listening_epoch=0)
+    await copy.reach(Step.ADOPT_LEFT)
     await copy.disks.renew(pair.epoch)
+    await copy.reach(Step.ADOPT_EPOCH)
     if pair.secondary is None:
+        await copy.save(epoch=pair.epoch, plan=None, listening_epoch=0)
         return
     peer = copy.host.mirror.hosts[pair.secondary].value
     facts = copy.state.machine
@@ -93,14 +108,18 @@ async def adopt_epoch(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         primary_address=str(copy.host.config.replication.address), secondary_address=peer.replication_address,
         has_rewriter=facts.has_rewriter, checkpoint_ms=endophyte.manifest.spec.protection.checkpoint_ms,
     )  # fmt: skip
-    await copy.save(plan=plan)
+    await copy.save(plan=plan, listening_epoch=0)
+    await copy.reach(Step.ADOPT_PLANNED)
     try:
         await copy.reconnect()
         await primary.open_channels(copy.session(), plan.plan())
     except VdcError as error:
         await _call_off(copy, pair, error)
         return
-    await copy.save(listening_epoch=pair.epoch)
+    await copy.reach(Step.ADOPT_OPENED)
+    older = await kept.kept(copy.session(), plan.disks)
+    await copy.save(epoch=pair.epoch, listening_epoch=pair.epoch, older=older)
+    await copy.reach(Step.ADOPT_DONE)
 
 
 async def enter(copy: Copy, pair: Pair) -> None:
@@ -109,23 +128,34 @@ async def enter(copy: Copy, pair: Pair) -> None:
     assert plan is not None and plan.epoch == pair.epoch
     await _boot_settled(copy)
     await copy.save(stage=CopyStage.ENTERING)
+    await copy.reach(Step.ENTER_BEGUN)
     copy.trouble.forget()
-    copy.colo_ended = copy.guest_reset = False  # what happened while it ran alone ends no lockstep
+    copy.colo_ended = copy.guest_reset = copy.disk_failed = False  # what happened alone ends no lockstep
+    copy.progress = copy.copying = None
+    full = plan.plan()
     try:
+        full = await resync.entry_plan(copy, pair)
         report = await primary.enter(
-            copy.session(), plan.plan(), progress=copy.report_progress, deadline_s=ENTER_DEADLINE_S
-        )
+            copy.session(), full, progress=copy.report_progress, figures=copy.report_figures,
+            reach=copy.reach, deadline_s=ENTER_DEADLINE_S,
+        )  # fmt: skip
     except VdcError as error:
+        await resync.forget_used(copy, full)
         await _call_off(copy, pair, error)
         return
+    await resync.forget_used(copy, full)
     copy.meter.restart(time.monotonic())
     copy.lockstep_since_s = host.clock.boottime_s()
+    await copy.reach(Step.ENTER_LOCKSTEP)
     await copy.save(stage=CopyStage.CHECKPOINTING)
-    sentence = f"copied to {pair.secondary}; the guest stood still for {report.stopped_ms:.0f} ms"
+    await copy.reach(Step.ENTER_DONE)
+    what = "what was written since was copied" if full.changes_since else "copied"
+    sentence = f"{what} to {pair.secondary}; the guest stood still for {report.stopped_ms:.0f} ms"
     await host.tell(
         copy.name, "lockstep-entered", sentence,
         epoch=pair.epoch, stopped_ms=report.stopped_ms, mirror_ms=report.mirror_ms, copy_ms=report.copy_ms,
-        total_ms=report.total_ms, copied_bytes=float(report.copied_bytes),
+        total_ms=report.total_ms, copied_bytes=float(report.copied_bytes), disk_bytes=float(report.disk_bytes),
+        resumed=float(bool(full.changes_since)),
     )  # fmt: skip
 
 
@@ -159,13 +189,16 @@ async def _call_off(copy: Copy, pair: Pair, error: VdcError) -> None:
     )
     if copy.state.plan is not None:
         await primary.leave(copy.session(), copy.state.plan.plan())
+    await copy.reach(Step.CALL_OFF_LEFT)
     after = await swap_pair(
         copy.host,
         copy.name,
         pair.epoch,
         lambda p, r, now: go_alone(p, reason=sentence, request_id=r, now=now),
     )
+    await copy.reach(Step.CALL_OFF_COMMITTED)
     await copy.save(stage=CopyStage.RUNNING, epoch=after.epoch, plan=None, listening_epoch=0)
+    await copy.reach(Step.CALL_OFF_DONE)
 
 
 async def mark(copy: Copy, pair: Pair) -> None:
@@ -173,7 +206,9 @@ async def mark(copy: Copy, pair: Pair) -> None:
     after = await swap_pair(
         copy.host, copy.name, pair.epoch, lambda p, r, now: mark_in_sync(p, request_id=r, now=now)
     )
+    await copy.reach(Step.MARK_COMMITTED)
     await copy.save(stage=CopyStage.LOCKSTEP)
+    await copy.reach(Step.MARK_DONE)
     await copy.host.tell(
         copy.name,
         "lockstep",
@@ -182,24 +217,33 @@ async def mark(copy: Copy, pair: Pair) -> None:
     )
 
 
-async def alone(copy: Copy, endophyte: Endophyte | None, pair: Pair, sentence: str) -> None:
-    """Win the epoch, then take the lockstep parts out of the running guest (if it runs)."""
+async def alone(
+    copy: Copy, endophyte: Endophyte | None, pair: Pair, sentence: str, *, orderly: bool = False
+) -> None:
+    """Win the epoch, then take the lockstep parts out of the running guest (if it runs).
+
+    `orderly`: the secondary is not lost, so that its disks may be kept and later be brought up to date.
+    """
     host = copy.host
+    keep_copy = orderly and await resync.begin_record(copy, endophyte, pair)
     began = host.clock.boottime_s()
     durable = asyncio.create_task(copy.remember_epoch(pair.epoch + 1), name=f"{copy.name} epoch")
     try:
         after = await swap_pair(
-            host, copy.name, pair.epoch, lambda p, r, now: go_alone(p, reason=sentence, request_id=r, now=now)
-        )
+            host, copy.name, pair.epoch,
+            lambda p, r, now: go_alone(p, reason=sentence, request_id=r, now=now, keep_copy=keep_copy),
+        )  # fmt: skip
     finally:
         await durable
     arbitrated_ms = (host.clock.boottime_s() - began) * 1000
+    await copy.reach(Step.ALONE_COMMITTED)
     if copy.is_alive:
         copy.state = copy.state.with_(epoch=after.epoch, stage=CopyStage.LEAVING)
         await leave(copy, endophyte, after)
     elif copy.state.role is not None:
         await copy.save(epoch=after.epoch, stage=CopyStage.DEAD, plan=None, listening_epoch=0)
     total_ms = (host.clock.boottime_s() - began) * 1000
+    await copy.reach(Step.ALONE_DONE)
     await host.tell(
         copy.name, "alone", sentence, epoch=after.epoch, severity=Severity.WARNING,
         arbitrated_ms=round(arbitrated_ms, 1), total_ms=round(total_ms, 1),
@@ -210,49 +254,57 @@ async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     """Take the lockstep parts out; the record says already that this copy is alone."""
     plan = copy.state.plan
     await copy.remember_epoch(pair.epoch)
-    copy.state = copy.state.with_(epoch=pair.epoch)
     await copy.reconnect()
+    await resync.record_withdrawn(copy, pair)
+    copy.state = copy.state.with_(epoch=pair.epoch)
     qmp = copy.session()
     if plan is not None:
         await primary.leave(qmp, plan.plan())
+    await copy.reach(Step.LEAVE_PARTS)
     is_to_run = endophyte is None or endophyte.run is not RunState.PAUSED
     if is_to_run and not copy.powered_off.is_set():
         await primary.resume(qmp)
+    await copy.reach(Step.LEAVE_RESUMED)
     copy.meter.restart(time.monotonic())
     copy.lockstep_since_s = None
-    copy.colo_ended = copy.guest_reset = False
+    copy.colo_ended = copy.guest_reset = copy.disk_failed = False
     copy.trouble.forget()
-    await copy.save(stage=CopyStage.RUNNING, epoch=pair.epoch, plan=None, listening_epoch=0)
     await copy.disks.renew(pair.epoch)
+    await copy.reach(Step.LEAVE_DISKS)
+    # Last: what is wanted next (a pause, another secondary) may begin as soon as this shows.
+    await copy.save(stage=CopyStage.RUNNING, epoch=pair.epoch, plan=None, listening_epoch=0)
+    await copy.reach(Step.LEAVE_DONE)
 
 
 async def isolate(copy: Copy) -> None:
     """Pause the guest: neither the store nor the other copy answers, so nobody knows who may speak."""
+    if copy.state.plan is not None:
+        await primary.sever(copy.session(), copy.state.plan.plan())
     await primary.quiesce(copy.session())
+    await copy.reach(Step.ISOLATE_STOPPED)
     await copy.save(stage=CopyStage.ISOLATED)
+    await copy.reach(Step.ISOLATE_DONE)
     await copy.host.tell(
         copy.name, "isolated", "paused: neither the store nor the other copy answers",
         epoch=copy.state.epoch, severity=Severity.WARNING,
     )  # fmt: skip
 
 
-async def quiesce(copy: Copy) -> None:
-    """Stop the guest for a planned promotion. Nothing is remembered: a promotion that does not come shows as a
-    checkpoint that does not end, and the table goes on from there."""
-    await primary.quiesce(copy.session())
-
-
 async def pause(copy: Copy) -> None:
     """The user's pause."""
     await primary.quiesce(copy.session())
+    await copy.reach(Step.PAUSE_STOPPED)
     await copy.save(stage=CopyStage.PAUSED)
+    await copy.reach(Step.PAUSE_DONE)
     await copy.host.tell(copy.name, "paused", "paused", epoch=copy.state.epoch)
 
 
 async def resume(copy: Copy) -> None:
     """End the user's pause."""
     await primary.resume(copy.session())
+    await copy.reach(Step.RESUME_RUNNING)
     await copy.save(stage=CopyStage.RUNNING)
+    await copy.reach(Step.RESUME_DONE)
     await copy.host.tell(copy.name, "resumed", "running again", epoch=copy.state.epoch)
 
 
@@ -260,16 +312,22 @@ async def power_down(copy: Copy) -> None:
     """Ask the guest to shut down, repeat the request, end it when its time is up or the user has no patience."""
     await _ask_guest(copy)
     was_asked_in_vain = copy.is_alive and not copy.powered_off.is_set() and not _is_forced(copy)
+    await copy.reach(Step.POWER_DOWN_ASKED)
     await switch_off(copy)
+    await copy.reach(Step.POWER_DOWN_DONE)
     sentence = "stopped; it did not shut down when asked" if was_asked_in_vain else "stopped"
     await copy.host.tell(copy.name, "stopped", sentence, epoch=copy.state.epoch)
 
 
 async def switch_off(copy: Copy) -> None:
     """End whatever runs and take the ports away; the disks stay for the next start."""
+    await resync.store_records(copy)
     await copy.end_process()
+    await copy.reach(Step.SWITCH_OFF_ENDED)
     await copy.remove_ports()
+    await copy.reach(Step.SWITCH_OFF_PORTS)
     await copy.save(role=None, stage=CopyStage.ABSENT, plan=None, listening_epoch=0)
+    await copy.reach(Step.SWITCH_OFF_DONE)
 
 
 def _is_forced(copy: Copy) -> bool:

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
-from hostagent.drivers.disk.copy import disk_specs
+from hostagent.drivers.disk.copy import disk_specs, older_copy
 from hostagent.drivers.host.room import require_disk
 from hostagent.drivers.net import tap_name
 from hostagent.drivers.qemu import secondary
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.drivers.qemu.steps import run_state
+from hostagent.supervisor import resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.handover import Handover
 from hostagent.supervisor.machine import machine_spec
 from hostagent.supervisor.state import PlanRecord
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed
 from vdc.model.errors import RefusedError, UnavailableError, VdcError
 from vdc.model.event import Severity
 from vdc.model.pair import Pair
+from vdc.model.step import Step
 from vdc.protection.arbitration import promote_secondary
 from vdc.protection.placement import why_not_a_pair
 
@@ -31,18 +35,20 @@ PRIMARY_DEADLINE_S = 60.0
 
 
 async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
-    """Make an empty copy, start QEMU and let it wait for the primary's memory."""
+    """Make the disks, start QEMU and let it wait for the primary's memory."""
     host = copy.host
-    await copy.discard()
+    await copy.discard(keep=older_copy(copy.folder))
     host.heartbeats.untell(endophyte.uid)
     await copy.save(
         uid=endophyte.uid, role=CopyRole.SECONDARY, stage=CopyStage.PREPARING, epoch=pair.epoch,
         macs=tuple(nic.mac for nic in endophyte.nics),
     )  # fmt: skip
+    await copy.reach(Step.PREPARE_BEGUN)
     try:
         entry = host.mirror.images[endophyte.image_digest].value
         await host.ensure_image(entry)
         observed = await _primary_listening(copy, pair)
+        await copy.reach(Step.PREPARE_LISTENING)
         facts = observed.machine
         assert facts is not None
         reason = why_not_a_pair(host.mirror.hosts[pair.primary].value, host.record)
@@ -51,7 +57,8 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         if reason:
             raise RefusedError(reason, code="lockstep-impossible")
         require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
-        record = await copy.disks.create_secondary(endophyte.uid, pair.epoch, facts.disk_sizes_bytes)
+        record, facts, resumes = await resync.secondary_disks(copy, endophyte, pair, entry.image, observed)
+        await copy.reach(Step.PREPARE_DISKS)
         specs = disk_specs(record, len(facts.disk_sizes_bytes))
         await copy.start(endophyte, machine_spec(endophyte, entry.image, facts, specs), CopyRole.SECONDARY)
         plan = PlanRecord(
@@ -61,10 +68,14 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             has_rewriter=facts.has_rewriter, checkpoint_ms=endophyte.manifest.spec.protection.checkpoint_ms,
         )  # fmt: skip
         await secondary.prepare(copy.session(), plan.plan())
+        await copy.reach(Step.PREPARE_WAITING)
     except BaseException:
         await copy.end_process()
         raise
-    await copy.save(stage=CopyStage.READY, plan=plan, machine=facts)
+    # What is promoted later is the guest that the primary powered on: not one that has yet to be restarted.
+    restarts = observed.restarts
+    await copy.save(stage=CopyStage.READY, plan=plan, machine=facts, resumes=resumes, restarts=restarts)
+    await copy.reach(Step.PREPARE_DONE)
 
 
 async def _primary_listening(copy: Copy, pair: Pair) -> Observed:
@@ -91,14 +102,27 @@ async def _primary_listening(copy: Copy, pair: Pair) -> Observed:
 async def lockstep_noted(copy: Copy) -> None:
     """The pair is in sync: this copy's disks could be booted, were it promoted and then lost."""
     await copy.save(stage=CopyStage.LOCKSTEP)
+    await copy.reach(Step.SYNCED_REMEMBERED)
     if copy.state.plan is not None:
         await copy.disks.in_sync(copy.state.plan.disks)
+    await copy.reach(Step.SYNCED_DONE)
 
 
-async def promote(copy: Copy, pair: Pair, sentence: str, *, planned: bool = False) -> Pair:
-    """Win the epoch, then speak. Raises FencedError where the primary won, and touches nothing then."""
+async def promote(
+    copy: Copy,
+    pair: Pair,
+    sentence: str,
+    *,
+    switch: Handover | None = None,
+    spoken: Callable[[Pair], None] = lambda _: None,
+) -> Pair:
+    """Win the epoch, then speak. Raises FencedError where the primary won, and touches nothing then.
+
+    `switch`: both copies agreed to a planned promotion. `spoken` is called as soon as the guest here speaks.
+    """
     host = copy.host
     began = host.clock.boottime_s()
+    await copy.reach(Step.PROMOTE_BEGUN)
     durable = asyncio.create_task(_remember(copy, pair.epoch + 1), name=f"{copy.name} epoch")
     try:
         after = await swap_pair(
@@ -110,14 +134,20 @@ async def promote(copy: Copy, pair: Pair, sentence: str, *, planned: bool = Fals
     finally:
         await durable
     arbitrated_ms = (host.clock.boottime_s() - began) * 1000
+    await copy.reach(Step.PROMOTE_COMMITTED)
     copy.state = copy.state.with_(role=CopyRole.PRIMARY, stage=CopyStage.PROMOTING, epoch=after.epoch)
-    steps = await _speak(copy, after, planned=planned)
+    steps = await _speak(copy, after, switch)
     total_ms = (host.clock.boottime_s() - began) * 1000
+    spoken(after)
+    severity = Severity.WARNING if switch is None else Severity.NORMAL
     await host.tell(
-        copy.name, "promoted", sentence, epoch=after.epoch, severity=Severity.NORMAL if planned else Severity.WARNING,
+        copy.name, "promoted", sentence, epoch=after.epoch, severity=severity,
         arbitrated_ms=round(arbitrated_ms, 1), total_ms=round(total_ms, 1), **steps,
     )  # fmt: skip
+    if switch is not None:
+        await switch.leave()
     await _tidy(copy)
+    await copy.reach(Step.PROMOTE_DONE)
     return after
 
 
@@ -128,17 +158,17 @@ async def _remember(copy: Copy, epoch: int) -> None:
         await copy.disks.promoted(epoch, copy.state.plan.disks)
 
 
-async def take_over(copy: Copy, pair: Pair, *, planned: bool = False) -> None:
+async def take_over(copy: Copy, pair: Pair) -> None:
     """Carry out a promotion that the record shows already. Idempotent."""
     await copy.remember_epoch(pair.epoch)
     record = await copy.disks.load()
     if record is not None and record.epoch < pair.epoch:
         await _remember(copy, pair.epoch)
-    await _speak(copy, pair, planned=planned)
+    await _speak(copy, pair)
     await _tidy(copy)
 
 
-async def _speak(copy: Copy, pair: Pair, *, planned: bool) -> dict[str, float]:
+async def _speak(copy: Copy, pair: Pair, switch: Handover | None = None) -> dict[str, float]:
     """Open the guest's way to the network; returns milliseconds per step."""
     host, plan = copy.host, copy.state.plan
     if plan is None:
@@ -148,18 +178,23 @@ async def _speak(copy: Copy, pair: Pair, *, planned: bool) -> dict[str, float]:
     copy.state = copy.state.with_(role=CopyRole.PRIMARY, stage=CopyStage.PROMOTING, epoch=pair.epoch)
     members = [(tap_name(copy.state.uid, index), mac) for index, mac in enumerate(copy.state.macs)]
     # Each has to be done whatever the other fails at: the epoch is won, nobody else will speak.
+    going_live = asyncio.create_task(host.overlay.go_live(members), name=f"{copy.name} go live")
     spoken, live, _ = await asyncio.gather(
-        secondary.promote(qmp, plan.plan(), planned=planned),
-        host.overlay.go_live(members),
+        switch.speak(going_live) if switch else secondary.promote(qmp, plan.plan()),
+        going_live,
         copy.save(),
         return_exceptions=True,
     )
     for result in (spoken, live):
         if isinstance(result, BaseException):
             raise result
+    await copy.reach(Step.SPEAK_LIVE)
     await secondary.announce(qmp)
-    if host.record.accelerator.name == "tcg":
+    await copy.reach(Step.SPEAK_ANNOUNCED)
+    if switch is None and host.record.accelerator.name == "tcg":
         await secondary.refresh_code(qmp)
+    host.overlay.nudge(*(ifname for ifname, _ in members))
+    await copy.reach(Step.SPEAK_DONE)
     assert isinstance(spoken, dict)
     return {f"{step}_ms": round(took_ms, 1) for step, took_ms in spoken.items() if step != "total"}
 
@@ -175,6 +210,7 @@ async def _tidy(copy: Copy) -> None:
     copy.lockstep_since_s = None
     copy.meter.restart(time.monotonic())
     await copy.save(machine=facts.with_(has_rewriter=True))
+    await copy.reach(Step.TIDY_BEGUN)
     try:
         await secondary.settle(copy.session(), plan.plan())
     except QmpError as error:
@@ -183,14 +219,18 @@ async def _tidy(copy: Copy) -> None:
             epoch=copy.state.epoch, severity=Severity.WARNING,
         )  # fmt: skip
         raise  # the stage stays PROMOTING, so it is done again: the disks' record must not lag behind QEMU
+    await copy.reach(Step.TIDY_SETTLED)
     await copy.disks.settled()
+    await copy.reach(Step.TIDY_DISKS)
     await copy.save(stage=CopyStage.RUNNING, plan=None, listening_epoch=0)
+    await copy.reach(Step.TIDY_DONE)
 
 
 async def inherit(copy: Copy, pair: Pair) -> None:
     """The record made this host the primary, and its copy ended before that was remembered."""
-    await copy.save(role=CopyRole.PRIMARY, stage=CopyStage.DEAD, epoch=pair.epoch, plan=None)
     await copy.end_process()
+    await copy.save(role=CopyRole.PRIMARY, stage=CopyStage.DEAD, epoch=pair.epoch, plan=None)
+    await copy.reach(Step.INHERIT_DONE)
 
 
 async def failed(copy: Copy, error: VdcError) -> None:

@@ -59,6 +59,8 @@ class CopyState(Record):
     listening_epoch: int = 0
     plan: PlanRecord | None = None  # of the lockstep that this copy is in, enters or leaves
     machine: MachineFacts | None = None
+    older: tuple[str, ...] = ()  # primary: records of its writes in QEMU's memory (drivers/qemu/kept.py)
+    resumes: str = ""  # secondary: the one of them that its disks began with
 
 
 def load_state(folder: Path) -> CopyState | None:

@@ -12,18 +12,21 @@ from contextlib import suppress
 from typing import TypeVar
 
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor import primary, secondary
+from hostagent.supervisor import primary, resync, secondary
 from hostagent.supervisor.adoption import take_over_after_restart
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.ending import end_copy
+from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence, linger
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.verification import Freezer, Peer, Verification
 from hostagent.supervisor.view import observed, snapshot
+from hostagent.supervisor.waking import read_epoch_after_sleep
 from vdc.api.models import Frozen, VerifyResult
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunState
 from vdc.model.errors import BugError, ConflictError, FencedError, UnavailableError, VdcError
 from vdc.model.event import Severity
 from vdc.model.pair import Pair
+from vdc.model.step import Step
 from vdc.protection.decide import Decision, decide
 from vdc.protection.events import Event
 from vdc.protection.table import Action, State
@@ -86,9 +89,12 @@ class Supervisor:
         publisher = asyncio.create_task(self._publisher(), name=f"{self.name} publisher")
         try:
             await take_over_after_restart(self.copy)
+            due_s = self.host.clock.boottime_s()
             while True:
                 self._wakeup.clear()
+                await read_epoch_after_sleep(self.host, self.name, due_s)
                 tick = await self._guarded_pass()
+                due_s = self.host.clock.boottime_s() + tick
                 with suppress(TimeoutError):
                     async with asyncio.timeout(tick):
                         await self._wakeup.wait()
@@ -124,6 +130,11 @@ class Supervisor:
                 decision.sentence, endophyte=self.name, rule=f"{decision.row.state}/{decision.row.event}"
             )
             self._sentence = decision.sentence
+            if decision.row.event is Event.PEER_LOST_UNDECIDED:
+                await self.host.tell(
+                    self.name, "undecided", decision.sentence,
+                    epoch=self.copy.state.epoch, severity=Severity.WARNING,
+                )  # fmt: skip
         await self._dispatch(decision)
         self._publish.set()
 
@@ -134,6 +145,8 @@ class Supervisor:
             return
         if is_busy and self._job_action in _ENDS_PROCESS:
             return
+        if is_busy and self._is_own_doing(decision):
+            return
         if action is Action.NOTE:
             await self._note(decision)
             return
@@ -142,6 +155,13 @@ class Supervisor:
         await self._cancel_job()
         self._job_action = action
         self._job = asyncio.create_task(self._execute(decision), name=f"{self.name} {action}")
+
+    def _is_own_doing(self, decision: Decision) -> bool:
+        """Whether the running job does this already, or its commit is seen before it is done."""
+        if self._job_action is Action.MARK:
+            return decision.row.to is State.P_LOCKSTEP
+        is_calling_off = self.copy.state.stage is CopyStage.LEAVING and self._job_action in _CALLS_OFF
+        return is_calling_off and decision.action in (Action.LEAVE, Action.GO_ALONE)
 
     async def _note(self, decision: Decision) -> None:
         await self._cancel_job()
@@ -208,7 +228,9 @@ class Supervisor:
             Action.ADOPT_EPOCH: lambda: primary.adopt_epoch(copy, endophyte, pair),
             Action.ENTER: lambda: primary.enter(copy, pair),
             Action.MARK: lambda: primary.mark(copy, pair),
-            Action.GO_ALONE: lambda: primary.alone(copy, endophyte, pair, decision.sentence),
+            Action.GO_ALONE: lambda: primary.alone(
+                copy, endophyte, pair, decision.sentence, orderly=decision.row.event in resync.ORDERLY
+            ),
             Action.LEAVE: lambda: primary.leave(copy, endophyte, pair),
             Action.PREPARE: lambda: secondary.prepare(copy, endophyte, pair),
             Action.PROMOTE: lambda: secondary.promote(copy, pair, decision.sentence),
@@ -220,7 +242,9 @@ class Supervisor:
     async def _discard(self, decision: Decision) -> None:
         had_guest = self.copy.is_alive
         epoch = self.copy.state.epoch
-        await self.copy.discard()
+        await linger(self.copy)
+        if not await resync.keep_copy(self.copy):
+            await self.copy.discard()
         if had_guest:
             await self.host.tell(self.name, "discarded", decision.sentence, epoch=epoch)
 
@@ -229,6 +253,7 @@ class Supervisor:
         found = self.host.mirror.endophytes[self.name]
         key, after = keys.endophyte(self.name), found.value.with_(run=RunState.STOPPED)
         await self.host.store.commit([Unchanged(key, found.revision)], [Put(key, after.to_json())])
+        await self.copy.reach(Step.RECORD_OFF_DONE)
         await self.host.tell(
             self.name, "guest-powered-off", "the guest powered itself off", epoch=self.copy.state.epoch
         )
@@ -281,17 +306,46 @@ class Supervisor:
 
     # ---- what the API asks for
 
-    async def promote_planned(self, reason: str, ask_primary: Callable[[Pair], Awaitable[None]]) -> Pair:
-        """Take over from a healthy primary: it stops its guest first, then the epoch is won, then this one speaks."""
-        pair = self.host.mirror.pair(self.name)
-        if pair is None or pair.secondary != self.host.name:
-            raise ConflictError(f"{self.host.name} is not the secondary of {self.name}", code="not-secondary")
+    async def promote_planned(self, reason: str, ask_primary: AskPrimary, follows: NetworkFollows) -> Pair:
+        """Take over from a healthy primary: it stops speaking first, then the epoch is won, then this one speaks.
+
+        Returns as soon as it speaks. Until the commit any decision of the table takes this job's place.
+        """
+        pair = self._as_its_secondary()
+        spoken: asyncio.Future[Pair] = asyncio.get_running_loop().create_future()
 
         async def work() -> Pair:
-            await ask_primary(pair)
-            return await secondary.promote(self.copy, pair, reason, planned=True)
+            async with Handover(self.copy, pair, follows) as switch:
+                await switch.prepare(ask_primary)
+                self._job_action = Action.PROMOTE
+                return await secondary.promote(
+                    self.copy, pair, reason, switch=switch, spoken=spoken.set_result
+                )
 
-        return await self._as_job(Action.PROMOTE, "promotion", work)
+        job = asyncio.create_task(
+            self._as_job(Action.HOLD, "promotion", work), name=f"{self.name} planned promotion"
+        )
+        job.add_done_callback(lambda done: done.cancelled() or done.exception())  # told by the log as well
+        await asyncio.wait({job, spoken}, return_when=asyncio.FIRST_COMPLETED)
+        return spoken.result() if spoken.done() else await job
+
+    async def promote_forced(self, reason: str) -> Pair:
+        """Take over without asking the primary: a human says that it is off."""
+        pair = self._as_its_secondary()
+        return await self._as_job(
+            Action.PROMOTE, "forced promotion", lambda: secondary.promote(self.copy, pair, reason)
+        )
+
+    def _as_its_secondary(self) -> Pair:
+        """The record, which names this host the secondary. Raises ConflictError where it does not."""
+        pair = self.host.mirror.pair(self.name)
+        if pair is None or pair.secondary != self.host.name:
+            epoch = pair.epoch if pair else 0
+            raise ConflictError(
+                f"{self.host.name} is not the secondary of {self.name} under epoch {epoch}",
+                code="not-secondary",
+            )
+        return pair
 
     async def verify(self, peer: Peer, *, dry_run: bool) -> VerifyResult:
         """Compare both copies, as the primary; one that differs is given up, so that a fresh one is made."""
@@ -320,9 +374,13 @@ class Supervisor:
 
     async def _as_job(self, action: Action, what: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do what the API asks for as the one job of this supervisor; another decision cancels it."""
+        pair = self.host.mirror.pair(self.name)
+        epoch = pair.epoch if pair else 0
         if self._job is not None and not self._job.done():
             raise ConflictError(
-                f"{self.name} is busy: {self._job_action}", code="busy", hint="try again in a moment"
+                f"{self.name} is busy under epoch {epoch}: {self._job.get_name().removeprefix(self.name).strip()}",
+                code="busy",
+                hint="try again in a moment",
             )
         if self.copy.trouble.here:
             raise ConflictError(f"the disk on {self.host.name} failed", code="disk-failed")
@@ -338,7 +396,11 @@ class Supervisor:
                     result.set_exception(
                         error
                         if isinstance(error, VdcError)
-                        else UnavailableError(f"the {what} was interrupted")
+                        else ConflictError(
+                            f"the {what} was interrupted: what {self.name} needs under epoch {epoch} came first",
+                            code="overtaken",
+                            hint=f"vdc describe endophyte {self.name}",
+                        )
                     )
                 if isinstance(error, asyncio.CancelledError):
                     raise
@@ -350,9 +412,9 @@ class Supervisor:
         return await asyncio.shield(result)
 
     async def quiesce(self, epoch: int) -> None:
-        """Stop the guest for a planned promotion. Refused where `epoch` is not the present one."""
+        """Let the guest speak no more, for a planned promotion. Refused where `epoch` is not the present one."""
         self._require_epoch(epoch)
-        await primary.quiesce(self.copy)
+        await fence(self.copy, epoch)
 
     def _require_epoch(self, epoch: int) -> None:
         pair = self.host.mirror.pair(self.name)
@@ -373,7 +435,8 @@ class Supervisor:
         while True:
             await self._publish.wait()
             self._publish.clear()
-            record = observed(self.copy, self._sentence, self._error)
+            error = "" if self.host.is_store_lost else self._error  # then that is all that it says
+            record = observed(self.copy, self._sentence, error)
             if not record.uid:
                 endophyte = self.host.mirror.endophyte(self.name)
                 if endophyte is None:
@@ -381,7 +444,9 @@ class Supervisor:
                 record = record.with_(
                     uid=endophyte.uid
                 )  # nothing is here (any more), and that is worth saying
+            own = f"{self.name}/{self.host.name}"
             if not self._is_news(record):
+                self.host.mirror.unstored.pop(own, None)
                 continue
             try:
                 await self.host.store.commit(
@@ -389,7 +454,9 @@ class Supervisor:
                 )
                 self._published = record
                 self._published_at_s = self.host.clock.boottime_s()
+                self.host.mirror.unstored.pop(own, None)
             except UnavailableError:
+                self.host.mirror.unstored[own] = record  # what this agent itself shows meanwhile
                 await asyncio.sleep(0.2)
                 self._publish.set()
             except Exception as error:  # this task's boundary: nobody would start it again
@@ -412,6 +479,7 @@ def _is_same_work(action: Action, running: Action | None) -> bool:
 
 # Jobs that end the process themselves: its end is no news while they run, and they are never left half-done.
 _ENDS_PROCESS = frozenset({Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP})
+_CALLS_OFF = (Action.ENTER, Action.ADOPT_EPOCH)  # where they fail they give the secondary up themselves
 _WORK = {
     Action.TAKE_OVER: Action.PROMOTE,
     Action.LEAVE: Action.GO_ALONE,

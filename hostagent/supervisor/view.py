@@ -4,6 +4,7 @@ to the Observed record that the others see."""
 from __future__ import annotations
 
 from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.resync import is_kept
 from vdc.model.endophyte import CheckpointFigures, CopyRole, CopyStage, Endophyte, Observed
 from vdc.model.pair import Pair
 from vdc.protection.snapshot import CopyView, PeerView, Snapshot
@@ -52,7 +53,7 @@ def copy_view(copy: Copy, pair: Pair | None, *, retry_due: bool) -> CopyView:
         stage=state.stage,
         epoch=0 if is_other else state.epoch,
         alive=copy.is_alive and not is_other,
-        has_files=copy.has_files,
+        has_files=copy.has_files and not is_kept(copy),
         restarts=state.restarts,
         colo_ended=copy.colo_ended,
         checkpoints=copy.meter.count,
@@ -89,7 +90,8 @@ def _peer_view(copy: Copy, pair: Pair | None, peer: str | None) -> PeerView:
             beats.is_suspected(peer, "management"), beats.silent_ms(peer, "management")
         ),
         replication_silent_ms=silent(
-            beats.is_suspected(peer, "replication"), beats.silent_ms(peer, "replication")
+            beats.is_suspected(peer, "replication") or beats.is_deaf(peer),
+            beats.silent_ms(peer, "replication"),
         ),
         suspect_ms=suspect,
         copy_dead=beats.says_dead(peer, pair.uid, pair.epoch),
@@ -120,12 +122,16 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
             count=meter.count, pause_ms_p50=meter.p50_ms, pause_ms_p99=meter.p99_ms, last=copy.last_checkpoint
         ),
         progress=copy.progress if is_copying else None,
-        sentence=sentence,
+        sentence=f"keeps disks as of epoch {copy.older.epoch}" if copy.older and is_kept(copy) else sentence,
         error=error,
         restarts=state.restarts,
         listening_epoch=state.listening_epoch,
         machine=state.machine,
         incarnation=copy.host.record.incarnation,
+        unreachable=copy.host.heartbeats.unsettled() if state.role is CopyRole.PRIMARY else (),
+        copying=copy.copying if is_copying else None,
+        older=state.older,
+        resumes=state.resumes,
     )
 
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +43,7 @@ _EVENTS = 200
 
 T = TypeVar("T")
 Say = Callable[[str], None]
+Disks = Sequence[Mapping[str, object]]  # as in a manifest
 
 
 class BenchError(UnavailableError):
@@ -119,13 +120,13 @@ class World:
 
     # ---- the VM
 
-    async def create(self, memory: str = "256MiB") -> None:
+    async def create(self, memory: str = "256MiB", disks: Disks = ()) -> None:
         """Create the VM and return at once."""
         manifest = {
             "apiVersion": "mycelium.network/v1",
             "kind": "Endophyte",
             "metadata": {"name": NAME},
-            "spec": {"image": IMAGE, "resources": {"cpus": 1, "memory": memory}},
+            "spec": {"image": IMAGE, "resources": {"cpus": 1, "memory": memory}, "disks": list(disks)},
         }
         await self.api.create_endophyte(EndophyteManifest.model_validate(manifest))
 
@@ -155,10 +156,10 @@ class World:
         return found
 
     @asynccontextmanager
-    async def protected(self, memory: str = "256MiB") -> AsyncIterator[str]:
+    async def protected(self, memory: str = "256MiB", disks: Disks = ()) -> AsyncIterator[str]:
         """A VM for the time of the block, protected once its guest has booted; its address."""
         await self.delete()
-        await self.create(memory)
+        await self.create(memory, disks)
         try:
             await self.unprotect()
             address = (await self.view()).status.addresses[0]

@@ -18,11 +18,13 @@ from pydantic_core import PydanticUndefined
 
 from hostagent.config import AgentConfig, EmbeddedEtcd, EtcdConfig, HostAddress, Timings
 from vdc.model.network import Network
+from vdc.model.step import Step
 from vdc.protection.table import TABLE, State
 
 ROOT = Path(__file__).parents[2]
 _SENTENCES = "docs/failover.md"
 _OPTIONS = "docs/operations.md"
+_STEPS = "docs/development.md"
 
 # What each option of the agent's configuration means; its type and default are read from the model.
 MEANINGS = {
@@ -42,6 +44,7 @@ MEANINGS = {
     "network.domain": "Domain of the guests' names",
     "network.mtu": "MTU of the overlay; the management network needs 50 bytes more",
     "network.external_vteps": "VXLAN endpoints that are no hosts, such as a gateway",
+    "witness": "Vote and lead, but run no guests; `replication` and `overlay_address` may then be left out",
     "etcd": "Either `embedded` or `endpoints`",
     "etcd.embedded": "Run a member on this host",
     "etcd.embedded.members": "Every host with a member and its management address, this host included",
@@ -70,6 +73,7 @@ MEANINGS = {
     ),
     "use_libvirt": "Ask libvirt for the CPU model that all hosts have",
     "log_level": "Of the log on standard error",
+    "resync_mbit": "Mbit/s that a copy of disk and memory to a secondary may take; 0: no limit",
 }
 
 
@@ -134,6 +138,16 @@ def primary_diagram() -> str:
 def secondary_diagram() -> str:
     """Every other host."""
     return diagram(lambda state: not state.startswith("p_"))
+
+
+# ---- the steps
+
+
+def steps_table() -> str:
+    """Every named step, in the order of its operation."""
+    lines = ["| step | when it is reached |", "|---|---|"]
+    lines += [f"| `{step.value}` | {step.sentence} |" for step in Step]
+    return "\n".join([*lines, ""])
 
 
 # ---- the agent's configuration
@@ -216,4 +230,5 @@ PARTS = (
     Part(_SENTENCES, "secondary", secondary_diagram),
     Part(_SENTENCES, "table", rows_table),
     Part(_OPTIONS, "options", options_table),
+    Part(_STEPS, "steps", steps_table),
 )

@@ -7,10 +7,14 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from testlab import VM, Lab
+
+from vdc.control.clock import SystemClock
 
 LAB = os.environ.get("VDC_TEST_LAB") or "test"  # another name: a run beside this one
 OTHER_RUN_S = 900.0  # that a run waits for another one on this machine
@@ -47,19 +51,40 @@ def session_lab(
 
 
 @pytest.fixture
-def lab(session_lab: Lab) -> Iterator[Lab]:
-    """The lab for one test. It has to be in order as the test leaves it, and again when all is healed."""
-    yield session_lab
-    try:
-        session_lab.assert_clean("as the test left it")
-    finally:
-        _begin_anew(session_lab)
+def lab(session_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """The lab for one test. It has to be in order as the test leaves it, and again when all is healed.
+
+    The wire is watched all the time: of each guest one host at a time may have spoken.
+    """
+    since = SystemClock().wall()
+    with session_lab.capture() as capture:
+        session_lab.wire = capture
+        session_lab.woken.clear()
+        yield session_lab
+        try:
+            session_lab.assert_clean("as the test left it")
+            _judge_the_wire(session_lab, since, request.node.get_closest_marker("two_speakers") is not None)
+        finally:
+            _begin_anew(session_lab)
+
+
+def _judge_the_wire(lab: Lab, since: str, has_two_speakers: bool) -> None:
+    verdicts = lab.verdicts(lab.wire, since)
+    for verdict in verdicts:
+        print(f"on the wire: {verdict}")  # shown with -rP, and where the test fails
+    assert not lab.wire.dropped, "the kernel lost frames of the capture"
+    violations = [one for verdict in verdicts for one in verdict.violations]
+    if has_two_speakers:
+        assert violations, "two hosts spoke, and it was not found"
+    else:
+        assert not violations, f"two speakers: {'; '.join(violations)}"
 
 
 def _begin_anew(lab: Lab) -> None:
     """Heal and remove everything. Where that fails the next test gets a new lab, and this one an error."""
     try:
         lab.heal()
+        lab.resume_all()
         lab.remove_all_vms()
         lab.assert_clean("after everything was healed and removed")
     except BaseException:
@@ -80,6 +105,24 @@ def protected_vm(lab: Lab) -> Callable[..., VM]:
         return vm
 
     return make
+
+
+@pytest.fixture
+def own_lab(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Callable[..., Lab]]:
+    """Make a lab beside the first: `own_lab("w", hosts=2, witness=True)`. A failure shows its logs."""
+    before = pytestconfig.stash.get(_LAB, None)
+    with ExitStack() as labs:
+
+        def make(suffix: str, **options: Any) -> Lab:
+            lab = labs.enter_context(Lab(LAB[:7] + suffix, tmp_path / "config.yaml", **options))
+            pytestconfig.stash[_LAB] = lab
+            return lab
+
+        yield make
+        if before is not None:
+            pytestconfig.stash[_LAB] = before
+        elif _LAB in pytestconfig.stash:
+            del pytestconfig.stash[_LAB]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import subprocess
 
 import pytest
 from testlab import Lab
 
+from vdc.control.allot import mac_for
 from vdc.lab import api as lab_api
+from vdc.lab import kernel
+from vdc.lab.plan import Underlay
 from vdc.lab.sessions import WorkloadError, check_store
 
 
@@ -53,3 +58,31 @@ def test_the_audit_finds_what_is_left_over(lab: Lab) -> None:
         orphan.wait()
         folder.rmdir()
         subprocess.run(lab_api.exec_argv(lab.name, "h2", ["ip", "link", "del", "vdcghost"]), check=True)
+
+
+@pytest.mark.two_speakers
+def test_a_second_speaker_is_seen_on_the_wire(lab: Lab) -> None:
+    vm = lab.create("web", "--no-protect")
+    lab.wait_answering(vm.address)
+    liar, receiver = (lab.plan.host(host) for host in lab.hosts if host != vm.primary)
+    lab.fault(
+        "partition", liar.name, network="management", direction="out"
+    )  # nobody hears it, yet it is sent
+    mac = bytes.fromhex(mac_for(lab.plan.network.name, vm.address).replace(":", ""))
+    segment = bytes(9) + b"\x06" + bytes(10)  # of an IPv4 header, all that matters here: TCP
+    frame = b"\xff" * 6 + mac + struct.pack("!H", 0x0800) + segment
+    vxlan = struct.pack("!II", 0x08000000, lab.plan.network.vni << 8)
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(vxlan + frame, (str(receiver.address(Underlay.MANAGEMENT)), 4789))
+
+    before = len(lab.wire.frames)
+    kernel.in_namespace(liar.namespace, send)
+    lab.wait_answering(vm.address)
+    seen = [one for one in lab.wire.frames[before:] if one.protocol == "tcp"]
+    assert {str(one.source) for one in seen} >= {
+        str(liar.address(Underlay.MANAGEMENT)),
+        str(lab.plan.host(vm.primary).address(Underlay.MANAGEMENT)),
+    }
+    lab.heal(liar.name)

@@ -23,6 +23,9 @@ def test_it_comes_back_empty_and_is_used_again(lab: Lab, protected_vm: Callable[
         wait_for(lambda: not folder.exists(), 30, f"the old files on {first} are removed")
         vm.wait("with a spare", lambda view: view.status.spares == (first,), 30)
         assert not vm.runs_on(first)
+        wait_for(
+            lambda: first not in vm.copy_on(second).unreachable, 20, f"{first} has been heard for a while"
+        )
 
         third = vm.secondary
         vm.kill(second)
@@ -31,9 +34,11 @@ def test_it_comes_back_empty_and_is_used_again(lab: Lab, protected_vm: Callable[
         copies = {view.status.primary and view.status.primary.host, *view.status.spares}
         assert third in copies
         if vm.secondary != first:  # the host of the killed copy was as good; lose it as well
-            lab.fault("power-off", vm.secondary)
+            lost = vm.secondary
+            lab.fault("power-off", lost)
             vm.wait("on the returned host", lambda view: _secondary(view) == first, 60)
             vm.wait_lockstep(60)
+            lab.heal(lost)  # or two of three members of etcd would be gone
         lab.fault("power-off", third)
         vm.wait_primary(first)
         workload.wait_progress(more=50, deadline_s=30)

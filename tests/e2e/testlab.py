@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,25 +24,38 @@ from typing import Any, TypeVar
 from vdc.api.client import ApiClient
 from vdc.api.models import EndophyteDescription, EndophyteView
 from vdc.api.transport import Deadlines
+from vdc.control.allot import mac_for
 from vdc.lab import api as lab_api
 from vdc.lab import faults, kernel, survey
 from vdc.lab.audit import audit
+from vdc.lab.capture import Capture
 from vdc.lab.models import HostState, LabStatus
 from vdc.lab.network import netlink
-from vdc.lab.plan import HostPlan, LabPlan
+from vdc.lab.plan import HostPlan, LabPlan, Underlay
 from vdc.lab.processes import Process, kill_all, signal_all
 from vdc.lab.sessions import Workload
 from vdc.lab.settings import Settings
-from vdc.model.endophyte import CopyRole, CopyStage, Phase
+from vdc.lab.speakers import Verdict, judge, owners
+from vdc.model.endophyte import CopyRole, CopyStage, Observed, Phase, RunState
 from vdc.model.errors import VdcError
 
 T = TypeVar("T")
 
 POLL_S = 0.1
-_PASSED_ON = ("VDC_STATE_DIR", "VDC_CACHE_DIR", "PYTHONPATH")
+_PASSED_ON = ("VDC_STATE_DIR", "VDC_CACHE_DIR", "VDC_FAILPOINTS", "PYTHONPATH")
 CLI_S = 150.0
 QUIET_S = 30.0  # until a cluster that was left alone has tidied up
 TAP_ALIAS = "vdc:port:"
+ETCD_PORT = 7379
+_ASK_ETCD = """
+import sys, urllib.request
+for url in sys.argv[1:]:
+    try:
+        asked = urllib.request.Request(url + "/v3/maintenance/status", b"{}")
+        print(urllib.request.urlopen(asked, timeout=0.5).read().decode())
+    except OSError:
+        print("{}")
+"""
 _OFF = (None, CopyStage.ABSENT, CopyStage.DEAD, CopyStage.FAILED)
 
 
@@ -99,8 +113,8 @@ def run_cli(
 class Lab:
     """One lab. Use it as a context manager: whatever happens inside, it is gone afterwards."""
 
-    def __init__(self, name: str, config: Path, hosts: int = 3) -> None:
-        self.name, self.count = name, hosts
+    def __init__(self, name: str, config: Path, hosts: int = 3, *, witness: bool = False) -> None:
+        self.name, self.count, self.witness = name, hosts, witness
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(config.parent),
@@ -111,6 +125,10 @@ class Lab:
         self.settings = Settings.from_environment()
         self._runner = asyncio.Runner()
         self._clients: dict[str, ApiClient] = {}
+        self._cut_off: set[str] = set()
+        self.woken: dict[str, float] = {}  # when a suspended host went on, by the wall clock
+        self._names: dict[str, set[str]] = {}  # of VMs, by MAC: one after the other may have the same
+        self.wire: Capture  # of the present test; the fixture `lab` begins and judges it
 
     def __enter__(self) -> Lab:
         try:
@@ -159,7 +177,8 @@ class Lab:
 
     def up(self) -> LabStatus:
         """Bring it up by the command line, which writes the context."""
-        self.ok("lab", "up", "--hosts", str(self.count), "--name", self.name)
+        third = ["--witness"] if self.witness else []
+        self.ok("lab", "up", "--hosts", str(self.count), *third, "--name", self.name)
         return self.status()
 
     def down(self) -> None:
@@ -170,12 +189,20 @@ class Lab:
         """What there is of it."""
         return self.run(lab_api.status(self.name))
 
-    def fault(self, kind: str, host: str, **details: str) -> None:
-        """Do something to a host."""
+    def fault(self, kind: str, host: str, **details: Any) -> None:
+        """Do something to a host. One that is cut off from the others knows only what was: it is not asked."""
+        if kind == "partition" and details.get("network") != "replication":
+            self._cut_off.add(host)
         self.run(lab_api.fault(self.name, kind, host, **details))  # type: ignore[arg-type]
+
+    def wake(self, host: str) -> None:
+        """Let a paused host go on. What its guests send at once was agreed to before it slept."""
+        self.woken[host] = time.time()
+        self.heal(host)
 
     def heal(self, host: str | None = None) -> None:
         """Undo all faults and wait until the cluster is whole again."""
+        self._cut_off -= {host} if host else self._cut_off
         self.run(lab_api.fault(self.name, "heal", host))
         if host is None:
             self.run(lab_api.up(self.name))
@@ -218,6 +245,12 @@ class Lab:
         """All hosts."""
         return tuple(host.name for host in self.plan.hosts)
 
+    def leader(self) -> str:
+        """The host whose agent leads, once there is one."""
+        return wait_for(
+            lambda: self.ask(lambda api: api.cluster()).leader or "", 20, "the cluster has a leader"
+        )
+
     def hosts_up(self) -> tuple[str, ...]:
         """Hosts that have power and are not paused."""
         off = (HostState.OFF, HostState.PAUSED)
@@ -234,7 +267,7 @@ class Lab:
         """Ask the first agent that answers."""
         failure: Exception = AssertionError("no host is up")
         for host in self.hosts:
-            if host in avoid or not self.plan.host(host).api_socket.exists():
+            if host in (*avoid, *self._cut_off) or not self.plan.host(host).api_socket.exists():
                 continue
             try:
                 return self.run(question(self.api(host)))
@@ -249,12 +282,35 @@ class Lab:
         found = faults.host_processes(self.plan.host(host))
         return tuple(process for process in found if process.comm.startswith("qemu-system"))
 
+    def taps(self, host: str) -> list[Tap]:
+        """The guests' ports on a host."""
+        return _taps(self.plan.host(host))
+
     def agent(self, host: str) -> Process:
         """The process of a host's agent."""
         pid = next(one.agent_pid for one in self.status().hosts if one.name == host)
         found = [process for process in faults.host_processes(self.plan.host(host)) if process.pid == pid]
         assert found, f"the agent of {host} does not run"
         return found[0]
+
+    def etcd(self, host: str) -> Process:
+        """The process of a host's etcd member."""
+        found = [one for one in faults.host_processes(self.plan.host(host)) if one.comm == "etcd"]
+        assert len(found) == 1, f"{len(found)} etcd members on {host}"
+        return found[0]
+
+    def etcd_leader(self) -> str:
+        """The host of the etcd member that most take for the leader; empty where it does not answer."""
+        urls = [f"http://{host.address(Underlay.MANAGEMENT)}:{ETCD_PORT}" for host in self.plan.hosts]
+        argv = self.in_client([sys.executable, "-I", "-S", "-c", _ASK_ETCD, *urls])
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True)
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        members = {
+            answer.get("header", {}).get("member_id"): host
+            for answer, host in zip(answers, self.hosts, strict=True)
+        }
+        votes = Counter(answer["leader"] for answer in answers if answer.get("leader", "0") != "0")
+        return members.get(votes.most_common(1)[0][0], "") if votes else ""
 
     def agent_log(self, host: str, last_bytes: int = 24_000) -> str:
         """The end of an agent's log."""
@@ -268,11 +324,19 @@ class Lab:
     def create(self, name: str, *options: str, timeout_s: float = 90.0) -> VM:
         """Create a VM and wait until it is what was asked for."""
         self.ok("create", name, "--wait", "--timeout", f"{timeout_s:g}", *options)
+        for address in self.view(name).status.addresses:
+            self._names.setdefault(mac_for(self.plan.network.name, address), set()).add(name)
         return VM(self, name)
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """The cluster's events, oldest first."""
-        return json.loads(self.ok("events", *([name] if name else []), "-o", "json"))["items"]
+        found = self.ask(lambda api: api.list_events(name, limit=2000))
+        return [json.loads(event.to_json()) for event in found.items]
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """All hosts, as `vdc get nodes` has them."""
+        found = self.ask(lambda api: api.list_nodes())
+        return [json.loads(node.to_json()) for node in found.items]
 
     def vm_names(self) -> tuple[str, ...]:
         """All VMs that the cluster knows."""
@@ -285,6 +349,29 @@ class Lab:
         for name in names:
             self.ask(lambda api, name=name: api.delete_endophyte(name))  # type: ignore[misc]
         wait_for(lambda: not self.vm_names(), 90.0, lambda: f"deleted: {', '.join(self.vm_names())}")
+
+    def resume_all(self) -> None:
+        """No host is drained any more."""
+        for node in self.ask(lambda api: api.list_nodes()).items:
+            if node.maintenance is not None:
+                self.ask(lambda api, name=node.host.name: api.resume_node(name))  # type: ignore[misc]
+
+    # ---- the wire
+
+    def capture(self) -> Capture:
+        """Watch what guests send over the overlay, until the end of the `with` block."""
+        return Capture(self.plan)
+
+    def verdicts(self, capture: Capture, since: str) -> list[Verdict]:
+        """What a capture that began at `since` (as in events) shows: for each guest, who spoke in which order."""
+        events = self.ask(lambda api: api.list_events(limit=2000)).items
+        hosts = {str(host.address(Underlay.MANAGEMENT)): host.name for host in self.plan.hosts}
+        frames = capture.frames
+        found = []
+        for mac in dict.fromkeys(frame.mac for frame in frames):
+            mine = [one for one in events if one.name in self._names.get(mac, ()) and one.at >= since]
+            found.append(judge(mac, frames, hosts, owners(mine), self.woken))
+        return found
 
     # ---- the audit
 
@@ -314,14 +401,15 @@ class Lab:
             return self.run(self.api(host).get_endophyte(name))
         return self.ask(lambda api: api.get_endophyte(name))
 
-    def assert_clean(self, when: str) -> None:
+    def assert_clean(self, when: str, *, clients_may_run: bool = False) -> None:
         """Fail unless the audit finds nothing, once what was under way has ended."""
+        client = f"still runs in {self.plan.client_namespace}"
         last: list[str] = []
 
         def is_clean() -> bool:
             nonlocal last
             try:
-                last = self.audit()
+                last = [one for one in self.audit() if not (clients_may_run and one.endswith(client))]
             except VdcError as error:
                 last = [str(error)]
             return not last
@@ -433,6 +521,16 @@ class VM:
         assert len(found) == 1, f"{len(found)} QEMUs of {self.name} on {host}"
         return found[0]
 
+    def copy_on(self, host: str) -> Observed:
+        """What a host last said of its copy."""
+        described = self.lab.ask(lambda api: api.describe_endophyte(self.name))
+        return next(copy for copy in described.copies if copy.host == host)
+
+    def sentence_on(self, host: str) -> str:
+        """What a host itself says of its copy, though nobody else may hear it."""
+        words = [line for line in self.lab.agent_log(host).splitlines() if f"endophyte={self.name}" in line]
+        return next((line for line in reversed(words) if "rule=" in line), "")
+
     def runs_on(self, host: str) -> bool:
         """Whether a QEMU of it runs on a host."""
         return any(_name_of(process) == self.name for process in self.lab.qemus(host))
@@ -481,9 +579,22 @@ class VM:
         assert "begin" in printed and "end" in printed, printed
         return printed.rpartition("begin")[2].partition("end")[0].strip()
 
+    def ask_run(self, state: RunState) -> None:
+        """Ask for a run state, and do not wait for it."""
+        self.lab.ask(lambda api: api.run_endophyte(self.name, state))
+
+    def ask_protection(self, *, enabled: bool) -> None:
+        """Ask for protection or against it, and do not wait for it."""
+        self.lab.ask(lambda api: api.protect_endophyte(self.name, enabled=enabled))
+
     def event_codes(self) -> list[str]:
         """The codes of its events, oldest first."""
         return [event["code"] for event in self.lab.events(self.name)]
+
+
+def rounds(usual: int, full: int) -> int:
+    """How often a test repeats itself: `full` with VDC_TEST_FULL=1 in the environment."""
+    return full if os.environ.get("VDC_TEST_FULL") else usual
 
 
 def kill_agent(lab: Lab, host: str) -> int:

@@ -27,11 +27,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lockstep_clients import ECHO, wait_for
+from lockstep_clients import ECHO, STORE, TALK, wait_for
+from packet_probes import inside
 
 from hostagent.drivers.disk.copy import DiskSet, DiskSource, disk_specs, names
 from hostagent.drivers.disk.images import QemuImg
-from hostagent.drivers.qemu import argv, primary, secondary
+from hostagent.drivers.net.nudge import Nudger
+from hostagent.drivers.qemu import argv, handover, primary, secondary
 from hostagent.drivers.qemu.checkpoints import CheckpointMeter
 from hostagent.drivers.qemu.plan import LockstepPlan, LockstepPorts
 from hostagent.drivers.qemu.qmp import QmpSession
@@ -74,7 +76,10 @@ class Namespace:
             route = ("dev", "lo", "proto", "kernel", "scope", "host", "src", LOCAL)
             self.ip("route", "replace", "table", "local", "local", prefix, *route, "quickack", "1")
         for j in range(nics):
-            self.ip("link", "add", f"br{j}", "type", "bridge", "forward_delay", "0")
+            # An address of its own: otherwise the bridge takes that of a tap that joins, and loses what comes
+            # to the one before.
+            address = f"52:54:00:99:ff:{j:02x}"
+            self.ip("link", "add", f"br{j}", "address", address, "type", "bridge", "forward_delay", "0")
             self.ip("address", "add", f"10.99.{j}.1/24", "dev", f"br{j}")
             self.ip("link", "set", f"br{j}", "up")
 
@@ -145,6 +150,8 @@ class Pair:
         self.pids: list[int] = []  # of every QEMU that was started and not reaped
         self.folder = Path(tempfile.mkdtemp(prefix="vdct-"))
         self.namespace = Namespace(nics)
+        self._nudger = inside(self.namespace.name, Nudger)
+        self.story: list[str] = []  # of the latest switch, with milliseconds since its beginning
         self.prepare_folder: Callable[[Path], object] = lambda folder: None
         self._count = itertools.count(1)
 
@@ -163,6 +170,7 @@ class Pair:
         for pid in self.pids:  # one that started and never got as far as being a copy
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._nudger.close()
         self.namespace.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -191,6 +199,9 @@ class Pair:
         command = argv.primary_argv(spec) if role == "primary" else argv.secondary_argv(spec)
         copy = await self._spawn(name, folder, command, taps, disks)
         copy.qmp.add_listener(copy.meter.on_event)
+        copy.qmp.add_listener(
+            lambda event, _data, _at: self._nudger.nudge(copy.taps) if event == "RESUME" else None
+        )
         self.copies.append(copy)
         return copy
 
@@ -271,18 +282,75 @@ class Pair:
         for tap in copy.taps:
             self.namespace.ip("link", "delete", tap)
 
-    async def take_over(self, second: Copy, plan: LockstepPlan, *, planned: bool = False) -> dict[str, float]:
+    async def take_over(self, second: Copy, plan: LockstepPlan) -> dict[str, float]:
         """Promote; the taps join the bridges at the same time, as the agent does it."""
         self.epoch += 1
         await second.disks.promoted(self.epoch, self.disks)
-        joining = asyncio.to_thread(
-            lambda: [self.namespace.join(tap, j) for j, tap in enumerate(second.taps)]
-        )
-        figures, _ = await asyncio.gather(secondary.promote(second.qmp, plan, planned=planned), joining)
+        joining = asyncio.to_thread(self._join, second)
+        figures, _ = await asyncio.gather(secondary.promote(second.qmp, plan), joining)
         await secondary.announce(second.qmp)
         await secondary.refresh_code(second.qmp)
+        self._nudger.nudge(second.taps)
         second.was_promoted = True
         return figures
+
+    async def switch(self, prime: Copy, second: Copy, plan: LockstepPlan) -> bool:
+        """A planned promotion, in the steps of the supervisor; whether the cut was clean (else packets may be lost)."""
+        self._tell_story(prime, second)
+        hold = handover.Hold(second.qmp, plan)
+        try:
+            for _ in range(3):
+                await handover.fence(prime.qmp, plan)
+                if await hold.is_set():
+                    break
+            self.lap("held")
+            self._nudger.nudge(second.taps)
+            self.epoch += 1
+            await second.disks.promoted(self.epoch, self.disks)
+            await secondary.cut(second.qmp)
+            is_clean = hold.is_clean
+        finally:
+            await hold.close()
+        if not is_clean:
+            await handover.drop_hold(second.qmp, plan)
+            await self.take_over(second, plan)
+            return False
+        await handover.shut_comparison(second.qmp, plan)
+        await asyncio.to_thread(self._join, second)
+        self.lap("heard")
+        await handover.open_output(second.qmp, plan)
+        self.lap("speaks")
+        await secondary.announce(second.qmp)
+        await secondary.promote(second.qmp, plan, keep_listening=True)
+        self._nudger.nudge(second.taps)
+        self.lap("left lockstep")
+        await asyncio.sleep(0.15)
+        await secondary.refresh_code(second.qmp)
+        self._nudger.nudge(second.taps)
+        self.lap("code refreshed")
+        await asyncio.sleep(0.2)
+        await handover.stop_listening(second.qmp, plan)
+        self.lap("listens no more")
+        second.was_promoted = True
+        return True
+
+    def _join(self, copy: Copy) -> None:
+        for j, tap in enumerate(copy.taps):
+            self.namespace.join(tap, j)
+
+    def _tell_story(self, prime: Copy, second: Copy) -> None:
+        self.story.clear()
+        self._story_began = time.monotonic()
+        for copy, role in ((prime, "P"), (second, "S")):
+            copy.qmp.add_listener(
+                lambda event, _data, _at, role=role: (  # type: ignore[misc]
+                    self.lap(f"{role} {event}") if event in ("STOP", "RESUME") else None
+                )
+            )
+
+    def lap(self, what: str) -> None:
+        """Note a step of the story."""
+        self.story.append(f"{what} {(time.monotonic() - self._story_began) * 1000:.0f}")
 
     async def settle(self, second: Copy, plan: LockstepPlan) -> None:
         await secondary.settle(second.qmp, plan)
@@ -290,18 +358,20 @@ class Pair:
         assert not (second.folder / names(0).active).exists()
 
     async def guest_is_up(self, *, deadline_s: float = 60) -> None:
-        """Wait until the guest answers at port 7."""
+        """Wait until the guest takes connections on all ports that the clients use."""
         limit = time.monotonic() + deadline_s
         while True:
             try:
-                await asyncio.to_thread(
-                    lambda: self.namespace.connect(GUEST_ADDRESS, ECHO, deadline_s=1).close()
-                )
+                for port in (ECHO, TALK, STORE):  # the store's process opens its port by itself
+                    await asyncio.to_thread(self._knock, port)
                 return
             except OSError:
                 if time.monotonic() > limit:
                     raise
                 await asyncio.sleep(0.2)
+
+    def _knock(self, port: int) -> None:
+        self.namespace.connect(GUEST_ADDRESS, port, deadline_s=1).close()
 
     async def open(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         sock = await asyncio.to_thread(self.namespace.connect, GUEST_ADDRESS, port)

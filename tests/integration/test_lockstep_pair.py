@@ -81,8 +81,7 @@ async def test_one_session_and_every_write_survive_a_life_in_lockstep() -> None:
             fourth, plan, _ = await protect(pair, second)  # and again
             await progress_of(talker, store)
 
-            await primary.quiesce(second.qmp)  # a planned switch
-            await pair.take_over(fourth, plan, planned=True)
+            await pair.switch(second, fourth, plan)  # a planned promotion
             await progress_of(talker, store)
             await pair.kill(second)
             await pair.settle(fourth, plan)

@@ -29,7 +29,7 @@ from vdc.model.event import Event
 from vdc.model.manifest import EndophyteManifest
 
 QUICK = Deadlines(
-    connect_s=0.5, health_s=0.3, stagger_s=0.01, read_s=0.15, last_s=0.6, idle_s=0.15, reconnect_s=0.01
+    connect_s=2.0, health_s=2.0, stagger_s=0.01, read_s=0.15, last_s=0.6, idle_s=0.15, reconnect_s=0.01
 )
 Handler = Callable[[web.Request], "asyncio.Future[web.StreamResponse]"]
 

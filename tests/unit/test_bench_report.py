@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.bench.figures import Figure
 from tests.bench.latency import figures_of
 from tests.bench.report import BEGIN, END, fill, markdown, number, table
+from tests.bench.resync import resync_figures
 
 MACHINE = {
     "at": "2026-01-02 03:04 UTC",
@@ -112,3 +113,12 @@ def test_the_ratio_compares_product_and_bare_pair_of_the_same_round() -> None:
     assert found["ratio.echo.unprotected"].target is None
     assert found["latency.durable.product.protected"].median == 18.0
     assert found["latency.durable.product.protected"].p95 == 36.0
+
+
+def test_what_a_resync_copied_is_a_share_of_the_disk() -> None:
+    one, other = {"disk_bytes": 2.0**20, "mirror_ms": 12.0}, {"disk_bytes": 300 * 2.0**20, "mirror_ms": 900.0}
+    figures = {figure.key: figure for figure in resync_figures(one, other, one, 64 * 2**20)}
+    assert figures["resync.restart"].values == (100 / 1024,)
+    assert figures["resync.restart"].is_met
+    assert figures["resync.written"].values == (300.0,)
+    assert "64 MiB" in figures["resync.base"].note

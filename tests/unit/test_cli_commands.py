@@ -448,6 +448,9 @@ def test_the_json_that_scripts_rely_on(cluster: Cluster, capsys: Capture) -> Non
         "mac",
         "checkpoints",
         "sentence",
+        "moving_to",
+        "move_problem",
+        "unprotectedSince",
     }
     assert value["status"]["secondary"] is None
     assert value["status"]["checkpoints"] == {
@@ -523,10 +526,13 @@ def test_delete_by_manifest(cluster: Cluster, capsys: Capture, tmp_path: Path) -
         (("restart", "a"), ("restart", {"force": False})),
         (("protect", "a", "--wait"), ("protect", {"enabled": True})),
         (("unprotect", "a"), ("protect", {"enabled": False})),
-        (("promote", "replica"), ("promote", ("a", {"to": None, "force": False}))),
         (
-            ("promote", "replica", "a", "--to", "h2", "--force"),
-            ("promote", ("a", {"to": "h2", "force": True})),
+            ("promote", "replica"),
+            ("promote", ("a", {"to": None, "force": False, "confirm": "", "by": ""})),
+        ),
+        (
+            ("promote", "replica", "a", "--to", "h2"),
+            ("promote", ("a", {"to": "h2", "force": False, "confirm": "", "by": ""})),
         ),
     ],
 )

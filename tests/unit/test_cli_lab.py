@@ -38,8 +38,10 @@ def status(state: HostState = HostState.UP) -> LabStatus:
 def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     calls: list[tuple[str, Any]] = []
 
-    async def up(name: str, hosts: int | None, progress: Any, memory: int | None) -> LabStatus:
-        calls.append(("up", (name, hosts, memory)))
+    async def up(
+        name: str, hosts: int | None, progress: Any, memory: int | None, *, witness: bool
+    ) -> LabStatus:
+        calls.append(("up", (name, hosts, memory, witness)))
         progress("h1 is up")
         return status()
 
@@ -64,11 +66,16 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 @pytest.mark.parametrize(
     ("arguments", "call"),
     [
-        (["up"], ("up", ("default", None, None))),
-        (["up", "--hosts", "5", "--name", "x", "--memory", "2GiB"], ("up", ("x", 5, 2 * 1024**3))),
+        (["up"], ("up", ("default", None, None, False))),
+        (["up", "--hosts", "2", "--witness"], ("up", ("default", 2, None, True))),
+        (["up", "--hosts", "5", "--name", "x", "--memory", "2GiB"], ("up", ("x", 5, 2 * 1024**3, False))),
         (["down"], ("down", "default")),
         (["fault", "power-off", "h1"], ("power-off", ("default", "h1", {}))),
         (["fault", "pause", "h1", "-n", "x"], ("pause", ("x", "h1", {}))),
+        (
+            ["fault", "flap", "h1", "--times", "3"],
+            ("flap", ("default", "h1", {"network": "replication", "direction": "both", "times": 3})),
+        ),
         (
             ["fault", "partition", "h1", "--network", "replication", "--direction", "in"],
             ("partition", ("default", "h1", {"network": "replication", "direction": "in"})),
@@ -95,7 +102,7 @@ def test_status_as_a_table_and_as_json(called: list[Any], capsys: pytest.Capture
     assert run(["lab", "status"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "lab default is up, client namespace vdc-client"
-    assert lines[2].split()[:4] == ["h1", "partitioned", "101", "201"]
+    assert lines[2].split()[:5] == ["h1", "host", "partitioned", "101", "201"]
     assert "management: out dropped" in lines[2]
     assert run(["lab", "status", "-o", "json"]) == 0
     value = json.loads(capsys.readouterr().out)
@@ -120,7 +127,7 @@ def test_exec_becomes_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_refusal_of_the_lab_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def refuse(*_: Any) -> LabStatus:
+    async def refuse(*_: Any, **__: Any) -> LabStatus:
         raise RefusedError("the lab needs root", hint="sudo vdc lab up", code="needs-root")
 
     monkeypatch.setattr(api, "up", refuse)

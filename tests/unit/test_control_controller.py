@@ -115,6 +115,74 @@ async def test_a_host_that_failed_as_secondary_is_left_alone_for_a_while(cluster
     assert (await cluster.pair()).secondary == "h2"
 
 
+async def test_a_secondary_is_not_blamed_for_the_death_of_the_primarys_agent(cluster):
+    """An agent that died while it protected undoes that when it is back; the secondary has done nothing wrong."""
+    await cluster.with_running_primary()
+    await cluster.reconcile()
+    lost = await cluster.pair()
+    await cluster.put((keys.host("h1"), host("h1").with_(incarnation="the next agent").to_json()))
+    alone = lost.with_(epoch=3, secondary=None, sync="none", spares=("h3", lost.secondary))
+    await cluster.put((keys.pair("web"), alone.to_json()))
+    await cluster.says("h1", CopyRole.PRIMARY, CopyStage.RUNNING, 3)
+    await cluster.put((keys.host("h3"), host("h3", schedulable=False).to_json()))
+    await cluster.reconcile()
+    assert (await cluster.pair()).secondary == lost.secondary
+
+
+async def lose_secondary(cluster, *, was_in_sync=True):
+    """The primary goes on alone; nobody but the secondary that was lost is left."""
+    await cluster.put((keys.host("h3"), host("h3", schedulable=False).to_json()))
+    present = await cluster.pair()
+    if was_in_sync:
+        await cluster.put((keys.pair("web"), present.with_(sync="in_sync").to_json()))
+        await cluster.reconcile()
+    alone = present.with_(epoch=present.epoch + 1, secondary=None, sync="none", spares=(present.secondary,))
+    await cluster.put((keys.pair("web"), alone.to_json()))
+    await cluster.says("h1", CopyRole.PRIMARY, CopyStage.RUNNING, alone.epoch)
+    await cluster.reconcile()
+
+
+async def seconds_until_protected(cluster):
+    for seconds in range(1_000):
+        if (await cluster.pair()).secondary is not None:
+            return seconds
+        cluster.clock.now += 1
+        await cluster.reconcile()
+    raise AssertionError("never")
+
+
+async def test_one_that_had_been_in_sync_is_tried_again_soon_and_then_less_and_less(cluster):
+    await cluster.with_running_primary()
+    await cluster.reconcile()
+    waits = []
+    for _ in range(4):
+        await lose_secondary(cluster)
+        waits.append(await seconds_until_protected(cluster))
+    assert waits == [5, 10, 20, 40]
+    cluster.clock.now += 700
+    await lose_secondary(cluster)
+    assert await seconds_until_protected(cluster) == 5, "long ago"
+
+
+async def test_one_that_was_never_in_sync_is_left_alone_for_longer(cluster):
+    await cluster.with_running_primary()
+    await cluster.reconcile()
+    await lose_secondary(cluster, was_in_sync=False)
+    assert await seconds_until_protected(cluster) == 30
+
+
+async def test_nobody_is_tried_whom_the_primary_does_not_hear(cluster):
+    running = await cluster.with_running_primary()
+    deaf = observed("h1", CopyRole.PRIMARY, CopyStage.RUNNING, epoch=1).with_(unreachable=("h2", "h3"))
+    await cluster.put((keys.observed("web", "h1"), deaf.to_json()))
+    await cluster.reconcile()
+    assert (await cluster.pair()).secondary is None
+    await cluster.put((keys.observed("web", "h1"), deaf.with_(unreachable=("h2",)).to_json()))
+    await cluster.reconcile()
+    assert (await cluster.pair()).secondary == "h3"
+    assert running.primary == "h1"
+
+
 async def test_after_a_promotion_nobody_is_backing_off(cluster):
     await cluster.with_running_primary()
     await cluster.reconcile()

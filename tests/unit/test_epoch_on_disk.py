@@ -36,11 +36,18 @@ class Untouchable:
         raise AssertionError(f"QEMU was spoken to: {name}")
 
 
+class Failpoints:
+    """None is set."""
+
+    async def reach(self, step):
+        return None
+
+
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
     host = SimpleNamespace(
         name="h1", vms_dir=tmp_path, image_dir=tmp_path, config=SimpleNamespace(runtime=None),
-        clock=SimpleNamespace(boottime_s=lambda: 0.0), record=SimpleNamespace(accelerator=SimpleNamespace(name="tcg")),
+        clock=SimpleNamespace(boottime_s=lambda: 0.0, wall=lambda: "now"), failpoints=Failpoints(), record=SimpleNamespace(accelerator=SimpleNamespace(name="tcg")),
     )  # fmt: skip
     found = Copy(host, "web", lambda: None)
     found.state = CopyState(

@@ -39,8 +39,19 @@ def test_garbage_is_no_heartbeat_and_no_error(data):
         b'7\n{"v":1,"h":1}',
     ],
 )
-def test_what_is_not_of_this_version_is_ignored(data):
+def test_what_is_no_heartbeat_or_of_an_older_version_is_ignored(data):
     assert decode(data) is None
+
+
+def test_a_later_versions_heartbeat_is_heard():
+    """Agents are upgraded one after the other; silence between two versions would look like death."""
+    body = b'{"v":3,"h":"h1","i":"abc","d":[["u",3]],"of_tomorrow":[1]}'
+    assert decode(b"7\n" + body) == (7, Content("h1", "abc", (("u", 3),)))
+
+
+@pytest.mark.parametrize("version", [b"true", b"2.5", b'"3"', b"1", b"null"])
+def test_a_version_is_a_number_that_is_not_too_small(version):
+    assert decode(b'7\n{"v":' + version + b',"h":"h","i":"i","d":[]}') is None
 
 
 def test_many_deaths_do_not_split_the_datagram():
@@ -133,10 +144,10 @@ def beats():
     return made
 
 
-def hear(beats, sequence, *, dead=(), networks=("management", "replication"), incarnation="i"):
+def hear(beats, sequence, *, dead=(), deaf_to=(), networks=("management", "replication"), incarnation="i"):
     for network, source in (("management", "10.0.0.2"), ("replication", "10.1.0.2")):
         if network in networks:
-            beats._hear(network, encode(sequence, Content("h2", incarnation, dead).encode()), source)
+            beats._hear(network, encode(sequence, Content("h2", incarnation, dead, deaf_to).encode()), source)
 
 
 def pass_time(beats, ms, *, step_ms=10, answering=()):
@@ -205,3 +216,79 @@ def test_a_death_is_told_once_and_believed_for_its_epoch_alone(beats):
 def test_a_datagram_from_a_strangers_address_is_ignored(beats):
     beats._hear("management", encode(1, Content("h2", "i", ((UID, 4),)).encode()), "10.0.0.99")
     assert not beats.says_dead("h2", UID, 4)
+
+
+def hear_for(beats, ms, first, **how):
+    for number in range(first, first + ms // 50):
+        pass_time(beats, 50)
+        hear(beats, number, **how)
+    return first + ms // 50
+
+
+def test_a_replication_network_that_was_broken_has_to_settle(beats):
+    hear(beats, 1)
+    assert beats.unsettled() == ()
+    following = hear_for(beats, 400, 2, networks=("management",))
+    assert beats.unsettled() == ("h2",)
+    following = hear_for(beats, 2_900, following)
+    assert not beats.is_suspected("h2", "replication")
+    assert beats.unsettled() == ("h2",), "it may go again"
+    beats.changes.clear()
+    hear_for(beats, 200, following)
+    assert beats.unsettled() == ()
+    assert beats.changes == ["h2"], "that it has settled is news"
+
+
+def test_a_link_that_flaps_once_a_second_never_settles(beats):
+    hear(beats, 1)
+    following, settled = 2, 0
+    for _ in range(10):
+        following = hear_for(beats, 500, following, networks=("management",))
+        following = hear_for(beats, 500, following)
+        settled += beats.unsettled() == ()
+    assert settled == 0
+
+
+def test_the_management_network_has_no_part_in_it(beats):
+    hear(beats, 1)
+    hear_for(beats, 400, 2, networks=("replication",))
+    assert beats.is_suspected("h2", "management")
+    assert beats.unsettled() == ()
+
+
+def test_a_peer_that_does_not_hear_us_is_told_of(beats):
+    """A cut in one direction: its heartbeats arrive, ours do not."""
+    hear(beats, 1)
+    following = hear_for(beats, 300, 2, deaf_to=("h1",))
+    assert beats.unsettled() == ("h2",)
+    following = hear_for(beats, 300, following, deaf_to=("h3",))
+    assert beats.unsettled() == ("h2",)
+    hear_for(beats, 3_000, following, deaf_to=("h3",))
+    assert beats.unsettled() == ()
+
+
+def test_our_own_deafness_is_said(beats):
+    hear(beats, 1)
+    hear_for(beats, 400, 2, networks=("management",))
+    assert decode(encode(1, beats._body))[1].deaf_to == ("h2",)
+    hear(beats, 90)
+    assert decode(encode(1, beats._body))[1].deaf_to == ()
+
+
+def test_deafness_counts_when_it_lasts_and_no_longer(beats):
+    hear(beats, 1)
+    hear(beats, 2, deaf_to=("h1",))
+    assert not beats.is_deaf("h2")
+    pass_time(beats, 50)
+    hear(beats, 3)
+    pass_time(beats, 100)
+    assert not beats.is_deaf("h2"), "it heard us again"
+    hear(beats, 4, deaf_to=("h1",))
+    beats.changes.clear()
+    pass_time(beats, 50)
+    hear(beats, 5, deaf_to=("h1",))
+    pass_time(beats, 60)
+    assert beats.is_deaf("h2")
+    assert beats.changes == ["h2"]
+    hear(beats, 6)
+    assert not beats.is_deaf("h2")

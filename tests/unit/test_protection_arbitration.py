@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from protection_world import UID, pair
 
 from vdc.model.errors import BugError, ConflictError, RefusedError
-from vdc.model.pair import SyncState
+from vdc.model.pair import OlderCopy, SyncState
 from vdc.protection.arbitration import add_secondary, go_alone, mark_in_sync, new_pair, promote_secondary
 from vdc.protection.invariants import check_transition
 
@@ -57,6 +57,39 @@ FORGERIES = {
 def test_forged_transitions_are_caught(change):
     with pytest.raises(BugError):
         check_transition(pair(), pair().with_(**change))
+
+
+def test_since_when_it_is_unprotected_is_kept_through_attempts_and_cleared_in_sync():
+    first = new_pair("web", UID, "h1", ("h2",), 0, request_id="r", now="t1")
+    assert first.unprotected_since == "t1"
+    trying = add_secondary(first, "h2", request_id="r", now="t2")
+    failed = go_alone(trying, reason="x", request_id="r", now="t3")
+    assert (trying.unprotected_since, failed.unprotected_since) == ("t1", "t1")
+    safe = mark_in_sync(trying, request_id="r", now="t4")
+    assert safe.unprotected_since == ""
+    assert go_alone(safe, reason="x", request_id="r", now="t5").unprotected_since == "t5"
+    assert promote_secondary(safe, reason="x", request_id="r", now="t6").unprotected_since == "t6"
+
+
+def test_disks_are_kept_only_of_a_secondary_in_sync_and_two_at_most():
+    present = pair(sync=SyncState.SYNCING)
+    assert go_alone(present, reason="x", keep_copy=True, **ID).older == ()
+    assert go_alone(pair(), reason="x", **ID).older == ()
+    present = go_alone(pair(), reason="x", keep_copy=True, **ID)
+    for host in ("h3", "h4"):
+        present = mark_in_sync(add_secondary(present, host, **ID), **ID)
+        present = go_alone(present, reason="x", keep_copy=True, **ID)
+    assert [(one.host, one.epoch) for one in present.older] == [("h3", 4), ("h4", 6)]
+    assert present.keeps_older("h3", 4)
+    assert not present.keeps_older("h3", 6)
+    assert not present.keeps_older("h2", 2)
+
+
+def test_an_older_copy_that_is_filled_again_or_that_another_primary_would_have_to_fill_is_none():
+    older = (OlderCopy(host="h2", epoch=1), OlderCopy(host="h3", epoch=3))
+    adding = add_secondary(pair(5, secondary=None, spares=("h2",)).with_(older=older), "h2", **ID)
+    assert adding.older == older[1:]
+    assert promote_secondary(mark_in_sync(adding, **ID), reason="x", **ID).older == ()
 
 
 STEPS = st.sampled_from(["alone", "promote", "add", "mark"])

@@ -57,6 +57,13 @@ def test_a_host_that_just_failed_is_left_alone_for_a_while():
     assert choose_secondary(endophyte(), before, HOSTS, EMPTY, avoid=frozenset({"h2"})) == "h3"
 
 
+def test_nobody_is_tried_over_a_link_that_is_not_heard():
+    before, dead = pair(secondary=None, spares=("h2", "h3")), frozenset({"h2", "h3"})
+    assert choose_secondary(endophyte(), before, HOSTS, EMPTY, unreachable=frozenset({"h2"})) == "h3"
+    with pytest.raises(RefusedError, match="h2 and h1 do not hear each other"):
+        choose_secondary(endophyte(), before, HOSTS[:3], EMPTY, unreachable=dead)
+
+
 @pytest.mark.parametrize(
     ("other", "reason"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from protection_world import endophyte, observed, pair
 
-from vdc.model.endophyte import CopyRole, CopyStage, Phase, Protection
+from vdc.model.endophyte import CopyProgress, CopyRole, CopyStage, Phase, Protection
 from vdc.model.pair import SyncState
 from vdc.protection.status import endophyte_status
 
@@ -81,3 +81,32 @@ def test_unprotected_though_it_should_be_is_degraded_with_the_reason():
         status(pair(secondary=None), observed("h1", P, CopyStage.RUNNING), protect=False).protection
         is Protection.NONE
     )
+
+
+def test_a_vm_whose_host_was_removed_is_lost_and_says_so():
+    others = frozenset({"h2", "h3"})
+    gone = endophyte_status(endophyte(), pair(secondary=None), (), others, known=others)
+    assert gone.phase is Phase.FAILED
+    assert "it can be deleted" in gone.sentence
+    silent = endophyte_status(endophyte(), pair(secondary=None), (), others, known=ALL)
+    assert silent.phase is Phase.UNKNOWN, "silence is not removal"
+
+
+def test_since_when_it_is_unprotected_is_shown_while_protection_is_wanted_and_missing():
+    alone = pair(secondary=None).with_(unprotected_since="2030-01-01T00:00:00Z")
+    running = observed("h1", P, CopyStage.RUNNING)
+    assert status(alone, running).unprotectedSince == "2030-01-01T00:00:00Z"
+    assert status(alone, running, protect=False).unprotectedSince is None
+    assert status(alone.with_(secondary="h2", sync="syncing"), running).unprotectedSince is not None
+    assert status(pair(), running).unprotectedSince is None
+    assert status(None).unprotectedSince is None
+
+
+def test_what_is_being_copied_is_said_in_bytes():
+    copying = CopyProgress(what="disk", done_bytes=3 * 2**20, total_bytes=2**30)
+    entering = observed(
+        "h1", P, CopyStage.ENTERING, sentence="copying disk and memory to h2", copying=copying
+    )
+    shown = status(pair(sync=SyncState.SYNCING), entering)
+    assert shown.sentence == "copying disk and memory to h2: disk 3MiB of 1GiB"
+    assert shown.primary.copying == copying

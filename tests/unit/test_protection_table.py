@@ -78,4 +78,4 @@ def test_a_dead_process_is_noticed_before_anything_else_that_needs_it():
 
 def test_sentences_name_only_what_is_always_known():
     for row in TABLE:
-        row.sentence.format(me="h1", epoch=1, primary="h1", secondary="h2")
+        row.sentence.format(me="h1", epoch=1, primary="h1", secondary="h2", name="web")

@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hostagent.drivers.qemu import exports, primary, secondary
+from hostagent.drivers.qemu import exports, kept, primary, secondary
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.entry import EntryFailedError
 from hostagent.drivers.qemu.inspect import LiveRole, inspect
 from hostagent.drivers.qemu.plan import LockstepPlan, LockstepPorts
 from hostagent.drivers.qemu.qmp import EventListener, QmpClosedError, QmpCommandError
+from hostagent.drivers.qemu.resync import CopyFigures
 from vdc.model.errors import ConflictError
 
 GOLDEN = Path(__file__).parent / "golden" / "qemu"
@@ -38,6 +40,7 @@ class ModelQemu:
         self.nodes: dict[str, dict[str, Any]] = {
             "disk0": {"node-name": "disk0", "children": [child(0, "img0")], "image": {"virtual-size": 64}}
         }
+        self.backup_error = ""
         self.jobs: set[str] = set()
         self.exports: set[str] = set()
         self.yankable: list[dict[str, str]] = [{"type": "chardev", "id": "compat_monitor0"}]
@@ -68,7 +71,7 @@ class ModelQemu:
         if command == self.closed_at:
             raise QmpClosedError("gone")
         given = dict(arguments or {})
-        if not command.startswith("query-") and command != "qom-list":
+        if not command.startswith("query-") and command not in ("qom-list", "qom-get"):
             words = json.dumps(given, sort_keys=True) if given else ""
             self.said.append(f"{'oob ' if oob else ''}{command} {words}".rstrip())
         handler = getattr(self, "do_" + command.replace("-", "_"), None)
@@ -103,7 +106,14 @@ class ModelQemu:
         return list(self.nodes.values())
 
     def do_query_block_jobs(self, _: Any) -> Any:
-        return [{"device": job, "ready": True, "offset": 10, "len": 10} for job in self.jobs]
+        return [self.job(name) for name in self.jobs]
+
+    def job(self, name: str) -> dict[str, Any]:
+        figures = {"device": name, "offset": 10, "len": 10}
+        if name.startswith("sync"):
+            return {**figures, "ready": True, "status": "ready"}
+        failed = {"error": self.backup_error} if self.backup_error else {}
+        return {**figures, **failed, "ready": False, "status": "concluded"}
 
     def do_query_yank(self, _: Any) -> Any:
         return list(self.yankable)
@@ -154,6 +164,20 @@ class ModelQemu:
 
     def do_blockdev_mirror(self, given: Any) -> Any:
         self.jobs.add(given["job-id"])
+
+    def do_blockdev_backup(self, given: Any) -> Any:
+        self.jobs.add(given["job-id"])
+
+    def do_job_dismiss(self, given: Any) -> Any:
+        self.jobs.discard(given["id"])
+
+    def do_block_dirty_bitmap_add(self, given: Any) -> Any:
+        bitmap = {"name": given["name"], "recording": True, "busy": False}
+        self.nodes[given["node"]].setdefault("dirty-bitmaps", []).append(bitmap)
+
+    def do_block_dirty_bitmap_remove(self, given: Any) -> Any:
+        found = self.nodes[given["node"]].get("dirty-bitmaps", [])
+        found[:] = [one for one in found if one["name"] != given["name"]]
 
     def do_block_job_cancel(self, given: Any) -> Any:
         self.jobs.discard(given["device"])
@@ -209,6 +233,48 @@ async def test_protecting_says_this_on_the_primary() -> None:
     assert progress == sorted(progress)
     assert progress[-1] == 1.0
     assert not qemu.listeners
+
+
+@pytest.mark.parametrize(("name", "changes"), [("top", ""), ("changes", "since-e5-h2")])
+async def test_copying_less_than_all_says_this(name: str, changes: str) -> None:
+    qemu = ModelQemu()
+    qemu.nodes["img0"] = {"node-name": "img0"}
+    plan = replace(PLAN, bases=(True,), changes_since=changes, copy_bytes_per_s=1000)
+    seen: list[CopyFigures] = []
+    await primary.enter(qemu, plan, progress=lambda _: None, figures=seen.append, deadline_s=5)
+    words = ("blockdev-", "x-blockdev", "job-dismiss", "migrate-set-parameters", "stop")
+    assert_golden(f"dialogue-enter-{name}", [one for one in qemu.said if one.startswith(words)])
+    assert [figures.what for figures in seen] == ["disk", "memory"]
+    assert set(qemu.nodes) == {"disk0", "img0", "nbd0-e7", "watch0-e7", "repl0-e7", "pair0-e7"}
+    assert not qemu.jobs
+
+
+async def test_a_copy_of_changes_that_fails_is_undone_and_says_why() -> None:
+    qemu = ModelQemu()
+    qemu.nodes["parent0"] = {"node-name": "parent0"}
+    qemu.backup_error = "No space left on device"
+    plan = replace(PLAN, changes_since="since-e5-h2")
+    with pytest.raises(EntryFailedError, match="No space left"):
+        await primary.enter(qemu, plan, progress=lambda _: None, deadline_s=5)
+    assert (set(qemu.nodes), qemu.jobs) == ({"disk0", "parent0"}, set())
+
+
+async def test_records_of_writes_are_at_most_two_and_count_only_when_they_cover_every_disk() -> None:
+    qemu = ModelQemu()
+    qemu.nodes |= {name: {"node-name": name} for name in ("img0", "img1")}
+    for epoch in (2, 10, 9):
+        await kept.begin(qemu, 2, kept.bitmap_name("h2", epoch))
+    assert await kept.kept(qemu, 2) == ("since-e9-h2", "since-e10-h2")
+    await kept.begin(qemu, 2, "since-e9-h2")  # again
+    assert await kept.kept(qemu, 2) == ("since-e9-h2", "since-e10-h2")
+    qemu.nodes["img1"]["dirty-bitmaps"][0]["inconsistent"] = True
+    assert len(await kept.kept(qemu, 2)) == 1
+    await kept.forget_broken(qemu, 2)
+    assert [len(qemu.nodes[name]["dirty-bitmaps"]) for name in ("img0", "img1")] == [1, 1]
+    await kept.drop(qemu, 2, "since-e9-h2")
+    await kept.drop(qemu, 2, "since-e10-h2")
+    assert await kept.kept(qemu, 2) == ()
+    assert await kept.kept(qemu, 0) == ()
 
 
 async def test_opening_the_channels_twice_adds_nothing() -> None:
@@ -323,28 +389,33 @@ async def test_preparing_says_this_on_the_secondary() -> None:
     assert "reconnect" not in "".join(qemu.said)
 
 
-@pytest.mark.parametrize("planned", [False, True])
-async def test_promoting_says_this(planned: bool) -> None:
+async def in_lockstep() -> ModelQemu:
+    """A secondary."""
     qemu = ModelQemu(status="inmigrate")
     await secondary.prepare(qemu, PLAN)
     qemu.colo, qemu.status, qemu.migration = "secondary", "running", "colo"
     qemu.nodes |= {name: {"node-name": name} for name in ("active0", "hidden0", "childs0", "parent0")}
     qemu.said.clear()
-    await secondary.promote(qemu, PLAN, planned=planned)
+    return qemu
+
+
+async def test_promoting_says_this() -> None:
+    qemu = await in_lockstep()
+    await secondary.promote(qemu, PLAN)
     await secondary.announce(qemu)
     qemu.said.append("(settle)")
     await secondary.settle(qemu, PLAN)
-    assert_golden("dialogue-promote-planned" if planned else "dialogue-promote", qemu.said)
+    assert_golden("dialogue-promote", qemu.said)
     assert set(qemu.objects) == {"rew0"}
     assert set(qemu.nodes) == {"disk0", "childs0", "parent0"}
-    await secondary.promote(qemu, PLAN, planned=planned)  # again, after an interruption
+    await secondary.promote(qemu, PLAN)  # again, after an interruption
 
 
 async def test_a_promotion_that_is_refused_while_in_lockstep_is_an_error() -> None:
     qemu = ModelQemu(colo="secondary")
     qemu.do_x_colo_lost_heartbeat = lambda _: qemu.refuse("x-colo-lost-heartbeat")  # type: ignore[method-assign]
     with pytest.raises(QmpCommandError):
-        await secondary.promote(qemu, PLAN, planned=False)
+        await secondary.promote(qemu, PLAN)
 
 
 async def test_inspection_tells_the_role() -> None:
@@ -365,6 +436,21 @@ async def test_inspection_tells_the_role() -> None:
     assert (await inspect(other)).role is LiveRole.SECONDARY
     other.colo = "none"
     assert (await inspect(other)).role is LiveRole.PROMOTING
-    await secondary.promote(other, PLAN, planned=False)
+    await secondary.promote(other, PLAN)
     state = await inspect(other)
     assert (state.role, state.has_rewriter, state.is_settled) == (LiveRole.PROMOTED, True, False)
+
+
+async def test_severing_breaks_disk_and_memory_and_leaves_the_gate_closed() -> None:
+    qemu = ModelQemu(migration="colo")
+    ours = [
+        {"type": "migration"},
+        {"type": "block-node", "node-name": PLAN.nbd_node(0)},
+        {"type": "chardev", "id": PLAN.compare_chardev(0)},
+        {"type": "chardev", "id": PLAN.mirror_chardev(0)},
+    ]
+    qemu.yankable += ours
+    await primary.sever(qemu, PLAN)  # type: ignore[arg-type]
+    yanked = [json.loads(line.partition("yank ")[2])["instances"] for line in qemu.said]
+    assert yanked == [[ours[0]], [ours[1]]]
+    assert all(line.startswith("oob yank") for line in qemu.said), "anything else may hang, or open the gate"

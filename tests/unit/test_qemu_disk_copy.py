@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
-from hostagent.drivers.disk.copy import RECORD_FILE, CopyState, DiskSet, DiskSource, disk_specs
-from hostagent.drivers.disk.images import ImageInfo, QemuImg, require_self_contained
+from hostagent.drivers.disk.copy import (
+    RECORD_FILE,
+    CopyState,
+    DiskSet,
+    DiskSource,
+    disk_specs,
+    older_copy,
+    older_files,
+)
+from hostagent.drivers.disk.images import DiskToolError, ImageInfo, QemuImg, require_self_contained
 from vdc.model.errors import ConflictError, RefusedError
 
 MIB = 1024**2
@@ -20,6 +28,7 @@ class PaperTool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.asked: list[tuple[Any, ...]] = []
+        self.unsound: set[str] = set()
 
     async def create(self, name: str, size_bytes: int) -> None:
         self.asked.append(("create", name, size_bytes))
@@ -37,6 +46,11 @@ class PaperTool:
 
     async def commit(self, name: str) -> None:
         self.asked.append(("commit", name))
+
+    async def check(self, name: str) -> None:
+        self.asked.append(("check", name))
+        if name in self.unsound:
+            raise DiskToolError(f"{name} is damaged")
 
 
 def files(folder: Path) -> set[str]:
@@ -159,3 +173,69 @@ def test_an_image_that_refers_to_another_file_is_refused(change: dict[str, str])
     with pytest.raises(RefusedError):
         require_self_contained(info)
     require_self_contained(ImageInfo("qcow2", MIB, 0, None, None))
+
+
+async def test_a_secondary_stands_on_the_base_where_there_is_one(tmp_path: Path) -> None:
+    tool = PaperTool(tmp_path)
+    disks = DiskSet(tool)  # type: ignore[arg-type]
+    await disks.create_secondary("u1", 2, [8 * MIB, MIB], [DiskSource(None, "sha256/abc"), None])
+    assert [one for one in tool.asked if one[0] != "layer"] == [
+        ("overlay", "parent0.qcow2", "sha256/abc", 8 * MIB),
+        ("create", "parent1.qcow2", MIB),
+    ]
+
+
+async def kept(folder: Path, tool: PaperTool) -> DiskSet:
+    disks = DiskSet(tool)  # type: ignore[arg-type]
+    await disks.create_secondary("u1", 2, [8 * MIB, MIB])
+    await disks.in_sync(2)
+    await disks.keep_older()
+    return disks
+
+
+async def test_an_older_copy_is_its_parents_and_is_never_booted(tmp_path: Path) -> None:
+    disks = await kept(tmp_path, PaperTool(tmp_path))
+    older = older_copy(tmp_path)
+    assert older is not None
+    assert (older.epoch, older.state) == (2, CopyState.OLDER)
+    assert files(tmp_path) == {"parent0.qcow2", "parent1.qcow2"}
+    assert older_files(older) == {RECORD_FILE, "parent0.qcow2", "parent1.qcow2"}
+    assert not disks.is_unmade(older)
+    with pytest.raises(ConflictError, match="not the newest"):
+        await disks.bootable("u1")
+
+
+async def test_an_older_copy_is_dirty_from_its_reuse_on(tmp_path: Path) -> None:
+    disks = await kept(tmp_path, PaperTool(tmp_path))
+    record = await disks.reuse_older(5)
+    assert (record.epoch, record.state, record.heads) == (5, CopyState.DIRTY, ())
+    assert older_copy(tmp_path) is None
+    assert {"active0.qcow2", "hidden1.qcow2"} <= files(tmp_path)
+    with pytest.raises(ConflictError, match="incomplete"):
+        await disks.bootable("u1")
+    with pytest.raises(ConflictError, match="cannot be kept"):
+        await disks.keep_older()
+    await disks.in_sync(2)
+    assert (await disks.keep_older()).epoch == 5
+
+
+async def test_a_damaged_or_unfinished_or_promoted_copy_is_not_kept(tmp_path: Path) -> None:
+    tool = PaperTool(tmp_path)
+    disks = DiskSet(tool)  # type: ignore[arg-type]
+    await disks.create_secondary("u1", 2, [8 * MIB])
+    with pytest.raises(ConflictError, match="dirty"):
+        await disks.keep_older()
+    await disks.in_sync(1)
+    tool.unsound.add("parent0.qcow2")
+    with pytest.raises(DiskToolError):
+        await disks.keep_older()
+    assert older_copy(tmp_path) is None
+    await disks.promoted(3, 1)
+    with pytest.raises(ConflictError, match="unsettled"):
+        await disks.keep_older()
+
+
+def test_what_is_no_older_copy_is_none(tmp_path: Path) -> None:
+    assert older_copy(tmp_path) is None
+    (tmp_path / RECORD_FILE).write_text("{")
+    assert older_copy(tmp_path) is None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from protection_world import pair
+from protection_world import host, pair
 
+from vdc.model.maintenance import Maintenance
 from vdc.store import keys
 from vdc.store.memory import MemoryStore
 from vdc.store.mirror import Mirror
-from vdc.store.protocol import Change, ChangeKind, KeyValue, Put
+from vdc.store.protocol import Change, ChangeKind, Delete, KeyValue, Put
 
 KEY = keys.pair("web")
 
@@ -77,3 +78,22 @@ async def test_refresh_shows_what_the_watch_has_not_told_yet(store):
     assert mirror.pair("web") is None
     await mirror.refresh(KEY)
     assert mirror.pair("web").epoch == 7
+
+
+async def test_a_drained_host_is_shown_as_not_schedulable_whatever_its_agent_writes(store):
+    mirror = Mirror(store, report=lambda sentence: None)
+    wish = Maintenance(host="h1", since="2026-01-01T00:00:00Z")
+    await store.commit([], [Put(keys.host(name), host(name).to_json()) for name in ("h1", "h2")])
+    await mirror.read_all()
+    assert mirror.hosts["h1"].value.schedulable
+
+    async def happens(kind, key, value=""):
+        done = await store.commit([], [Put(key, value) if kind is ChangeKind.PUT else Delete(key)])
+        mirror.apply(Change(kind, done.revision, KeyValue(key, value, done.revision, 1)))
+        return {name: found.value.schedulable for name, found in mirror.hosts.items()}
+
+    assert await happens(ChangeKind.PUT, keys.maintenance("h1"), wish.to_json()) == {"h1": False, "h2": True}
+    assert await happens(ChangeKind.PUT, keys.host("h1"), host("h1").to_json()) == {"h1": False, "h2": True}
+    assert await happens(ChangeKind.PUT, keys.maintenance("h2"), "{}") == {"h1": False, "h2": False}
+    assert await happens(ChangeKind.DELETE, keys.maintenance("h2")) == {"h1": False, "h2": True}
+    assert await happens(ChangeKind.DELETE, keys.maintenance("h1")) == {"h1": True, "h2": True}

@@ -24,12 +24,15 @@ from vdc.model.endophyte import RunState
 from vdc.model.errors import BugError
 from vdc.model.event import Event
 from vdc.model.image import Image
+from vdc.model.maintenance import DrainReport
 from vdc.model.manifest import EndophyteManifest
 
 R = TypeVar("R", bound=Record)
 
 BLOB_CHUNK_BYTES = 1024**2
 MOVE_PATIENCE_S = 330.0  # for a promotion that has to move the replica first
+DRILL_PATIENCE_S = 60.0  # beside the time to become protected again
+FORCE_PATIENCE_S = 60.0  # for one that has to begin a new lineage first
 VERIFY_PATIENCE_S = 3_900.0  # for reading all of both disks
 _SEEN_EVENTS = 4096  # that a stream of events remembers, so that a reconnect repeats none
 
@@ -65,9 +68,9 @@ class ApiClient:
 
     # Agent and cluster
 
-    async def health(self) -> wire.Acknowledged:
-        """Whether an agent is alive."""
-        return await self._get(wire.Acknowledged, "health")
+    async def health(self) -> wire.Health:
+        """Whether an agent is alive, and the lineage that it acts under."""
+        return await self._get(wire.Health, "health")
 
     async def cluster(self) -> wire.ClusterStatus:
         """Health of the cluster as one agent sees it."""
@@ -93,6 +96,23 @@ class ApiClient:
     async def list_networks(self) -> wire.NetworkList:
         """All overlays."""
         return await self._get(wire.NetworkList, "list_networks")
+
+    async def drain_node(self, name: str, request: wire.DrainRequest) -> DrainReport:
+        """Empty a host and place nothing there; `RefusedError` with the reason where that makes no sense."""
+        return await self._post(DrainReport, "drain_node", name, request)
+
+    async def drain_report(self, name: str) -> DrainReport:
+        """What the drain of a host has yet to do; `NotFoundError`."""
+        return await self._get(DrainReport, "drain_report", name=name)
+
+    async def resume_node(self, name: str) -> wire.Acknowledged:
+        """Use a drained host again; `NotFoundError`."""
+        return await self._get(wire.Acknowledged, "resume_node", name=name)
+
+    async def remove_node(self, name: str, *, force: bool = False) -> wire.Acknowledged:
+        """Forget a host that is gone for good; `ConflictError` where it lives or has a part in a VM."""
+        call = make_call("remove_node", {"name": name}, {"force": force or None}, first_byte_s=30.0)
+        return await self._call(wire.Acknowledged, call)
 
     # Endophytes
 
@@ -151,21 +171,35 @@ class ApiClient:
         )
 
     async def promote_endophyte(
-        self, name: str, *, to: str | None = None, force: bool = False
+        self, name: str, *, to: str | None = None, force: bool = False, confirm: str = "", by: str = ""
     ) -> wire.PromoteResult:
         """Make the secondary the primary; `RefusedError` with the reason where that is not safe.
 
         With `to` the replica may have to be moved there first, which takes as long as copying memory and disk.
+        `force` needs `confirm`, see `PromoteRequest`.
         """
-        body = wire.PromoteRequest(to=to, force=force)
-        patience_s = MOVE_PATIENCE_S if to else None
+        body = wire.PromoteRequest(to=to, force=force, confirm=confirm, by=by)
+        patience_s = MOVE_PATIENCE_S if to else FORCE_PATIENCE_S if force else None
         return await self._post(wire.PromoteResult, "promote_endophyte", name, body, first_byte_s=patience_s)
+
+    async def move_endophyte(self, name: str, to: str | None, *, by: str = "") -> wire.EndophyteView:
+        """Wish that it run on another host (None: no more); `RefusedError` with the reason why it cannot."""
+        return await self._post(wire.EndophyteView, "move_endophyte", name, wire.MoveRequest(to=to, by=by))
 
     async def verify_endophyte(self, name: str, *, dry_run: bool = False) -> wire.VerifyResult:
         """Compare memory and disks of both copies; `ConflictError` where they are not in lockstep."""
         body = wire.VerifyRequest(dry_run=dry_run)
         return await self._post(
             wire.VerifyResult, "verify_endophyte", name, body, first_byte_s=VERIFY_PATIENCE_S
+        )
+
+    async def drill_endophyte(
+        self, name: str, *, fault: wire.DrillFault = wire.DrillFault.KILL, timeout_s: float = 300.0
+    ) -> wire.DrillResult:
+        """Let the primary fail on purpose, and measure; returns when it is protected again, or at the time-out."""
+        body = wire.DrillRequest(fault=fault, timeout_s=timeout_s)
+        return await self._post(
+            wire.DrillResult, "drill_endophyte", name, body, first_byte_s=timeout_s + DRILL_PATIENCE_S
         )
 
     async def endophyte_log(
@@ -244,8 +278,16 @@ class ApiClient:
     # From agent to agent
 
     async def peer_quiesce(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
-        """Stop the guest for a planned promotion; `FencedError` where the peer knows a newer epoch."""
+        """Silence the guest for a planned promotion; `FencedError` where the peer knows a newer epoch."""
         return await self._post(wire.Acknowledged, "peer_quiesce", name, request)
+
+    async def peer_fail(self, name: str, request: wire.FailRequest) -> wire.Acknowledged:
+        """Kill or stop the primary's QEMU; `FencedError` under another epoch."""
+        return await self._post(wire.Acknowledged, "peer_fail", name, request)
+
+    async def peer_follow(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
+        """Wait until the peer sends the guest's frames to the primary of an epoch."""
+        return await self._post(wire.Acknowledged, "peer_follow", name, request)
 
     async def peer_freeze(self, name: str, request: wire.PeerRequest) -> wire.Frozen:
         """Freeze the secondary at its next checkpoint; it goes on by itself after some time."""

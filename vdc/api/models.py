@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from vdc.model.endophyte import EndophyteStatus, Observed, RunState
 from vdc.model.event import Event
 from vdc.model.host import NodeStatus
 from vdc.model.image import Image, ImageEntry
+from vdc.model.lineage import Lineage
 from vdc.model.network import Network
 from vdc.model.pair import Pair
 
@@ -80,10 +82,17 @@ class ProtectionRequest(StrictRecord):
 
 
 class PromoteRequest(StrictRecord):
-    """Make the secondary the primary. `to`: the host that shall become it; `force`: without the primary's consent."""
+    """Make the secondary the primary. `to`: the host that shall become it.
+
+    `force`: the human override, where the cluster cannot decide. `confirm` is then the VM's name, typed once
+    more: it asserts that the primary's host, and every host with a lost etcd member, is off and stays off.
+    `by`: who asserts it, for the record.
+    """
 
     to: str | None = None
     force: bool = False
+    confirm: str = ""
+    by: str = Field(default="", max_length=200)
 
 
 class PromoteResult(Record):
@@ -95,6 +104,23 @@ class PromoteResult(Record):
     previous: str
     total_ms: float
     sentence: str
+    lineage: int = 0
+
+
+class DrainRequest(StrictRecord):
+    """Empty a host. `leave_stopped`: disks of stopped VMs may stay; `dry_run`: only the plan."""
+
+    by: str = Field(default="", max_length=200)
+    reason: str = Field(default="", max_length=500)
+    leave_stopped: bool = False
+    dry_run: bool = False
+
+
+class MoveRequest(StrictRecord):
+    """Let a VM run on the host `to`; none takes an earlier wish back."""
+
+    to: str | None
+    by: str = Field(default="", max_length=200)
 
 
 class PeerRequest(Record):
@@ -163,16 +189,59 @@ class DigestRequest(PeerRequest):
     chunks: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
 
+class DrillFault(StrEnum):
+    """What happens to the primary's QEMU in a drill."""
+
+    KILL = "kill"
+    HANG = "hang"
+
+
+class DrillRequest(StrictRecord):
+    """Let the primary fail on purpose; `timeout_s` is for becoming protected again."""
+
+    fault: DrillFault = DrillFault.KILL
+    timeout_s: float = Field(default=300.0, ge=1.0, le=3600.0)
+
+
+class FailRequest(PeerRequest):
+    """From the measuring host to the primary's."""
+
+    fault: DrillFault
+
+
+class DrillResult(Record):
+    """What a drill was like. None: not known (the guest answers no echo), or not protected again in time."""
+
+    name: str
+    epoch: int
+    previous: str
+    primary: str
+    gap_ms: float | None  # the longest time in which the guest answered no echo
+    probes: int
+    lost_probes: int
+    arbitrated_ms: float | None = None
+    promoted_ms: float | None = None
+    protected_after_s: float | None = None
+    sentence: str
+
+
 class Acknowledged(Record):
     """Done, nothing more to say."""
 
     sentence: str = "done"
 
 
+class Health(Acknowledged):
+    """An agent is alive; `lineage` is the one that it acts under (vdc.model.lineage)."""
+
+    lineage: int = 0
+
+
 class NodeList(Record):
-    """`vdc get nodes -o json`."""
+    """`vdc get nodes -o json`. `notes` are sentences about the cluster as a whole that should worry somebody."""
 
     items: tuple[NodeStatus, ...]
+    notes: tuple[str, ...] = ()
 
 
 class NetworkList(Record):
@@ -242,6 +311,11 @@ class ClusterStatus(Record):
     leader: str | None
     store: str  # "ok" or a sentence
     members: tuple[dict[str, Any], ...] = ()
+    majority: bool = True  # whether more than half of the etcd members answer
+    may_lose: int = 0  # how many more members may be lost before nothing can be decided
+    witnesses: tuple[str, ...] = ()
+    lineage: Lineage = Lineage()
+    notes: tuple[str, ...] = ()  # sentences about what should worry somebody
 
 
 class Empty(Record):

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from vdc.api import models as wire
 from vdc.model.base import Record
+from vdc.model.maintenance import DrainReport
 from vdc.model.manifest import EndophyteManifest
 
 
@@ -37,7 +38,7 @@ class Route:
 
 
 ROUTES: tuple[Route, ...] = (
-    Route("health", "GET", "/v1/health", "Is this agent alive", response=wire.Acknowledged),
+    Route("health", "GET", "/v1/health", "Is this agent alive", response=wire.Health),
     Route("cluster", "GET", "/v1/cluster", "Health of the cluster", response=wire.ClusterStatus),
     Route("doctor", "GET", "/v1/doctor", "What this host can and cannot do", response=wire.DoctorReport),
     Route("metrics", "GET", "/v1/metrics", "Figures in Prometheus text form", body=Body.TEXT),
@@ -78,8 +79,16 @@ ROUTES: tuple[Route, ...] = (
         request=wire.PromoteRequest, response=wire.PromoteResult,
     ),
     Route(
+        "move_endophyte", "POST", "/v1/endophytes/{name}/move", "Let it run on another host, without a stop",
+        request=wire.MoveRequest, response=wire.EndophyteView,
+    ),
+    Route(
         "verify_endophyte", "POST", "/v1/endophytes/{name}/verify", "Compare memory and disks of both copies",
         request=wire.VerifyRequest, response=wire.VerifyResult,
+    ),
+    Route(
+        "drill_endophyte", "POST", "/v1/endophytes/{name}/drill", "Let the primary fail on purpose, and measure",
+        request=wire.DrillRequest, response=wire.DrillResult,
     ),
     Route(
         "endophyte_log", "GET", "/v1/endophytes/{name}/log", "Tail of the serial console",
@@ -87,6 +96,16 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("endophyte_console", "GET", "/v1/endophytes/{name}/console", "Serial console, both ways", body=Body.WEBSOCKET),
     Route("list_nodes", "GET", "/v1/nodes", "All hosts", response=wire.NodeList),
+    Route(
+        "drain_node", "POST", "/v1/nodes/{name}/drain", "Move everything off a host and place nothing there",
+        request=wire.DrainRequest, response=DrainReport,
+    ),
+    Route("drain_report", "GET", "/v1/nodes/{name}/drain", "What a drain has yet to do", response=DrainReport),
+    Route("resume_node", "DELETE", "/v1/nodes/{name}/drain", "Use a drained host again", response=wire.Acknowledged),
+    Route(
+        "remove_node", "DELETE", "/v1/nodes/{name}", "Forget a host that is gone for good",
+        response=wire.Acknowledged, query=("force",),
+    ),
     Route("list_networks", "GET", "/v1/networks", "All overlays", response=wire.NetworkList),
     Route("list_events", "GET", "/v1/events", "Events, oldest first", response=wire.EventList, query=("name", "limit")),
     Route(
@@ -103,8 +122,16 @@ ROUTES: tuple[Route, ...] = (
         response=wire.BlobReceipt, request_body=Body.BYTES,
     ),
     Route(
-        "peer_quiesce", "POST", "/v1/peer/endophytes/{name}/quiesce", "Stop the guest for a planned promotion",
+        "peer_quiesce", "POST", "/v1/peer/endophytes/{name}/quiesce", "Silence the guest for a planned promotion",
         request=wire.PeerRequest, response=wire.Acknowledged, is_peer=True,
+    ),
+    Route(
+        "peer_follow", "POST", "/v1/peer/endophytes/{name}/follow", "Wait until frames go to the primary of an epoch",
+        request=wire.PeerRequest, response=wire.Acknowledged, is_peer=True,
+    ),
+    Route(
+        "peer_fail", "POST", "/v1/peer/endophytes/{name}/fail", "Kill or stop the primary's QEMU for a drill",
+        request=wire.FailRequest, response=wire.Acknowledged, is_peer=True,
     ),
     Route(
         "peer_freeze", "POST", "/v1/peer/endophytes/{name}/freeze", "Freeze the secondary at a checkpoint",

@@ -57,6 +57,7 @@ def endophyte_text(description: EndophyteDescription) -> Iterator[str]:
         yield "Pair:"
         pair = description.pair
         lines = [("Sync", pair.sync.value), ("Reason", pair.reason), ("Changed", pair.changed_at)]
+        lines += [("Lineage", f"{pair.lineage}: a human has overridden the cluster")] if pair.lineage else []
         yield from _indented("\n".join(_aligned(lines)))
     if description.limits:
         yield ""
@@ -82,7 +83,11 @@ def _endophyte_lines(view: EndophyteView) -> list[Line]:
         ("Created", view.metadata.createdAt),
         ("Phase", status.phase.value),
         ("Protection", status.protection.value),
+        ("Unprotected since", status.unprotectedSince),
+        ("Copying", _copying(view)),
         ("Sentence", status.sentence),
+        *([("Moving to", status.moving_to)] if status.moving_to else []),
+        *([("Last move", status.move_problem)] if status.move_problem else []),
         ("Epoch", status.epoch),
         (
             "Primary",
@@ -111,6 +116,17 @@ def _endophyte_lines(view: EndophyteView) -> list[Line]:
     return lines
 
 
+def _copying(view: EndophyteView) -> str | None:
+    """How far the copy to the secondary is."""
+    primary = view.status.primary
+    if primary is None or primary.copying is None:
+        return None
+    copying = primary.copying
+    share = 100 * copying.done_bytes // copying.total_bytes if copying.total_bytes else 100
+    done, total = format_size(copying.done_bytes), format_size(copying.total_bytes)
+    return f"{copying.what}, {done} of {total} ({share} %)"
+
+
 def _copy_columns() -> list[Column[Observed]]:
     return [
         Column("HOST", lambda c: c.host),
@@ -129,7 +145,9 @@ def _node_lines(node: NodeStatus) -> list[Line]:
         ("Name", host.name),
         ("Alive", "yes" if node.alive else "no"),
         ("Schedulable", "yes" if host.schedulable else "no"),
+        *_maintenance_lines(node),
         ("Leader", "yes" if node.is_leader else "no"),
+        ("Role", host.role.value),
         ("Store", node.etcd),
         ("Endophytes", ", ".join(node.endophytes)),
         ("CPUs", host.cpus),
@@ -147,6 +165,14 @@ def _node_lines(node: NodeStatus) -> list[Line]:
         ("Labels", ", ".join(f"{key}={value}" for key, value in sorted(host.labels.items()))),
     ]
     return lines + [("Warning", warning) for warning in host.warnings]
+
+
+def _maintenance_lines(node: NodeStatus) -> list[Line]:
+    wish = node.maintenance
+    if wish is None:
+        return []
+    by, why = (f" by {wish.by}" if wish.by else "", f": {wish.reason}" if wish.reason else "")
+    return [("Drained", f"{'' if node.is_empty else 'in progress, '}since {wish.since}{by}{why}")]
 
 
 def _image_lines(entry: ImageEntry) -> list[Line]:

@@ -19,11 +19,12 @@ def _age(since: str) -> str:
 
 
 def endophyte_columns() -> list[Column[EndophyteView]]:
-    """NAME PHASE PROTECTION PRIMARY SECONDARY EPOCH ADDRESS AGE, and more with `wide`."""
+    """NAME PHASE PROTECTION UNPROTECTED PRIMARY SECONDARY EPOCH ADDRESS AGE, and more with `wide`."""
     return [
         Column("NAME", lambda v: v.metadata.name),
         Column("PHASE", lambda v: v.status.phase.value),
         Column("PROTECTION", lambda v: v.status.protection.value),
+        Column("UNPROTECTED", lambda v: v.status.unprotectedSince and _age(v.status.unprotectedSince)),
         Column("PRIMARY", lambda v: v.status.primary and v.status.primary.host),
         Column("SECONDARY", lambda v: v.status.secondary and v.status.secondary.host),
         Column("EPOCH", lambda v: v.status.epoch),
@@ -41,7 +42,7 @@ def node_columns() -> list[Column[NodeStatus]]:
     return [
         Column("NAME", lambda n: n.host.name),
         Column("STATUS", _node_state),
-        Column("ROLE", lambda n: "leader" if n.is_leader else None),
+        Column("ROLE", _node_role),
         Column("STORE", lambda n: n.etcd),
         Column("ENDOPHYTES", lambda n: n.endophytes),
         Column("CPUS", lambda n: n.host.cpus),
@@ -59,9 +60,16 @@ def node_columns() -> list[Column[NodeStatus]]:
     ]
 
 
+def _node_role(node: NodeStatus) -> str | None:
+    words = ["witness"] if node.host.is_witness else []
+    return ",".join(words + ["leader"] * node.is_leader) or None
+
+
 def _node_state(node: NodeStatus) -> str:
     if not node.alive:
-        return "NotReady"
+        return "NotReady,drained" if node.maintenance else "NotReady"
+    if node.maintenance:
+        return "Ready,drained" if node.is_empty else "Ready,draining"
     return "Ready" if node.host.schedulable else "Ready,unschedulable"
 
 

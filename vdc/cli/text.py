@@ -94,9 +94,9 @@ class Table(Generic[R]):
         return self._line(cells, stream)
 
     def state(self, record: R) -> tuple[str, ...]:
-        """What is shown of a record, without its age: rows differ where this does."""
+        """What is shown of a record, without its ages: rows differ where this does."""
         cells = zip(self.columns, self._cells(record), strict=True)
-        return tuple(cell for column, cell in cells if column.title != "AGE")
+        return tuple(cell for column, cell in cells if column.title not in ("AGE", "UNPROTECTED"))
 
     def render(self, records: Sequence[R], stream: TextIO | None = None) -> str:
         """Header and all rows, without a line feed at the end."""

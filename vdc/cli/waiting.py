@@ -38,6 +38,19 @@ LOCKSTEP = Goal(
 UNPROTECTED = Goal("unprotected", lambda view: view.status.protection is Protection.NONE)
 
 
+def moved_to(host: str) -> Goal:
+    """What `migrate --wait` waits for; a move that was given up is a failure, and its reason the sentence."""
+
+    def is_there(view: EndophyteView) -> bool:
+        primary = view.status.primary
+        return primary is not None and primary.host == host and view.status.phase is Phase.RUNNING
+
+    def is_given_up(view: EndophyteView) -> bool:
+        return bool(view.status.move_problem) and view.status.moving_to is None
+
+    return Goal(f"on {host}", is_there, is_given_up)
+
+
 def goal_of(spec: EndophyteSpec) -> Goal:
     """What `create --wait` and `apply --wait` wait for: running, and in lockstep where that is asked for."""
     protected = spec.wants_protection and spec.virtual_computer.dedicated_nodes > 1
@@ -112,6 +125,8 @@ async def wait_gone(api: ApiClient, name: str, uid: str, timeout_s: float) -> No
 
 
 def _state(view: EndophyteView) -> str:
+    if view.status.move_problem and view.status.moving_to is None:
+        return view.status.move_problem
     return view.status.sentence or f"{view.status.phase.value}, protection {view.status.protection.value}"
 
 

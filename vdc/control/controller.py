@@ -13,12 +13,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from vdc.control.clock import Clock
+from vdc.control.drain import Mover, Promote, Surroundings
 from vdc.control.events import EventLog, trim_events
+from vdc.control.turns import Turns
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.errors import RefusedError, UnavailableError
 from vdc.model.event import Severity
 from vdc.model.host import Host
-from vdc.model.pair import Pair
+from vdc.model.pair import Pair, SyncState
+from vdc.model.step import Step
 from vdc.protection.arbitration import add_secondary, new_pair, with_spares
 from vdc.protection.invariants import check_transition
 from vdc.protection.placement import Occupancy, choose_primary, choose_secondary, choose_spares
@@ -30,6 +33,9 @@ from vdc.store.protocol import Delete, Put, StateStore, Unchanged
 PASS_EVERY_S = 1.0
 TRIM_EVERY_PASSES = 300
 MAX_BACKOFF_S = 600.0
+IN_SYNC_BACKOFF_S = 5.0  # the first time that a secondary is lost which had been in sync
+FORGIVEN_AFTER_S = 600.0  # without a failure, from the end of the last back-off on
+QUEUED = "waits for its turn to be protected: each host copies one VM at a time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ class Controller:
         backoff_s: float,
         report: Callable[[str], None],
         keep_arbiter_away: Callable[[], Awaitable[None]] | None = None,
+        reach: Callable[[Step], Awaitable[None]] | None = None,
+        promote: Promote | None = None,
     ) -> None:
         self._store = store
         self._mirror = mirror
@@ -61,9 +69,16 @@ class Controller:
         self._backoff_s = backoff_s
         self._report = report
         self._keep_arbiter_away = keep_arbiter_away
+        self._reach = reach or _nothing_at
         self._backoffs: dict[tuple[str, str], Backoff] = {}
         self._last_pairs: dict[str, Pair] = {}
+        self._protected_by: dict[
+            str, str
+        ] = {}  # incarnation of the primary's agent when it got its secondary
         self._said: dict[str, str] = {}
+        around = Surroundings(self._backing_off, self._log, self._note_withdrawn)
+        self._mover = Mover(store, mirror, clock, around, promote)
+        self._turns = Turns()
 
     async def run(self) -> None:
         """Pass after each change and once a second; ends only by cancellation or loss of the store."""
@@ -84,10 +99,12 @@ class Controller:
                         await self._keep_arbiter_away()
         finally:
             unsubscribe()
+            await self._mover.close()
 
     async def reconcile(self) -> None:
         """One pass over everything. A fault with one Endophyte does not keep the others from their turn."""
-        for name in sorted(set(self._mirror.endophytes) | set(self._mirror.pairs)):
+        names = set(self._mirror.endophytes) | set(self._mirror.pairs)
+        for name in self._turns.in_turn(names, self._pairs(), self._clock.boottime_s()):
             if not self._mirror.is_readable(name):
                 continue
             try:
@@ -110,7 +127,9 @@ class Controller:
             await self._finish_deletion(found, pair)
         elif pair is None:
             await self._place(found)
-        elif endophyte.wants_protection and pair.value.secondary is None:
+        elif await self._mover.advance(found, pair):
+            return
+        elif endophyte.wants_secondary and pair.value.secondary is None:
             await self._protect(endophyte, pair)
         elif endophyte.wants_protection:
             await self._keep_spares(endophyte, pair)
@@ -138,6 +157,7 @@ class Controller:
         )
         if result.succeeded:
             self._said.pop(endophyte.name, None)
+            await self._reach(Step.PLACE_COMMITTED)
             await self._log(endophyte.name, "placed", f"placed on {primary}", pair.epoch)
 
     async def _protect(self, endophyte: Endophyte, pair: Versioned[Pair]) -> None:
@@ -151,16 +171,27 @@ class Controller:
             and primary.qemu != STOPPED_BY_DISK
             and primary.restarts >= endophyte.restarts  # else it is about to be powered off
         )
-        if not runs:
+        if not runs or primary is None:
             return
+        assert primary is not None
+        busy = self._turns.busy_hosts(self._pairs(), self._mirror.alive)
+        older = [copy.host for copy in pair.value.older if copy.record_name in primary.older]
         secondary = choose_secondary(
-            endophyte, pair.value, self._alive_hosts(), self._occupancy(endophyte.name),
-            avoid=self._backing_off(endophyte.uid),
+            endophyte, pair.value, self._hosts_for_copy(endophyte, pair.value), self._occupancy(endophyte.name),
+            avoid=self._backing_off(endophyte.uid), unreachable=frozenset(primary.unreachable),
+            busy=busy, older=older,
         )  # fmt: skip
+        if secondary in busy or pair.value.primary in busy:
+            self._turns.reserve(pair.value.primary, secondary)
+            await self._say_once(endophyte.name, "resync-queued", QUEUED, Severity.NORMAL)
+            return
         after = add_secondary(pair.value, secondary, request_id=_request(), now=self._clock.wall())
         if await self._swap(pair, after):
+            self._protected_by[endophyte.name] = self._incarnation_of(after.primary)
+            self._turns.began(after)
             self._last_pairs[endophyte.name] = after  # the next pass may see it given up already
             self._said.pop(endophyte.name, None)
+            await self._reach(Step.PROTECT_COMMITTED)
             await self._log(endophyte.name, "protecting", f"protecting on {secondary}", after.epoch)
 
     async def _keep_spares(self, endophyte: Endophyte, pair: Versioned[Pair]) -> None:
@@ -174,7 +205,9 @@ class Controller:
         endophyte = found.value
         name = endophyte.name
         copies = [copy for copy in self._mirror.copies(name) if copy.uid == endophyte.uid]
-        if pair is not None:
+        if (
+            pair is not None and pair.value.primary in self._mirror.hosts
+        ):  # else the host was removed for good
             primary = self._mirror.observed(name, pair.value.primary)
             if primary is None or primary.stage is not CopyStage.ABSENT or primary.error:
                 return
@@ -191,7 +224,9 @@ class Controller:
         if pair is not None:
             removed.append(Delete(keys.slot(pair.value.slot)))
         compares.append(Unchanged(keys.pair(name), pair.revision if pair else 0))
+        await self._reach(Step.DELETE_READY)
         if (await self._store.commit(compares, removed)).succeeded:
+            await self._reach(Step.DELETE_COMMITTED)
             await self._log(name, "deleted", "deleted with its disks", 0)
 
     # ---- helpers
@@ -206,11 +241,27 @@ class Controller:
         kept_primary = pair.primary == before.primary and pair.secondary is None
         if endophyte is None or (primary is not None and primary.restarts < endophyte.restarts):
             return  # a restart does without the secondary, which has done nothing wrong
-        if kept_primary and endophyte.wants_protection:
+        if self._protected_by.get(pair.name) not in (None, self._incarnation_of(pair.primary)):
+            return  # nor where the primary's agent died while it protected, and began anew
+        if any(older.host == before.secondary for older in pair.older):
+            return  # it left in order, and its disks are still good
+        if kept_primary and endophyte.wants_secondary:
+            now = self._clock.boottime_s()
             last = self._backoffs.get((pair.uid, before.secondary))
-            duration = min(MAX_BACKOFF_S, last.duration_s * 2) if last else self._backoff_s
-            until = self._clock.boottime_s() + duration
-            self._backoffs[pair.uid, before.secondary] = Backoff(until, duration)
+            if last is not None and now < last.until_s + FORGIVEN_AFTER_S:
+                duration = min(MAX_BACKOFF_S, last.duration_s * 2)
+            else:  # one that was in sync had been made all right; what ended it may be over soon
+                was_in_sync = before.sync is SyncState.IN_SYNC
+                duration = min(self._backoff_s, IN_SYNC_BACKOFF_S) if was_in_sync else self._backoff_s
+            self._backoffs[pair.uid, before.secondary] = Backoff(now + duration, duration)
+
+    def _incarnation_of(self, host: str) -> str:
+        found = self._mirror.hosts.get(host)
+        return found.value.incarnation if found else ""
+
+    def _note_withdrawn(self, pair: Pair) -> None:
+        """The secondary of this version left on request: no failure to back off for."""
+        self._last_pairs[pair.name] = pair
 
     def _backing_off(self, uid: str) -> frozenset[str]:
         now = self._clock.boottime_s()
@@ -220,8 +271,17 @@ class Controller:
             if owner == uid and backoff.until_s > now
         )
 
+    def _pairs(self) -> dict[str, Pair]:
+        return {name: found.value for name, found in self._mirror.pairs.items()}
+
     def _alive_hosts(self) -> list[Host]:
         return [found.value for name, found in self._mirror.hosts.items() if name in self._mirror.alive]
+
+    def _hosts_for_copy(self, endophyte: Endophyte, pair: Pair) -> list[Host]:
+        """Every one that answers; where the VM shall move, its own and its target alone."""
+        move = endophyte.move
+        wanted = None if move is None else {pair.primary, move.to}
+        return [host for host in self._alive_hosts() if wanted is None or host.name in wanted]
 
     def _occupancy(self, without: str) -> Occupancy:
         endophytes = {name: found.value for name, found in self._mirror.endophytes.items()}
@@ -236,10 +296,12 @@ class Controller:
             await self._store.commit([Unchanged(key, before.revision)], [Put(key, after.to_json())])
         ).succeeded
 
-    async def _say_once(self, name: str, code: str, sentence: str) -> None:
+    async def _say_once(
+        self, name: str, code: str, sentence: str, severity: Severity = Severity.WARNING
+    ) -> None:
         if self._said.get(name) != sentence:
             self._said[name] = sentence
-            await self._log(name, code, sentence, 0, Severity.WARNING)
+            await self._log(name, code, sentence, 0, severity)
 
     async def _log(
         self, name: str, code: str, sentence: str, epoch: int, severity: Severity = Severity.NORMAL
@@ -250,6 +312,10 @@ class Controller:
 
 def _matters(key: str) -> bool:
     return not key.startswith((keys.EVENTS, keys.LEADER))
+
+
+async def _nothing_at(_: Step) -> None:
+    """Where no failpoints are wanted."""
 
 
 def _request() -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 
 from pydantic import ValidationError
 
@@ -13,6 +15,7 @@ from vdc.store import keys
 from vdc.store.protocol import Delete, Put, StateStore
 
 MAX_EVENTS = 2_000
+MAX_KEPT = 100
 
 
 class EventLog:
@@ -23,6 +26,7 @@ class EventLog:
         self._host = host
         self._clock = clock
         self._counter = itertools.count()
+        self.kept: deque[Event] = deque(maxlen=MAX_KEPT)  # not stored yet: the store did not answer
 
     def make(
         self,
@@ -46,6 +50,22 @@ class EventLog:
     async def append(self, event: Event) -> None:
         """Store it. Raises as StateStore.commit does."""
         await self._store.commit([], [Put(keys.event(event.id), event.to_json())])
+
+    def keep(self, event: Event) -> None:
+        """Hold an event that cannot be stored now; `flush` stores it, `kept_of` shows it meanwhile."""
+        self.kept.append(event)
+
+    def kept_of(self, name: str | None) -> tuple[Event, ...]:
+        """What waits to be stored; of one object or of all."""
+        return tuple(event for event in self.kept if name is None or event.name == name)
+
+    async def flush(self) -> None:
+        """Store what waits; an event has its own key, so that storing it twice does no harm."""
+        while self.kept:
+            event = self.kept[0]
+            await self.append(event)
+            with suppress(ValueError):  # a newer one has pushed it out meanwhile
+                self.kept.remove(event)
 
 
 async def read_events(store: StateStore, *, name: str | None = None, limit: int = 200) -> tuple[Event, ...]:

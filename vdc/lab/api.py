@@ -36,12 +36,15 @@ from vdc.model.errors import BugError, InvalidError, RefusedError
 E = TypeVar("E", bound=StrEnum)
 Progress = Callable[[str], None]
 
+FLAP_PERIOD_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Details:
     underlays: tuple[Underlay, ...]
     direction: Direction
     bits_per_s: int
+    times: int
 
 
 def _silent(_: str) -> None:
@@ -56,12 +59,14 @@ async def up(
     wait: bool = True,
     *,
     keep: bool = False,
+    witness: bool = False,
     settings: Settings | None = None,
 ) -> LabStatus:
     """Bring a lab up, or repair it: faults are healed, dead agents started, a broken lab is made anew.
 
     `hosts`: 1 to 8 (three, or as many as the lab has); `memory`: bytes that each host may give to guests;
-    `wait`: until the cluster has a leader; `keep`: leave everything in place where it fails, to look at it.
+    `witness`: one more that votes and runs no guests; `wait`: until the cluster has a leader;
+    `keep`: leave everything in place where it fails, to look at it.
     Raises `RefusedError` (`runtime-missing`, `agent-missing`), `ConflictError` (`lab-hosts-differ`,
     `lab-foreign`, `lab-busy`), `UnavailableError` (`agent-silent`, `cluster-not-ready`).
     """
@@ -72,7 +77,7 @@ async def up(
     settings.check_agent()
     folder = lab_folder(settings.state_root, name)
     async with locked(folder, settings.lock_deadline_s, progress):
-        await bringup.bring_up(name, hosts, memory, settings, progress, wait=wait, keep=keep)
+        await bringup.bring_up(name, hosts, memory, settings, progress, wait=wait, keep=keep, witness=witness)
         return await in_thread(lambda: survey.lab_status(name, settings))
 
 
@@ -103,10 +108,13 @@ async def fault(
     network: str = "all",
     direction: Direction | str = Direction.BOTH,
     rate: str | None = None,
+    times: int = 10,
     progress: Progress = _silent,
     settings: Settings | None = None,
 ) -> LabStatus:
     """Do something to a host (`heal` without a host: to all). `direction` is as the host sees it.
+
+    `flap` cuts and mends the network `times`, once a second, and returns when that is over.
 
     Raises `NotFoundError` (`lab-not-found`, `lab-host-not-found`), `InvalidError` for arguments that make no
     sense, `RefusedError` (`host-off`) for a fault of a host that has no power.
@@ -114,7 +122,7 @@ async def fault(
     check_root()
     settings = settings or Settings.from_environment()
     kind = _choice(FaultKind, kind, "a fault", "fault-invalid")
-    details = _details(network, direction, rate)
+    details = _details(network, direction, rate, times)
     if host is None and kind is not FaultKind.HEAL:
         raise InvalidError(f"{kind} needs a host", code="host-missing")
     if rate is None and kind is FaultKind.SLOW:
@@ -168,13 +176,15 @@ def _strike(plan: LabPlan, host: HostPlan, kind: FaultKind, details: _Details, s
             return faults.partition(plan, host, details.underlays, details.direction)
         case FaultKind.PAUSE:
             return faults.pause(plan, host)
+        case FaultKind.FLAP:
+            return faults.flap(plan, host, details.underlays, details.direction, details.times, FLAP_PERIOD_S)
         case FaultKind.SLOW:
             return faults.slow(plan, host, details.bits_per_s)
         case FaultKind.HEAL:
             raise BugError("heal is not a fault")
 
 
-def _details(network: str, direction: str, rate: str | None) -> _Details:
+def _details(network: str, direction: str, rate: str | None, times: int) -> _Details:
     known = ", ".join((*Underlay, "all"))
     if network != "all" and network not in tuple(Underlay):
         raise InvalidError(
@@ -184,6 +194,7 @@ def _details(network: str, direction: str, rate: str | None) -> _Details:
         underlays=tuple(Underlay) if network == "all" else (Underlay(network),),
         direction=_choice(Direction, direction, "a direction", "direction-invalid"),
         bits_per_s=parse_rate(rate) if rate is not None else 0,
+        times=times,
     )
 
 

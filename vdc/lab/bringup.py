@@ -27,18 +27,19 @@ async def bring_up(
     *,
     wait: bool,
     keep: bool,
+    witness: bool = False,
 ) -> None:
     """Repair the lab that is there, or make one; the caller holds the lab's lock."""
     await in_thread(lambda: survey.check_not_foreign(name, settings))
     present = await in_thread(lambda: survey.lab_status(name, settings))
     record = read_record(survey.widest_plan(name, settings).record_file)
     if record is not None and record.is_complete and present.hosts:
-        await _repair(record, hosts, present, settings, progress, wait=wait)
+        await _repair(record, hosts, present, settings, progress, wait=wait, witness=witness)
         return
     if present.state is not LabState.DOWN:  # without its wires a lab cannot be repaired from within
         progress("removing what is left of a broken lab")
     await in_thread(lambda: lifecycle.tear_down(name, settings))
-    plan = make_plan(name, hosts or DEFAULT_HOSTS, settings.state_root)
+    plan = make_plan(name, hosts or DEFAULT_HOSTS, settings.state_root, witness=witness)
     try:
         await _build(plan, memory, settings, progress, wait=wait)
     except BaseException:
@@ -65,9 +66,12 @@ async def heal_hosts(
 async def _build(
     plan: LabPlan, memory: int | None, settings: Settings, progress: Progress, *, wait: bool
 ) -> None:
-    count = len(plan.hosts)
-    fresh = LabRecord(name=plan.name, hosts=count, memory_bytes=memory or memory_per_host(count))
-    progress(f"making {count} {'host' if count == 1 else 'hosts'}, two networks and a client")
+    count, witness = len(plan.guest_hosts), len(plan.hosts) > len(plan.guest_hosts)
+    fresh = LabRecord(
+        name=plan.name, hosts=count, witness=witness, memory_bytes=memory or memory_per_host(count)
+    )
+    third = ", a witness" if witness else ""
+    progress(f"making {count} {'host' if count == 1 else 'hosts'}{third}, two networks and a client")
     record = await in_thread(lambda: lifecycle.lay_out(plan, context.with_context_file(fresh), settings))
     images = await place_images(plan, settings, progress)
     progress("starting the agents")
@@ -91,15 +95,16 @@ async def _repair(
     progress: Progress,
     *,
     wait: bool,
+    witness: bool,
 ) -> None:
     name = record.name
-    if hosts is not None and hosts != record.hosts:
+    if (hosts is not None and hosts != record.hosts) or (witness and not record.witness):
         raise ConflictError(
-            f"lab {name} is up with {record.hosts} hosts",
+            f"lab {name} is up with {record.hosts} hosts{' and a witness' if record.witness else ''}",
             hint="run first: vdc lab down",
             code="lab-hosts-differ",
         )
-    plan = make_plan(name, record.hosts, settings.state_root)
+    plan = make_plan(name, record.hosts, settings.state_root, witness=record.witness)
     is_healthy = present.state is LabState.UP and all(host.state is HostState.UP for host in present.hosts)
     if not is_healthy:
         progress(f"repairing lab {name}")

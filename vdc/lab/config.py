@@ -29,6 +29,8 @@ def agent_config(plan: LabPlan, host: HostPlan, *, runtime: Path, cache_dir: Pat
         "memory": memory_bytes,
         "labels": {"lab": plan.name},
     }
+    if host.is_witness:
+        document["witness"] = True
     return yaml.safe_dump(document, sort_keys=False)
 
 

@@ -90,6 +90,39 @@ def pause(plan: LabPlan, host: HostPlan) -> str:
     return f"{host.name} is paused"
 
 
+def flap(  # noqa: PLR0917 - what, where, how
+    plan: LabPlan,
+    host: HostPlan,
+    underlays: Iterable[Underlay],
+    direction: Direction,
+    times: int,
+    period_s: float,
+) -> str:
+    """Cut these networks and mend them again, each for half of a period; whole again when it returns."""
+    names = list(underlays)
+    _check_power(plan, host)
+    at = time.monotonic()
+    try:
+        for _ in range(times):
+            for half, change in ((0.5, _cut), (1.0, _mend_only)):
+                for underlay in names:
+                    change(plan, host, underlay, direction)
+                time.sleep(max(0.0, at + half * period_s - time.monotonic()))
+            at += period_s
+    finally:
+        for underlay in names:
+            impairment.heal(plan, host, underlay)
+    return f"{host.name} was cut off {times} times on {' and '.join(names)}"
+
+
+def _cut(plan: LabPlan, host: HostPlan, underlay: Underlay, direction: Direction) -> None:
+    impairment.partition(plan, host, underlay, direction)
+
+
+def _mend_only(plan: LabPlan, host: HostPlan, underlay: Underlay, _: Direction) -> None:
+    impairment.heal(plan, host, underlay)
+
+
 def slow(plan: LabPlan, host: HostPlan, bits_per_s: int) -> str:
     """Limit both wires of the host, both ways."""
     _check_power(plan, host)

@@ -33,7 +33,7 @@ async def place_images(
         except VdcError as error:
             progress(f"{recipe.parent} is left out: {error}")
     async with asyncio.TaskGroup() as group:
-        for host in plan.hosts:
+        for host in plan.guest_hosts:
             group.create_task(_fill(host, usable), name=f"lab-images-{host.name}")
     return tuple(usable)
 

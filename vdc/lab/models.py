@@ -32,6 +32,7 @@ class FaultKind(StrEnum):
     PARTITION = "partition"
     PAUSE = "pause"
     SLOW = "slow"
+    FLAP = "flap"
     HEAL = "heal"
 
 
@@ -47,6 +48,7 @@ class HostStatus(Record):
     """One host of a lab."""
 
     name: str
+    role: str = "host"  # or witness
     namespace: str
     state: HostState
     agent_pid: int | None
@@ -81,6 +83,7 @@ class LabRecord(Record):
 
     name: str
     hosts: int
+    witness: bool = False
     memory_bytes: int
     is_complete: bool = False
     made_netns_folder: bool = False

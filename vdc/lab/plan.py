@@ -17,6 +17,8 @@ from vdc.model.network import Network
 DEFAULT_LAB = "default"
 DEFAULT_HOSTS = 3
 MAX_HOSTS = 8
+WITNESS = "w1"
+WITNESS_INDEX = 9
 CLIENT = "client"
 CLIENT_OCTET = 200
 MAX_STATE_DIR = 30  # of one host: the agent's unix sockets below it must fit into sun_path
@@ -24,7 +26,7 @@ BRIDGE = "br0"  # of a switch namespace
 CLIENT_OVERLAY_LINK = "overlay0"
 
 _LAB_NAME = re.compile(r"[a-z0-9]{1,8}")
-_MEMBER = re.compile(r"h[1-8]|client|mgmt|repl")
+_MEMBER = re.compile(r"h[1-8]|w1|client|mgmt|repl")
 
 
 class Underlay(StrEnum):
@@ -61,10 +63,11 @@ class HostPlan:
     """One host of a lab."""
 
     name: str
-    index: int  # 1 to 8; also the last octet of all its addresses
+    index: int  # 1 to 8, or the witness's; also the last octet of all its addresses
     namespace: str
     state_dir: Path
     overlay: IPv4Address
+    is_witness: bool = False
 
     def address(self, underlay: Underlay) -> IPv4Address:
         """Its address on that network."""
@@ -99,6 +102,11 @@ class LabPlan:
     folder: Path
     network: Network
     hosts: tuple[HostPlan, ...]
+
+    @property
+    def guest_hosts(self) -> tuple[HostPlan, ...]:
+        """Those that run guests."""
+        return tuple(host for host in self.hosts if not host.is_witness)
 
     @property
     def record_file(self) -> Path:
@@ -187,8 +195,11 @@ def lab_folder(state_root: Path, name: str) -> Path:
     return state_root / "lab" / name
 
 
-def make_plan(name: str, hosts: int, state_root: Path) -> LabPlan:
-    """Work a lab out; `InvalidError` for a bad name or number of hosts, or too long a state folder."""
+def make_plan(name: str, hosts: int, state_root: Path, *, witness: bool = False) -> LabPlan:
+    """Work a lab out, the witness as its last host.
+
+    Raises `InvalidError` for a bad name or number of hosts, or too long a state folder.
+    """
     check_lab_name(name)
     if not 1 <= hosts <= MAX_HOSTS:
         raise InvalidError(f"a lab has 1 to {MAX_HOSTS} hosts, not {hosts}", code="lab-hosts-invalid")
@@ -200,14 +211,16 @@ def make_plan(name: str, hosts: int, state_root: Path) -> LabPlan:
             code="state-dir-too-long",
         )
     network = Network(external_vteps=(str(Underlay.MANAGEMENT.address(CLIENT_OCTET)),))
+    named = [(f"h{index}", index) for index in range(1, hosts + 1)]
     members = tuple(
         HostPlan(
-            name=f"h{index}",
+            name=member,
             index=index,
-            namespace=namespace_name(name, f"h{index}"),
-            state_dir=folder / f"h{index}",
+            namespace=namespace_name(name, member),
+            state_dir=folder / member,
             overlay=network.cidr.network_address + index,
+            is_witness=member == WITNESS,
         )
-        for index in range(1, hosts + 1)
+        for member, index in (*named, *([(WITNESS, WITNESS_INDEX)] if witness else []))
     )
     return LabPlan(name=name, folder=folder, network=network, hosts=members)

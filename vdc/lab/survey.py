@@ -19,12 +19,12 @@ def recorded_plan(name: str, settings: Settings) -> tuple[LabPlan, LabRecord]:
     record = read_record(widest.record_file)
     if record is None:
         raise NotFoundError(f"there is no lab {name!r}", hint="run: vdc lab up", code="lab-not-found")
-    return make_plan(name, record.hosts, settings.state_root), record
+    return make_plan(name, record.hosts, settings.state_root, witness=record.witness), record
 
 
 def widest_plan(name: str, settings: Settings) -> LabPlan:
     """Everything that a lab of this name could consist of, however many hosts it had."""
-    return make_plan(name, MAX_HOSTS, settings.state_root)
+    return make_plan(name, MAX_HOSTS, settings.state_root, witness=True)
 
 
 def owned_namespaces(name: str, settings: Settings) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def lab_status(name: str, settings: Settings) -> LabStatus:
         left = owned_namespaces(name, settings)
         problems = tuple(f"namespace {namespace} is left over" for namespace in left)
         return LabStatus(name=name, state=LabState.BROKEN if left else LabState.DOWN, problems=problems)
-    plan = make_plan(name, record.hosts, settings.state_root)
+    plan = make_plan(name, record.hosts, settings.state_root, witness=record.witness)
     problems = network.missing_parts(plan)
     hosts = () if problems else tuple(host_status(plan, host) for host in plan.hosts)
     silent = [host.name for host in hosts if host.agent_pid is None and host.state is not HostState.OFF]
@@ -79,6 +79,7 @@ def host_status(plan: LabPlan, host: HostPlan) -> HostStatus:
     etcd = sorted((process.start_time, process.pid) for process in processes if process.comm == "etcd")
     return HostStatus(
         name=host.name,
+        role="witness" if host.is_witness else "host",
         namespace=host.namespace,
         state=_state(wires, faults.is_paused(processes)),
         agent_pid=agent.pid if agent and is_running(agent) else None,

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from vdc.model.base import Record
 from vdc.model.ids import DnsLabel
+from vdc.model.maintenance import Move
 from vdc.model.manifest import EndophyteManifest
 
 
@@ -60,6 +61,8 @@ class Endophyte(Record):
     restarts: int = 0  # `vdc restart` raises it: a primary started under a smaller number is power-cycled
     force_off: bool = False  # end the guest at once instead of asking it to shut down
     deleting: bool = False
+    move: Move | None = None  # where it shall run instead, by `vdc migrate` or a drain
+    move_problem: str = ""  # why the last move was given up
     image_digest: str
     nics: tuple[Nic, ...]
     created_at: str
@@ -79,6 +82,12 @@ class Endophyte(Record):
             and self.run is RunState.RUNNING
             and not self.deleting
         )
+
+    @property
+    def wants_secondary(self) -> bool:
+        """Whether a second copy is wanted now: for protection, or only for the time of a move."""
+        is_moving = self.move is not None and self.run is RunState.RUNNING and not self.deleting
+        return self.wants_protection or is_moving
 
 
 class CopyRole(StrEnum):
@@ -123,6 +132,15 @@ class MachineFacts(Record):
     qemu_version: str
     disk_sizes_bytes: tuple[int, ...]
     has_rewriter: bool = False  # promoted before: later filters go behind its rewriter
+    disk_bases: tuple[str, ...] = ()  # per disk: the base in the image store below it; empty: it stands alone
+
+
+class CopyProgress(Record):
+    """What is being copied to the secondary."""
+
+    what: str  # disk, memory
+    done_bytes: int
+    total_bytes: int  # may grow while the guest writes
 
 
 class Observed(Record):
@@ -144,6 +162,10 @@ class Observed(Record):
     listening_epoch: int = 0  # primary: its replication channels are open for this epoch
     machine: MachineFacts | None = None  # primary: what a secondary's QEMU has to be like
     incarnation: str = ""  # of the agent that wrote this
+    unreachable: tuple[str, ...] = ()  # primary: hosts that it cannot rely on over the replication network
+    copying: CopyProgress | None = None
+    older: tuple[str, ...] = ()  # primary: the older copies since which it has recorded all its writes
+    resumes: str = ""  # secondary: the older copy (one of the primary's `older`) that its disks are
 
 
 class CopyStatus(Record):
@@ -154,6 +176,7 @@ class CopyStatus(Record):
     qemu: str = ""
     stage: str = ""
     progress: float | None = None
+    copying: CopyProgress | None = None
 
 
 class EndophyteStatus(Record):
@@ -169,3 +192,6 @@ class EndophyteStatus(Record):
     mac: str
     checkpoints: CheckpointFigures
     sentence: str
+    moving_to: str | None = None
+    move_problem: str = ""  # why the last move was given up
+    unprotectedSince: str | None = None  # noqa: N815 - the wire form; null in lockstep or where none is wanted

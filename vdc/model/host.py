@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import Field
 
 from vdc.model.base import Record
 from vdc.model.ids import DnsLabel
+from vdc.model.maintenance import Maintenance
 
 
 class Accelerator(Record):
@@ -23,10 +26,18 @@ class QemuVersion(Record):
     reason: str = ""  # why not
 
 
+class HostRole(StrEnum):
+    """What a host is for."""
+
+    HOST = "host"  # runs guests
+    WITNESS = "witness"  # votes, and may lead; never runs a guest
+
+
 class Host(Record):
     """Inventory, addresses and capacity; liveness is a lease key beside it."""
 
     name: DnsLabel
+    role: HostRole = HostRole.HOST
     api_url: str
     management_address: str
     replication_address: str
@@ -47,6 +58,11 @@ class Host(Record):
     schedulable: bool = True
     started_at: str = ""
 
+    @property
+    def is_witness(self) -> bool:
+        """Whether it votes and runs no guests."""
+        return self.role is HostRole.WITNESS
+
 
 class NodeStatus(Record):
     """A host with what the cluster knows of it now; `vdc get nodes -o json`."""
@@ -57,3 +73,5 @@ class NodeStatus(Record):
     etcd: str  # leader, member, external, unreachable
     endophytes: tuple[str, ...]
     memory_reserved_bytes: int
+    maintenance: Maintenance | None = None  # it is drained
+    is_empty: bool = False  # drained, and nothing is left that has to leave

@@ -84,6 +84,7 @@ def _sentence(row: Row, snapshot: Snapshot) -> str:
     pair = snapshot.pair
     return row.sentence.format(
         me=snapshot.me,
+        name=pair.name if pair else "",
         epoch=pair.epoch if pair else "?",
         primary=pair.primary if pair else "nobody",
         secondary=(pair.secondary if pair else None) or "nobody",

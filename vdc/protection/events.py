@@ -42,6 +42,7 @@ class Event(StrEnum):
     PEER_COPY_DEAD = "peer_copy_dead"
     PEER_LOST = "peer_lost"
     PEER_LOST_LATER = "peer_lost_later"
+    PEER_LOST_UNDECIDED = "peer_lost_undecided"
     PEER_SILENT_LONG = "peer_silent_long"
     STORE_SILENT = "store_silent"
     CUT_OFF = "cut_off"
@@ -155,6 +156,7 @@ PREDICATES: Mapping[Event, Callable[[Snapshot], bool]] = {
     Event.PEER_COPY_DEAD: lambda s: s.peer.copy_dead,
     Event.PEER_LOST: _peer_lost,
     Event.PEER_LOST_LATER: _peer_lost_later,
+    Event.PEER_LOST_UNDECIDED: lambda s: s.is_store_silent and s.is_peer_silent,
     Event.PEER_SILENT_LONG: lambda s: (
         min(s.peer.management_silent_ms, s.peer.replication_silent_ms) > s.limits.isolated_pause_ms
     ),

@@ -29,6 +29,8 @@ def check_transition(before: Pair | None, after: Pair) -> None:
         return
     if (before.name, before.uid) != (after.name, after.uid):
         raise BugError("a pair never changes its identity")
+    if after.lineage < before.lineage:
+        raise BugError(f"I2: {after.name} went from lineage {before.lineage} to {after.lineage}")
     moved = before.hosts != after.hosts
     if after.epoch != before.epoch + (1 if moved else 0):
         raise BugError(f"I2: {after.name} went from epoch {before.epoch} to {after.epoch}")

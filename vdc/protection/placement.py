@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from vdc.model.endophyte import Endophyte
@@ -56,6 +56,8 @@ class Occupancy:
 
 def why_not(endophyte: Endophyte, host: Host, occupancy: Occupancy, need_bytes: int) -> str:
     """The reason why `host` cannot take a copy that needs `need_bytes`; empty where it can."""
+    if host.is_witness:
+        return "is a witness"
     if not host.schedulable:
         return "is drained"
     for key, value in endophyte.manifest.spec.placement.node_selector.items():
@@ -73,6 +75,8 @@ def why_not(endophyte: Endophyte, host: Host, occupancy: Occupancy, need_bytes: 
 
 def why_not_a_pair(primary: Host, secondary: Host) -> str:
     """The reason why two hosts cannot be in lockstep with each other; empty where they can."""
+    if secondary.is_witness:
+        return "is a witness"
     for host in (primary, secondary):
         if not host.qemu.lockstep:
             return (
@@ -120,8 +124,15 @@ def choose_secondary(
     occupancy: Occupancy,
     *,
     avoid: frozenset[str] = frozenset(),
+    unreachable: frozenset[str] = frozenset(),
+    busy: frozenset[str] = frozenset(),
+    older: Collection[str] = (),
 ) -> str:
-    """The best host for lockstep with the pair's primary: spares in their order, then by room; `avoid` are backing off.
+    """The best host for lockstep with the pair's primary: spares in their order, then by room.
+
+    `avoid` are backing off. `busy` come last, and `older` (hosts that keep an older copy) before the spares.
+
+    `unreachable`: hosts that the primary's agent cannot rely on over the replication network.
 
     Raises RefusedError (`no-host`) with each host's reason.
     """
@@ -132,10 +143,16 @@ def choose_secondary(
     reasons: dict[str, str] = {}
     others = _roomiest_first((h for h in by_name.values() if h.name != pair.primary), occupancy)
     rank = {name: place for place, name in enumerate(pair.spares)}
-    for host in sorted(others, key=lambda h: rank.get(h.name, len(rank))):
+
+    def order(host: Host) -> tuple[bool, bool, int]:
+        return (host.name in busy, host.name not in older, rank.get(host.name, len(rank)))
+
+    for host in sorted(others, key=order):
         reason = why_not_a_pair(primary, host) or why_not(
             endophyte, host, occupancy, secondary_cost_bytes(endophyte)
         )
+        if not reason and host.name in unreachable:
+            reason = f"and {primary.name} do not hear each other steadily over the replication network"
         if not reason and host.name in avoid:
             reason = "failed a moment ago and is left alone for a while"
         if not reason:

@@ -97,7 +97,7 @@ class Snapshot:
     @property
     def is_protection_wanted(self) -> bool:
         """Whether a secondary should exist."""
-        return self.endophyte is not None and self.endophyte.wants_protection and not self.is_stop_wanted
+        return self.endophyte is not None and self.endophyte.wants_secondary and not self.is_stop_wanted
 
     @property
     def is_in_sync(self) -> bool:

@@ -17,6 +17,7 @@ from vdc.model.endophyte import (
     RunState,
 )
 from vdc.model.pair import Pair, SyncState
+from vdc.model.units import format_size
 
 STOPPED_BY_DISK = "io-error"  # QEMU's word for a guest that stands still until its disk takes what it refused
 _UP = (
@@ -31,13 +32,23 @@ def endophyte_status(
     copies: Iterable[Observed],
     alive: frozenset[str],
     problem: str = "",
+    *,
+    known: frozenset[str] | None = None,
 ) -> EndophyteStatus:
-    """Derive phase, protection and the sentence. `problem` is why the leader could not place it."""
+    """Derive phase, protection and the sentence. `problem` is why the leader could not place it.
+
+    `known` are the hosts that have not been removed: a VM whose primary's host is none of them is lost.
+    """
     by_host = {copy.host: copy for copy in copies if copy.uid == endophyte.uid}
     primary = by_host.get(pair.primary) if pair else None
+    is_lost = pair is not None and known is not None and pair.primary not in known
     phase = _phase(endophyte, pair, primary, alive)
+    if is_lost and phase is Phase.UNKNOWN:
+        phase = Phase.FAILED
     protection = _protection(endophyte, pair, by_host, phase)
     return EndophyteStatus(
+        moving_to=endophyte.move.to if endophyte.move else None,
+        move_problem=endophyte.move_problem,
         phase=phase,
         protection=protection,
         epoch=pair.epoch if pair else 0,
@@ -49,7 +60,10 @@ def endophyte_status(
         addresses=tuple(nic.address for nic in endophyte.nics),
         mac=endophyte.nics[0].mac if endophyte.nics else "",
         checkpoints=primary.checkpoints if primary else CheckpointFigures(),
-        sentence=_sentence(pair, by_host, phase, protection, problem),
+        sentence=f"lost with its host {pair.primary}, which was removed; it can be deleted"
+        if is_lost and pair is not None
+        else _sentence(pair, by_host, phase, protection, problem),
+        unprotectedSince=_unprotected_since(endophyte, pair),
     )
 
 
@@ -90,14 +104,22 @@ def _protection(
     return Protection.NONE
 
 
+def _unprotected_since(endophyte: Endophyte, pair: Pair | None) -> str | None:
+    """As long as protection is wanted and the record trusts no secondary."""
+    if pair is None or not endophyte.wants_protection or pair.sync is SyncState.IN_SYNC:
+        return None
+    return pair.unprotected_since or None
+
+
 def _copy_status(host: str, observed: Observed | None, alive: frozenset[str]) -> CopyStatus:
     if observed is None:
         return CopyStatus(host=host, stage="unknown" if host not in alive else "absent")
     if host not in alive:
         return CopyStatus(host=host, stage="unknown", qemu="unknown")
     return CopyStatus(
-        host=host, pid=observed.pid, qemu=observed.qemu, stage=observed.stage, progress=observed.progress
-    )
+        host=host, pid=observed.pid, qemu=observed.qemu, stage=observed.stage, progress=observed.progress,
+        copying=observed.copying,
+    )  # fmt: skip
 
 
 def _sentence(
@@ -107,15 +129,27 @@ def _sentence(
         words = {Phase.STOPPED: "stopped", Phase.DELETING: "being deleted"}
         return problem or words.get(phase, "waits to be placed")
     if phase is Phase.UNKNOWN:
-        return f"host {pair.primary} does not answer; it is not known whether the guest runs"
+        return _unknown_sentence(pair, by_host)
     primary = by_host.get(pair.primary)
     if protection is Protection.LOCKSTEP:
         spares = f"; spare {', '.join(pair.spares)}" if pair.spares else "; no spare"
         return f"primary on {pair.primary} in lockstep with {pair.secondary}{spares}"
     sentence = primary.sentence if primary else f"waits for {pair.primary}"
+    if primary and primary.copying:
+        copying = primary.copying
+        done, total = format_size(copying.done_bytes), format_size(copying.total_bytes)
+        sentence = f"{sentence}: {copying.what} {done} of {total}"
     error = next((copy.error for copy in by_host.values() if copy.error and copy.host in pair.hosts), "")
     if error:
         sentence = f"{sentence}: {error}"
     if protection is Protection.DEGRADED and pair.secondary is None and problem:
         sentence = f"{sentence}; {problem}"
     return sentence
+
+
+def _unknown_sentence(pair: Pair, by_host: Mapping[str, Observed]) -> str:
+    sentence = f"host {pair.primary} does not answer; it is not known whether the guest runs"
+    secondary = by_host.get(pair.secondary) if pair.secondary else None
+    if secondary is None or secondary.epoch != pair.epoch or pair.sync is not SyncState.IN_SYNC:
+        return sentence
+    return f"{sentence}; {secondary.host}: {secondary.sentence}"

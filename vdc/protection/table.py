@@ -185,6 +185,11 @@ TABLE: tuple[Row, ...] = (
     Row(S.S_LOCKSTEP, E.DISK_FAILED, A.NOTE, S.S_FAILED, "the disk on {me} failed; {primary} goes on alone"),
     Row(S.S_LOCKSTEP, E.PEER_COPY_DEAD, A.PROMOTE, S.P_PROMOTING, "{primary} says that its copy died; taking over"),
     Row(S.S_LOCKSTEP, E.QEMU_LEFT, A.PROMOTE, S.P_PROMOTING, "the primary on {primary} is gone; taking over"),
+    Row(
+        S.S_LOCKSTEP, E.PEER_LOST_UNDECIDED, A.PROMOTE, S.P_PROMOTING,
+        "{primary} does not answer, and a majority of the cluster is needed to decide; "
+        "vdc promote replica {name} --force after you made sure that {primary} is off",
+    ),
     Row(S.S_LOCKSTEP, E.PEER_LOST_LATER, A.PROMOTE, S.P_PROMOTING, "{primary} does not answer; taking over"),
     Row(S.S_LOCKSTEP, E.STALLED_LATER, A.PROMOTE, S.P_PROMOTING, "no checkpoint comes from {primary}; taking over"),
     Row(S.S_LOCKSTEP, E.GUEST_CRASHED, A.NOTE, S.S_FAILED, "the secondary's guest crashed; a fresh one is made"),

@@ -64,6 +64,10 @@ class EtcdStore:
         """Every member's address."""
         return self._endpoints.all
 
+    def use_only(self, endpoints: Sequence[str]) -> None:
+        """Ask these members alone from now on: the others keep an older lineage."""
+        self._endpoints.use_only(endpoints)
+
     async def get(
         self, key: str, *, at_revision: int = 0, deadline_s: float = DEFAULT_DEADLINE_S
     ) -> KeyValue | None:

@@ -46,6 +46,24 @@ class EtcdAdmin:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
+    async def voters(self, *, deadline_s: float = 1.0) -> tuple[MemberStatus, ...]:
+        """How every member that counts for a majority is doing; those that were given up are left out.
+
+        Where nobody tells the membership, every endpoint counts.
+        """
+        found = await self.status(deadline_s=deadline_s)
+        try:
+            members = await self.members(deadline_s=deadline_s)
+        except StoreUnavailableError:
+            return found
+        known = {url: member for member in members for url in member.client_urls}
+        absent = [m for m in members if not m.client_urls]  # added, and never started
+        return (
+            *(one for one in found if one.endpoint in known),
+            *(MemberStatus(m.peer_urls[0] if m.peer_urls else "?", is_healthy=False, member_id=m.member_id,
+                           error="it was added and has not started yet") for m in absent),
+        )  # fmt: skip
+
     async def status(self, *, deadline_s: float = 1.0) -> tuple[MemberStatus, ...]:
         """Ask every member at once; one that does not answer is not healthy and says why."""
         endpoints = self._gateway.endpoints.all

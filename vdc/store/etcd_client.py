@@ -45,6 +45,12 @@ class Endpoints:
         """Every endpoint, as given."""
         return self._addresses
 
+    def use_only(self, addresses: Sequence[str]) -> None:
+        """From now on ask these alone."""
+        if not addresses:
+            raise ValueError("an etcd client needs at least one endpoint")
+        self._addresses = tuple(address.rstrip("/") for address in addresses)
+
     def in_order(self) -> tuple[str, ...]:
         """Every endpoint, the best first."""
         now = self._clock()

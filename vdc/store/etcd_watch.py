@@ -30,8 +30,8 @@ class WatchTimings:
     """Seconds. A member that is silent for `silence_s` gets `probe_s` to answer anything at all."""
 
     connect_s: float = 2.0
-    silence_s: float = 3.0
-    probe_s: float = 1.0
+    silence_s: float = 1.0
+    probe_s: float = 0.5
     first_pause_s: float = 0.05
     longest_pause_s: float = 1.0
 

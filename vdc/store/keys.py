@@ -14,7 +14,9 @@ IMAGE_NAMES = ROOT + "image-names/"
 ADDRESSES = ROOT + "addresses/"
 SLOTS = ROOT + "slots/"
 EVENTS = ROOT + "events/"
+MAINTENANCE = ROOT + "maintenance/"
 LEADER = ROOT + "leader"
+LINEAGE = ROOT + "lineage"
 
 
 def host(name: str) -> str:
@@ -25,6 +27,11 @@ def host(name: str) -> str:
 def liveness(name: str) -> str:
     """Lease key that exists while the host's agent lives."""
     return LIVENESS + name
+
+
+def maintenance(host_name: str) -> str:
+    """The wish that a host be drained."""
+    return MAINTENANCE + host_name
 
 
 def endophyte(name: str) -> str:

@@ -19,10 +19,19 @@ from vdc.model.base import Record
 from vdc.model.endophyte import Endophyte, Observed
 from vdc.model.host import Host
 from vdc.model.image import ImageEntry
+from vdc.model.lineage import Lineage
+from vdc.model.maintenance import Maintenance
 from vdc.model.network import Network
 from vdc.model.pair import Pair
 from vdc.store import keys
-from vdc.store.protocol import Change, ChangeKind, KeyValue, StateStore, StoreUnavailableError
+from vdc.store.protocol import (
+    Change,
+    ChangeKind,
+    KeyValue,
+    Listing,
+    StateStore,
+    StoreUnavailableError,
+)
 
 T = TypeVar("T", bound=Record)
 FULL_READ_EVERY_S = 60.0
@@ -44,6 +53,7 @@ _PARSED: dict[str, type[Record]] = {
     keys.OBSERVED: Observed,
     keys.NETWORKS: Network,
     keys.IMAGES: ImageEntry,
+    keys.MAINTENANCE: Maintenance,
 }
 _PLAIN = (keys.LIVENESS, keys.IMAGE_NAMES, keys.LEADER)
 
@@ -59,9 +69,15 @@ class Mirror:
         self._listeners: list[Listener] = []
         self._tables: dict[str, dict[str, Versioned[Record]]] = {prefix: {} for prefix in _PARSED}
         self._texts: dict[str, dict[str, str]] = {prefix: {} for prefix in _PLAIN}
+        self._hosts: dict[str, Versioned[Host]] | None = None  # as shown; made when asked for
         self.revision = 0
         self.synced = asyncio.Event()
         self.unreadable: set[str] = set()  # keys whose value is there and cannot be parsed
+        self.lineage = Lineage()
+        self.silent: frozenset[str] = frozenset()  # not heard while the store is lost: its leases say nothing
+        self.unstored: dict[str, Observed] = {}  # what this process could not store yet, by "NAME/HOST"
+        self._least_lineage = 0
+        self._following: asyncio.Timeout | None = None
 
     # ---- what is known
 
@@ -70,8 +86,26 @@ class Mirror:
 
     @property
     def hosts(self) -> dict[str, Versioned[Host]]:
-        """Inventory by host name."""
-        return self._table(keys.HOSTS, Host)
+        """Inventory by host name; a drained host is shown as not schedulable."""
+        if self._hosts is None:
+            self._hosts = {
+                name: Versioned(found.value.with_(schedulable=False), found.revision)
+                if name in self.drained
+                else found
+                for name, found in self._table(keys.HOSTS, Host).items()
+            }
+        return self._hosts
+
+    @property
+    def maintenance(self) -> dict[str, Versioned[Maintenance]]:
+        """Wishes to drain, by host name."""
+        return self._table(keys.MAINTENANCE, Maintenance)
+
+    @property
+    def drained(self) -> frozenset[str]:
+        """Hosts that are drained; one whose wish cannot be read counts."""
+        unreadable = {key for key in self.unreadable if key.startswith(keys.MAINTENANCE)}
+        return frozenset({*self.maintenance, *(keys.last_part(key) for key in unreadable)})
 
     @property
     def endophytes(self) -> dict[str, Versioned[Endophyte]]:
@@ -101,7 +135,7 @@ class Mirror:
     @property
     def alive(self) -> frozenset[str]:
         """Hosts whose agent renews its lease."""
-        return frozenset(self._texts[keys.LIVENESS])
+        return frozenset(self._texts[keys.LIVENESS]) - self.silent
 
     @property
     def leader(self) -> str | None:
@@ -111,12 +145,13 @@ class Mirror:
     def observed(self, name: str, host: str) -> Observed | None:
         """What `host` says of its copy of `name`."""
         found = self._table(keys.OBSERVED, Observed).get(f"{name}/{host}")
-        return found.value if found else None
+        return self.unstored.get(f"{name}/{host}") or (found.value if found else None)
 
     def copies(self, name: str) -> tuple[Observed, ...]:
         """What all hosts say of their copies of `name`."""
-        table = self._table(keys.OBSERVED, Observed)
-        return tuple(entry.value for key, entry in table.items() if key.startswith(f"{name}/"))
+        stored = {key: entry.value for key, entry in self._table(keys.OBSERVED, Observed).items()}
+        shown = stored | self.unstored
+        return tuple(value for key, value in shown.items() if key.startswith(f"{name}/"))
 
     def pair(self, name: str) -> Pair | None:
         """The arbitration record, if there is one."""
@@ -153,16 +188,29 @@ class Mirror:
             except StoreUnavailableError:
                 await asyncio.sleep(RETRY_S)
 
+    def require_lineage(self, number: int) -> None:
+        """Take nothing older from now on, and read everything again: the history that was followed is cut."""
+        self._least_lineage = max(self._least_lineage, number)
+        if self._following is not None:
+            with suppress(RuntimeError):  # its time was up by itself
+                self._following.reschedule(asyncio.get_running_loop().time())
+
     async def read_all(self) -> None:
         """Replace the whole copy by one consistent listing."""
         listing = await self._store.list(keys.ROOT)
-        if listing.revision < self.revision:
+        lineage = _lineage_in(listing)
+        if lineage.number < max(self.lineage.number, self._least_lineage):
+            raise StoreUnavailableError(
+                f"this member keeps lineage {lineage.number}, a newer one is in force"
+            )
+        is_same = lineage.number == self.lineage.number
+        if is_same and listing.revision < self.revision:
             return
         ahead = [  # shown early from this process's own commits, after the listing was made
             (table, name, entry)
             for table in self._tables.values()
             for name, entry in table.items()
-            if entry.revision > listing.revision
+            if is_same and entry.revision > listing.revision
         ]
         for records in self._tables.values():
             records.clear()
@@ -173,6 +221,7 @@ class Mirror:
             self._take(item)
         for table, name, entry in ahead:
             table[name] = entry
+        self.lineage = lineage
         self.revision = listing.revision
         self.synced.set()
         self._notify("")
@@ -180,7 +229,7 @@ class Mirror:
     async def _follow(self) -> None:
         watch = self._store.watch(keys.ROOT, from_revision=self.revision + 1)
         with suppress(TimeoutError):
-            async with asyncio.timeout(FULL_READ_EVERY_S), aclosing(watch) as changes:
+            async with asyncio.timeout(FULL_READ_EVERY_S) as self._following, aclosing(watch) as changes:
                 async for change in changes:
                     if change.kind is ChangeKind.RESYNC:
                         return
@@ -206,6 +255,11 @@ class Mirror:
         """Take over one change that the watch reports."""
         if change.item is None or change.revision < self.revision:
             return
+        if change.item.key == keys.LINEAGE and change.kind is ChangeKind.PUT:
+            newer = _lineage_of(change.item).number
+            if newer > self.lineage.number:  # what came before may be of another history
+                self.require_lineage(newer)
+                return
         self.revision = change.revision
         if change.kind is ChangeKind.PUT:
             self._take(change.item)
@@ -214,6 +268,9 @@ class Mirror:
         self._notify(change.item.key)
 
     def _take(self, item: KeyValue) -> None:
+        if item.key == keys.LINEAGE:
+            self.lineage = _lineage_of(item)
+            return
         for prefix, record_type in _PARSED.items():
             if item.key.startswith(prefix):
                 try:
@@ -241,5 +298,19 @@ class Mirror:
                 texts.pop(key.removeprefix(prefix), None)
 
     def _notify(self, key: str) -> None:
+        if not key or key.startswith((keys.HOSTS, keys.MAINTENANCE)):
+            self._hosts = None
         for listener in tuple(self._listeners):
             listener(key)
+
+
+def _lineage_in(listing: Listing) -> Lineage:
+    return next((_lineage_of(item) for item in listing.items if item.key == keys.LINEAGE), Lineage())
+
+
+def _lineage_of(item: KeyValue) -> Lineage:
+    """Raises StoreUnavailableError for a record that makes no sense: nobody may guess at it."""
+    try:
+        return Lineage.from_json(item.value)
+    except ValidationError as error:
+        raise StoreUnavailableError(f"{item.key} cannot be read") from error

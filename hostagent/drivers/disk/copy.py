@@ -4,6 +4,8 @@ Invariants (I7, docs/failover.md):
 - The record beside the files says whose copy it is (uid), under which epoch it was written and whether it is
   clean. It is on disk (fsync) before anything that depends on it begins.
 - A dirty copy is never booted, only thrown away and filled again.
+- An older copy is never booted either. It is a complete disk as of its epoch, kept so that a later resync need
+  bring only what was written since; with the first byte of that it is dirty.
 - `heads` are the files that a cold start opens. A promoted secondary's heads are its active layers until QEMU
   has written them back (`settled`), then its parents.
 
@@ -38,6 +40,7 @@ class CopyState(StrEnum):
     CLEAN = "clean"  # a complete disk of the VM as of its epoch
     DIRTY = "dirty"  # being filled, or abandoned while it was
     UNSETTLED = "unsettled"  # promoted: complete, but spread over its layers
+    OLDER = "older"  # a complete disk once; others have written since
 
 
 class CopyRecord(Record):
@@ -90,15 +93,55 @@ class DiskSet:
                 raise ValueError("a disk needs a base or a size")
         return await self._store(CopyRecord(uid=uid, epoch=epoch, state=CopyState.CLEAN, heads=heads))
 
-    async def create_secondary(self, uid: str, epoch: int, sizes_bytes: Sequence[int]) -> CopyRecord:
-        """Make empty layers for a secondary, replacing whatever is there; dirty until `in_sync`."""
+    async def create_secondary(
+        self, uid: str, epoch: int, sizes_bytes: Sequence[int], bases: Sequence[DiskSource | None] = ()
+    ) -> CopyRecord:
+        """Make empty layers for a secondary, replacing whatever is there; dirty until `in_sync`.
+
+        Where `bases` names a base of the image store, its content need not be copied: it is below the parent.
+        """
         record = await self._begin(uid, epoch)
         for i, size_bytes in enumerate(sizes_bytes):
-            spec = names(i)
-            await self._tool.create(spec.parent, size_bytes)
-            await self._tool.create_layer(spec.hidden, spec.parent)
-            await self._tool.create_layer(spec.active, spec.hidden)
+            spec, base = names(i), bases[i] if i < len(bases) else None
+            if base is not None and base.base is not None:
+                await self._tool.create_overlay(
+                    spec.parent, base.base, base_format=base.base_format, size_bytes=size_bytes
+                )
+            else:
+                await self._tool.create(spec.parent, size_bytes)
+            await self._create_layers(i)
         return record
+
+    async def reuse_older(self, epoch: int) -> CopyRecord:
+        """Fresh layers over the parents of an older copy, which is dirty from here on until `in_sync`."""
+        older = await self._present()
+        record = await self._store(older.with_(epoch=epoch, state=CopyState.DIRTY, heads=()))
+        for i in range(len(older.heads)):
+            await self._create_layers(i)
+        return record
+
+    async def keep_older(self) -> CopyRecord:
+        """What this secondary was is now an older copy. Its QEMU has written everything out and has ended.
+
+        Raises ConflictError or DiskToolError where the parents are not a sound disk.
+        """
+        record = await self._present()
+        if record.state is not CopyState.CLEAN or any(
+            head != names(i).parent for i, head in enumerate(record.heads)
+        ):
+            raise ConflictError(f"a copy that is {record.state} cannot be kept", code="disk-not-clean")
+        for head in record.heads:
+            await self._tool.check(head)
+        record = await self._change(state=CopyState.OLDER)
+        for i in range(len(record.heads)):
+            for name in (names(i).active, names(i).hidden):
+                (self._folder / name).unlink(missing_ok=True)
+        return record
+
+    async def _create_layers(self, disk: int) -> None:
+        spec = names(disk)
+        await self._tool.create_layer(spec.hidden, spec.parent)
+        await self._tool.create_layer(spec.active, spec.hidden)
 
     async def in_sync(self, count: int) -> CopyRecord:
         """The parents hold everything that the primary wrote: a cold start could use them."""
@@ -136,6 +179,8 @@ class DiskSet:
         record = await self._present()
         if record.uid != uid:
             raise ConflictError("the disks here belong to an earlier VM of this name", code="disk-other-uid")
+        if record.state is CopyState.OLDER:
+            raise ConflictError("the copy of the disks here is not the newest", code="disk-older")
         if record.state is CopyState.DIRTY:
             raise ConflictError("the copy of the disks here is incomplete", code="disk-dirty")
         if record.state is CopyState.UNSETTLED:
@@ -149,6 +194,11 @@ class DiskSet:
         """Virtual sizes of the disks in bytes; a secondary's have to be the same."""
         record = await self._present()
         return tuple([(await self._tool.info(head)).virtual_bytes for head in record.heads])
+
+    async def bases(self) -> tuple[str, ...]:
+        """Per disk, the base in the image store that it is an overlay of; empty where it stands alone."""
+        record = await self._present()
+        return tuple([await self._tool.base_of(head) for head in record.heads])
 
     async def remove(self) -> None:
         """Delete the record first and the files after it; harmless where there is nothing."""
@@ -209,6 +259,20 @@ def disk_specs(record: CopyRecord, count: int | None = None) -> tuple[DiskSpec, 
             )
         )
     return tuple(specs)
+
+
+def older_copy(folder: Path) -> CopyRecord | None:
+    """The record of an older copy; None where there is anything else. Never raises."""
+    try:
+        record = _read_record(folder / RECORD_FILE)
+    except (ConflictError, OSError):
+        return None
+    return record if record is not None and record.state is CopyState.OLDER else None
+
+
+def older_files(record: CopyRecord) -> frozenset[str]:
+    """What has to stay of a folder for an older copy."""
+    return frozenset({RECORD_FILE, *record.heads})
 
 
 def _read_record(path: Path) -> CopyRecord | None:

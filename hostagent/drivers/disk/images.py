@@ -7,17 +7,18 @@ anything outside itself is refused by `require_self_contained`.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostagent.drivers.process.tool import run_tool
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import IMAGE_DIR, VM_DIR
 from vdc.model.errors import RefusedError, UnavailableError
 
 _QUICK_S = 30.0
+_MAX_LAYERS = 4
 _IMAGES_DIFFER = 1  # exit status of `qemu-img compare`
 _MISMATCH = re.compile(r"Content mismatch at offset (\d+)")
 
@@ -75,6 +76,21 @@ class QemuImg:
         """Read an image's header; works while QEMU has it open."""
         return _parse(await self._run("info", "-U", "-f", image_format, "--output=json", _own(name)))
 
+    async def base_of(self, name: str) -> str:
+        """The base in the image store below an image, through the layers of this folder; empty without one."""
+        for _ in range(_MAX_LAYERS):
+            below = (await self.info(name)).backing_file
+            if below is None:
+                return ""
+            if below.startswith(f"{IMAGE_DIR}/"):
+                return below.removeprefix(f"{IMAGE_DIR}/")
+            name = below.removeprefix(f"{VM_DIR}/")
+        raise DiskToolError(f"{name} has too many layers")
+
+    async def check(self, name: str, *, deadline_s: float = 120.0) -> None:
+        """Read all of a qcow2 image's own tables; raises DiskToolError where they contradict each other."""
+        await self._run("check", "-q", "-f", "qcow2", _own(name), deadline_s=deadline_s)
+
     async def base_info(self, base: str, *, image_format: str = "qcow2") -> ImageInfo:
         """As `info`, for a file of the image store."""
         path = f"{IMAGE_DIR}/{_relative(base)}"
@@ -97,22 +113,11 @@ class QemuImg:
             devices=(),
             has_network=False,
         )
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
         try:
-            async with asyncio.timeout(deadline_s):
-                output, complaint = await process.communicate()
-        except BaseException as error:
-            process.kill()
-            await process.wait()
-            if isinstance(error, TimeoutError):
-                raise DiskToolError(f"qemu-img {arguments[0]} did not end within {deadline_s:g} s") from error
-            raise
-        if process.returncode not in (0, also_accepted):
+            status, output, complaint = await run_tool(command, deadline_s=deadline_s)
+        except TimeoutError as error:
+            raise DiskToolError(f"qemu-img {arguments[0]} did not end within {deadline_s:g} s") from error
+        if status not in (0, also_accepted):
             lines = complaint.decode(errors="replace").strip().splitlines() or ["no message"]
             raise DiskToolError(f"qemu-img {arguments[0]}: {lines[-1]}")
         return output

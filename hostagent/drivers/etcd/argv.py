@@ -34,13 +34,20 @@ def client_urls(host: str, config: EmbeddedEtcd) -> tuple[str, ...]:
 
 
 def member_argv(
-    host: str, config: EmbeddedEtcd, data_dir: Path, *, is_rejoining: bool = False
+    host: str,
+    config: EmbeddedEtcd,
+    data_dir: Path,
+    *,
+    is_rejoining: bool = False,
+    initial_cluster: str = "",
+    is_alone: bool = False,
 ) -> tuple[str, ...]:
     """The member of `host`. The initial cluster and its state matter at the first start alone.
 
-    `is_rejoining`: the host was added to a cluster that exists, as a new member with empty data.
+    `is_rejoining`: the host was added to a cluster that exists, as a new member with empty data; then
+    `initial_cluster` is who is in it. `is_alone`: forget every other member and go on with the data.
     """
-    members = ",".join(f"{one}={peer_url(one, config)}" for one in sorted(config.members))
+    members = initial_cluster or ",".join(f"{one}={peer_url(one, config)}" for one in sorted(config.members))
     return (
         "etcd",
         *("--name", host),
@@ -59,6 +66,7 @@ def member_argv(
         *("--quota-backend-bytes", str(QUOTA_BYTES)),
         *("--snapshot-count", str(SNAPSHOT_ENTRIES)),
         *("--log-level", "info"),
+        *(("--force-new-cluster",) if is_alone else ()),
     )
 
 

@@ -13,7 +13,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd.argv import (
@@ -44,6 +47,7 @@ _LOG = logging.getLogger(__name__)
 _POLL_S = 0.05
 _MARK_POLL_S = 5.0
 _REJOIN_POLL_S = 0.5
+_SUSPEND_GRACE_S = 5.0
 _LOG_TAIL_BYTES = 64 << 10
 
 
@@ -67,6 +71,7 @@ class EmbeddedMember:
         self.mark_path = state_dir / "etcd-joined.json"
         self.pidfile = state_dir / "etcd.pid"
         self._runtime = runtime
+        self._exclusive = asyncio.Lock()
         self._process = Supervised(f"etcd member {host}", self._start, self.pidfile, backoff=backoff)
 
     @property
@@ -153,24 +158,57 @@ class EmbeddedMember:
         """Whether it has data of its own; then the initial cluster is of no concern to it."""
         return (self.data_dir / "member").exists()
 
-    async def rejoin(self, deadline_s: float = 20.0) -> None:
+    async def running(self, deadline_s: float = 10.0) -> None:
+        """Wait until `run` has taken the process over or started it; UnavailableError `etcd-not-running`."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._process.running()
+        except TimeoutError:
+            raise UnavailableError(
+                f"etcd member {self.host} does not start: {self._process.last_error}",
+                code="etcd-not-running", hint=f"see {self.log_path}",
+            ) from None  # fmt: skip
+
+    async def suspend(self) -> None:
+        """End the process for a moment, with its log written out; `run` would start it again at once."""
+        handle = self.handle
+        if handle is not None:
+            await handle.terminate(_SUSPEND_GRACE_S)
+
+    async def go_on_alone(self, look: Callable[[Path], None], deadline_s: float = 20.0) -> None:
+        """Make this member the only one of its cluster, with the data that it has: a majority was lost for good.
+
+        Only for a human to ask for: the others may have decided something that this one has not heard of.
+        `look` is given the data folder while nothing writes to it, and may raise; then nothing was changed.
+        Raises UnavailableError where the member does not serve in time. Repeatable.
+        """
+        async with self._exclusive:
+            await self.suspend()
+            look(self.data_dir)
+            await in_thread(self._write_mark, {"joined": True, "alone": True})
+        await self.wait_healthy(deadline_s)
+
+    async def rejoin(self, deadline_s: float = 20.0, *, replaces: str = "", discard: bool = False) -> None:
         """Replace this host's member by a new one with empty data; the next start of `run` joins.
 
-        For a member whose data is gone for good. The other members need a quorum without it. Raises
-        RefusedError where it has data, UnavailableError where the others do not do it in time. Repeatable.
+        For a member whose data is gone for good, or of an older lineage (`discard`: it is put aside), and for
+        a new host that takes the place of another (`replaces`: its name). The other members need a quorum
+        without it. Raises RefusedError where it has data, UnavailableError where the others do not do it in
+        time. Repeatable.
         """
-        if self.has_data:
+        if len(self.endpoints) == 1:
+            raise RefusedError("the only etcd member has nobody to rejoin", code="etcd-alone")
+        if self.has_data and not discard:
             raise RefusedError(
                 f"etcd member {self.host} has its data in {self.data_dir}", code="etcd-has-data"
             )
-        if len(self.endpoints) == 1:
-            raise RefusedError("the only etcd member has nobody to rejoin", code="etcd-alone")
         peer = peer_url(self.host, self.config)
         store = EtcdStore(self.endpoints[1:])
         try:
             async with asyncio.timeout(deadline_s):
                 while True:
-                    if await _replaced(store, self.host, peer):
+                    if await _replaced(store, {self.host, replaces} - {""}, peer):
+                        cluster = await _initial_cluster(store, self.host, peer)
                         break
                     await asyncio.sleep(_REJOIN_POLL_S)
         except TimeoutError:
@@ -181,15 +219,25 @@ class EmbeddedMember:
             ) from None
         finally:
             await store.close()
-        await in_thread(self._write_mark, {"joined": False, "rejoining": True})
+        if self.has_data:
+            await in_thread(_put_aside, self.data_dir)
+        await in_thread(self._write_mark, {"joined": False, "rejoining": True, "cluster": cluster})
 
     async def _start(self) -> ProcessHandle:
+        async with self._exclusive:  # not while somebody looks at the data
+            return await self._start_now()
+
+    async def _start_now(self) -> ProcessHandle:
         self.check_data()
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        is_rejoining = bool(self._mark().get("rejoining"))
+        mark = self._mark()
         seen_dir = self.data_dir if self._runtime is None else SANDBOX_DATA_DIR
-        argv = member_argv(self.host, self.config, seen_dir, is_rejoining=is_rejoining)
+        argv = member_argv(
+            self.host, self.config, seen_dir,
+            is_rejoining=bool(mark.get("rejoining")), initial_cluster=str(mark.get("cluster", "")),
+            is_alone=bool(mark.get("alone")),
+        )  # fmt: skip
         if self._runtime is None:
             return await spawn(
                 argv, pidfile=self.pidfile, log_path=self.log_path, tag="etcd", env=ENVIRONMENT
@@ -211,7 +259,7 @@ class EmbeddedMember:
                 _LOG.warning("%s", error)
             await asyncio.sleep(_MARK_POLL_S)
 
-    def _mark(self) -> dict[str, bool]:
+    def _mark(self) -> dict[str, Any]:
         try:
             found = json.loads(self.mark_path.read_text())
         except FileNotFoundError:
@@ -220,7 +268,7 @@ class EmbeddedMember:
             return {"joined": True}  # torn: the careful reading
         return found if isinstance(found, dict) else {"joined": True}
 
-    def _write_mark(self, mark: dict[str, bool]) -> None:
+    def _write_mark(self, mark: dict[str, Any]) -> None:
         if self._mark() != mark:
             write_atomically(self.mark_path, json.dumps(mark) + "\n")
 
@@ -265,11 +313,11 @@ async def _serves(store: EtcdStore) -> bool:
     return True
 
 
-async def _replaced(store: EtcdStore, host: str, peer: str) -> bool:
-    """Take one step; True when the cluster waits for a new member at `peer`."""
+async def _replaced(store: EtcdStore, names: set[str], peer: str) -> bool:
+    """Take one step; True when the cluster waits for a new member at `peer` instead of those with these names."""
     try:
         members = await store.admin.members()
-        old = [one for one in members if one.name == host or (peer in one.peer_urls and one.name)]
+        old = [one for one in members if one.name in names or (peer in one.peer_urls and one.name)]
         for one in old:
             await store.admin.remove_member(one.member_id)
         if old or not any(peer in one.peer_urls for one in members):
@@ -277,6 +325,21 @@ async def _replaced(store: EtcdStore, host: str, peer: str) -> bool:
     except StoreUnavailableError:
         return False  # the cluster is unsettled just after a change; asking again is safe
     return True
+
+
+async def _initial_cluster(store: EtcdStore, host: str, peer: str) -> str:
+    """All members as the cluster has them, in the form that etcd wants from one that joins."""
+    members = await store.admin.members()
+    return ",".join(
+        f"{host if peer in one.peer_urls else one.name}={url}" for one in members for url in one.peer_urls
+    )
+
+
+def _put_aside(data_dir: Path) -> None:
+    """Keep the data of a history that was cut, once: somebody may want to look at it."""
+    aside = data_dir.with_name(data_dir.name + ".old")
+    shutil.rmtree(aside, ignore_errors=True)
+    data_dir.rename(aside)
 
 
 def last_complaint(log: str) -> str:

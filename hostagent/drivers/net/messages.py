@@ -135,6 +135,17 @@ def leave_bridge(ifname: str) -> Request:
     return Request(f"take {ifname} out of the bridge", RTM_NEWLINK, 0, message, _GONE)
 
 
+def lock_port(ifname: str, *, is_locked: bool) -> Request:
+    """Whether the bridge drops what comes from this port. No error where the kernel is older than 5.18 (EINVAL)."""
+    info = [
+        ("IFLA_INFO_SLAVE_KIND", "bridge"),
+        ("IFLA_INFO_SLAVE_DATA", {"attrs": [("IFLA_BRPORT_LOCKED", int(is_locked))]}),
+    ]
+    message = _link_message(0, ifname, [("IFLA_LINKINFO", {"attrs": info})])
+    tolerate = frozenset({errno.EOPNOTSUPP, errno.EINVAL})
+    return Request(f"{'lock' if is_locked else 'unlock'} {ifname}", RTM_NEWLINK, 0, message, tolerate)
+
+
 def delete_link(index: int, ifname: str) -> Request:
     """Delete by index, so that nothing of the same name is hit by mistake."""
     return Request(f"delete {ifname}", RTM_DELLINK, 0, _link_message(index, "", []), _GONE)

@@ -22,6 +22,7 @@ from typing import TypeVar
 from hostagent.drivers.net import messages, names, ports, segment
 from hostagent.drivers.net.errors import KernelRefusedError
 from hostagent.drivers.net.netlink import Netlink
+from hostagent.drivers.net.nudge import Nudger
 from hostagent.drivers.net.placement import plan_placements
 from hostagent.drivers.net.ports import Port, PortState
 from hostagent.drivers.net.segment import Segment
@@ -51,6 +52,7 @@ class OverlayNetwork:
         self._bridge = 0  # interface indexes; 0: not looked up yet
         self._vxlan = 0
         self._taps: dict[str, int] = {}
+        self._nudger: Nudger | None = None
 
     @property
     def bridge(self) -> str:
@@ -64,6 +66,8 @@ class OverlayNetwork:
 
     async def close(self) -> None:
         """Release the socket; everything in the kernel stays as it is."""
+        if self._nudger is not None:
+            self._nudger.close()
         if self._owns_netlink:
             await self._netlink.close()
 
@@ -115,9 +119,23 @@ class OverlayNetwork:
         """Promotion: let (tap, MAC) speak. One `sendmsg`; the taps have been attached before."""
         await self._netlink.run("go live", lambda: self._join(members))
 
+    async def go_listen(self, *ifnames: str) -> None:
+        """Before a planned promotion: let taps receive from the bridge while what they send is dropped."""
+
+        def job() -> None:
+            self._netlink.batch_now(ports.listen_requests(self._indexes()[0], ifnames))
+
+        await self._netlink.run("go listen", lambda: self._with_fresh_indexes(job))
+
     async def go_silent(self, *ifnames: str) -> None:
         """Fencing: take taps out of the bridge. A tap that does not exist is silent."""
         await self._netlink.run("go silent", lambda: self._netlink.batch_now(ports.silence_requests(ifnames)))
+
+    def nudge(self, *ifnames: str) -> None:
+        """A guest ran on: let QEMU's rewriter hand on what it put aside meanwhile (nudge.py)."""
+        if self._nudger is None:
+            self._nudger = Nudger()
+        self._nudger.nudge(ifnames)
 
     async def place(self, placements: Mapping[str, str | None]) -> None:
         """Write where MACs live: their host's endpoint, or None for this host. Others stay as they are."""

@@ -88,6 +88,19 @@ def join_requests(bridge: int, vxlan: int, ports: Sequence[tuple[str, int, str]]
         *(messages.place_mac(vxlan, mac, None) for _, _, mac in ports),
         *(messages.set_up(ifname, master=bridge, noarp=True) for ifname, _, _ in ports),
         *(messages.pin_mac(index, mac) for _, index, mac in ports),
+        *(messages.lock_port(ifname, is_locked=False) for ifname, _, _ in ports),
+    ]
+
+
+def listen_requests(bridge: int, ifnames: Sequence[str]) -> list[Request]:
+    """Let taps hear the bridge before they may speak there; what they send is dropped (and lockstep holds it back)."""
+    return [
+        request
+        for ifname in ifnames
+        for request in (
+            messages.set_up(ifname, master=bridge, noarp=True),
+            messages.lock_port(ifname, is_locked=True),
+        )
     ]
 
 

@@ -13,7 +13,13 @@ from pathlib import Path
 
 from hostagent.drivers.process.handle import ProcessHandle, watch_identity
 from hostagent.drivers.process.identity import ProcessIdentity
-from hostagent.drivers.process.pidfile import complete_record, read_pidfile, remove_pidfile, write_pidfile
+from hostagent.drivers.process.pidfile import (
+    complete_record,
+    kill_carriers,
+    read_pidfile,
+    remove_pidfile,
+    write_pidfile,
+)
 
 _MONITOR_GRACE_S = 1.0
 
@@ -34,6 +40,8 @@ async def adopt(pidfile: Path) -> ProcessHandle | None:
     if complete is None or program is None:
         if complete and complete.monitor:
             await _end_monitor(complete.monitor)
+        if record.identity is None:
+            await asyncio.to_thread(kill_carriers, record.token)  # of a sandbox that was never finished
         await asyncio.to_thread(remove_pidfile, pidfile, record.token)
         return None
     monitor = watch_identity(complete.monitor) if complete.monitor else None

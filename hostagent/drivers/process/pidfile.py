@@ -7,6 +7,10 @@ and the process is found by that token in /proc. So no crash leaves a running pr
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import time
 import uuid
 from pathlib import Path
 
@@ -18,12 +22,26 @@ from hostagent.drivers.process.identity import (
     boot_id,
     children_of,
     identity_of,
+    open_pidfd,
     pids_with_environment,
     stat_of,
 )
 from vdc.model.base import Record
 
 TOKEN_VARIABLE = "VDC_PROCESS_TOKEN"  # noqa: S105 - a name, not a secret
+OWNER_VARIABLE = "VDC_PROCESS_OWNER"  # in the environment of whatever an agent starts: its state folder
+_LOOK_AGAIN_S = 0.005
+_owner: list[str] = [""]  # one per program
+
+
+def own_processes(folder: Path) -> None:
+    """From here on, what this program starts is marked as belonging to the agent of this state folder."""
+    _owner[0] = str(folder)
+
+
+def owner() -> str:
+    """The mark; empty outside an agent."""
+    return _owner[0]
 
 
 class PidRecord(Record):
@@ -80,5 +98,30 @@ def complete_record(record: PidRecord) -> PidRecord | None:
     children = children_of(first.pid) if record.is_sandboxed else ()
     program = identity_of(children[0]) if children else None
     if program is None:
-        return record.with_(identity=first)
+        # Of a sandbox that was interrupted itself, a child may be left that waits for its parent for ever.
+        return None if record.is_sandboxed else record.with_(identity=first)
     return record.with_(identity=program, monitor=first)
+
+
+def kill_carriers(token: str, deadline_s: float = 0.0) -> None:
+    """SIGKILL every process that was started with this token, until `deadline_s` again and again while there is one.
+
+    Blocks; reads all of /proc.
+    """
+    end = time.monotonic() + deadline_s
+    while _kill_once(f"{TOKEN_VARIABLE}={token}") and time.monotonic() < end:
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def _kill_once(entry: str) -> int:
+    found = 0
+    for pid in pids_with_environment(entry):
+        identity = identity_of(pid)
+        pidfd = open_pidfd(identity) if identity else None
+        if pidfd is None:
+            continue
+        found += 1
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+    return found

@@ -27,15 +27,15 @@ from hostagent.drivers.process.handle import KILL_DEADLINE_S, ProcessHandle, Wat
 from hostagent.drivers.process.identity import (
     ProcessIdentity,
     boot_id,
-    identity_of,
-    open_pidfd,
-    pids_with_environment,
     stat_of,
 )
 from hostagent.drivers.process.pidfile import (
+    OWNER_VARIABLE,
     TOKEN_VARIABLE,
     PidRecord,
+    kill_carriers,
     new_record,
+    owner,
     remove_pidfile,
     write_pidfile,
 )
@@ -159,6 +159,7 @@ def _fork(request: _Request) -> Watched:
     environment = {
         **(os.environ if request.env is None else request.env),
         TOKEN_VARIABLE: request.record.token,
+        OWNER_VARIABLE: owner(),
     }
     try:
         with request.log_path.open("ab") as log:
@@ -213,13 +214,7 @@ def _kill_all(children: Sequence[Watched], token: str) -> None:
     for one in reversed(children):
         one.send(signal.SIGKILL)
     if len(children) == 1:
-        for pid in pids_with_environment(f"{TOKEN_VARIABLE}={token}"):
-            identity = identity_of(pid)
-            pidfd = open_pidfd(identity) if identity else None
-            if pidfd is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                os.close(pidfd)
+        kill_carriers(token)
 
 
 async def _all_ended(children: Sequence[Watched]) -> None:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from hostagent.drivers.process.tool import run_tool
 from hostagent.drivers.qemu.argv import BINARY
 from hostagent.drivers.qemu.commands import NEEDED_BLOCK_DRIVERS, NEEDED_OBJECTS, OLDEST_TRUSTED, Command
 from hostagent.drivers.qemu.sandbox import sandboxed
@@ -156,24 +157,11 @@ async def _run(
     # Unlike a guest's, this process has to end with its sandbox.
     command.insert(1, "--die-with-parent")
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        return await run_tool(command, deadline_s=deadline_s, stdin=stdin)
     except FileNotFoundError as error:
         raise UnavailableError("bwrap is not installed", code="qemu-not-runnable") from error
-    try:
-        async with asyncio.timeout(deadline_s):
-            output, complaint = await process.communicate(stdin)
-    except BaseException as error:
-        process.kill()
-        await process.wait()
-        if isinstance(error, TimeoutError):
-            raise UnavailableError(f"QEMU did not end within {deadline_s:g} s", code="qemu-silent") from error
-        raise
-    return process.returncode or 0, output, complaint
+    except TimeoutError as error:
+        raise UnavailableError(f"QEMU did not end within {deadline_s:g} s", code="qemu-silent") from error
 
 
 def _last_line(complaint: bytes) -> str:

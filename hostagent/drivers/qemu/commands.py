@@ -11,7 +11,7 @@ from typing import Final
 
 OLDEST_TRUSTED: Final = (11, 0)  # 10.1 and older lose the secondary or hang the primary in COLO
 NEEDED_OBJECTS: Final = frozenset(
-    {"filter-mirror", "filter-redirector", "filter-rewriter", "colo-compare", "iothread"}
+    {"filter-mirror", "filter-redirector", "filter-rewriter", "colo-compare", "filter-buffer", "iothread"}
 )
 NEEDED_BLOCK_DRIVERS: Final = frozenset({"quorum", "replication", "nbd", "qcow2"})
 
@@ -20,10 +20,13 @@ class Command(StrEnum):
     """The vocabulary of the choreography."""
 
     ANNOUNCE_SELF = "announce-self"
+    BLOCK_DIRTY_BITMAP_ADD = "block-dirty-bitmap-add"
+    BLOCK_DIRTY_BITMAP_REMOVE = "block-dirty-bitmap-remove"
     BLOCK_EXPORT_ADD = "block-export-add"
     BLOCK_EXPORT_DEL = "block-export-del"
     BLOCK_JOB_CANCEL = "block-job-cancel"
     BLOCKDEV_ADD = "blockdev-add"
+    BLOCKDEV_BACKUP = "blockdev-backup"
     BLOCKDEV_DEL = "blockdev-del"
     BLOCKDEV_MIRROR = "blockdev-mirror"
     CHARDEV_ADD = "chardev-add"
@@ -40,7 +43,9 @@ class Command(StrEnum):
     NBD_SERVER_STOP = "nbd-server-stop"
     OBJECT_ADD = "object-add"
     OBJECT_DEL = "object-del"
+    QOM_GET = "qom-get"
     QOM_LIST = "qom-list"
+    QOM_SET = "qom-set"
     QUERY_BLOCK_EXPORTS = "query-block-exports"
     QUERY_BLOCK_JOBS = "query-block-jobs"
     QUERY_CHARDEV = "query-chardev"

@@ -16,15 +16,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from hostagent.drivers.qemu import leaving, quorum
-from hostagent.drivers.qemu.argv import disk_node, netdev_id
+from hostagent.drivers.qemu.argv import netdev_id
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession
+from hostagent.drivers.qemu.resync import CopyFigures, DiskCopy, DiskCopyError, Figures
 from hostagent.drivers.qemu.steps import (
     MIGRATION_CAPABILITIES,
     Stopwatch,
@@ -35,6 +36,7 @@ from hostagent.drivers.qemu.steps import (
     until,
 )
 from vdc.model.errors import ConflictError, UnavailableError
+from vdc.model.step import Step
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +46,11 @@ _QUICK_POLL_S = 0.002  # while the guest stands still
 _SLOW_POLL_S = 0.02
 
 Progress = Callable[[float], None]
+Reach = Callable[[Step], Awaitable[None]]
+
+
+async def nothing_at(_: Step) -> None:
+    """For callers without a journal."""
 
 
 class EntryFailedError(UnavailableError):
@@ -60,29 +67,41 @@ class EntryReport:
     mirror_ms: float
     copy_ms: float
     attach_ms: float
-    copied_bytes: int
+    copied_bytes: int  # of disks and memory together
+    disk_bytes: int
     passes: int
     remaining_at_stop_bytes: int
     total_ms: float
 
 
-async def enter(qmp: QmpSession, plan: LockstepPlan, *, progress: Progress, deadline_s: float) -> EntryReport:
+async def enter(
+    qmp: QmpSession,
+    plan: LockstepPlan,
+    *,
+    progress: Progress,
+    figures: Figures = lambda _: None,
+    deadline_s: float,
+    reach: Reach = nothing_at,
+) -> EntryReport:
     """Copy disks and memory to the prepared secondary and enter lockstep; `progress` gets 0.0 to 1.0.
 
-    `deadline_s` bounds the whole. Raises EntryFailedError or a QmpError after undoing, ConflictError when the
-    guest does not run.
+    `deadline_s` bounds the time without progress of the disk copy, and what comes after it. `reach` is awaited at
+    each named step. Raises EntryFailedError or a QmpError after undoing, ConflictError when the guest does not run.
     """
     if (state := await run_state(qmp)) != "running":
         raise ConflictError(
             f"the guest is {state}; only a running one can enter lockstep", code="not-running"
         )
-    entry = _Entry(qmp, plan, progress)
+    entry = _Entry(qmp, plan, progress, figures, reach)
     try:
-        async with asyncio.timeout(deadline_s):
-            return await entry.run()
+        async with asyncio.timeout(deadline_s) as limit:
+            return await entry.run(lambda: limit.reschedule(asyncio.get_running_loop().time() + deadline_s))
     except TimeoutError as error:
         await _undo_shielded(qmp, plan)
         raise EntryFailedError(f"lockstep was not reached within {deadline_s:g} s") from error
+    except DiskCopyError as error:
+        await _undo_shielded(qmp, plan)
+        raise EntryFailedError(str(error)) from error
     except BaseException:  # cancellation too: the guest must never stay stopped
         await _undo_shielded(qmp, plan)
         raise
@@ -115,14 +134,18 @@ async def _undo(qmp: QmpSession, plan: LockstepPlan) -> None:
 class _Entry:
     """One attempt: the sequence and the figures it collects."""
 
-    def __init__(self, qmp: QmpSession, plan: LockstepPlan, progress: Progress) -> None:
+    def __init__(
+        self, qmp: QmpSession, plan: LockstepPlan, progress: Progress, figures: Figures, reach: Reach
+    ) -> None:
         self._qmp = qmp
         self._plan = plan
         self._progress = progress
+        self._figures = figures
+        self._reach = reach
+        self._disks = DiskCopy(qmp, plan)
         self._stopped_at = 0.0
         self._resumed_at = 0.0
         self._resumed = asyncio.Event()
-        self._disk_bytes = 0
         self.forget_events = qmp.add_listener(self._on_event)
 
     def _on_event(self, event: str, _data: dict[str, Any], at_s: float) -> None:
@@ -132,19 +155,27 @@ class _Entry:
             self._resumed_at = at_s
             self._resumed.set()
 
-    async def run(self) -> EntryReport:
+    async def run(self, on_progress: Callable[[], None]) -> EntryReport:
+        """The sequence; `on_progress` is called whenever more of the disks has been copied."""
         watch = Stopwatch()
         await self._configure()
-        await self._mirror_disks()
+        await self._reach(Step.ENTER_CONFIGURED)
+        await self._copy_disks(on_progress)
+        await self._reach(Step.ENTER_MIRRORED)
         mirror_ms = watch.lap("mirror")
         passes, ram = await self._copy_memory()
+        await self._reach(Step.ENTER_COPIED)
         copy_ms = watch.lap("copy")
         async with asyncio.timeout(self._plan.stopped_limit_s):
             await self._qmp.execute(Command.STOP, deadline_s=_STOP_DEADLINE_S)
             await self._await_status("pre-switchover")
             watch.lap("last_passes")
+            await self._lift_limit()
+            await self._reach(Step.ENTER_STOPPED)
             await self._attach_disks()
+            await self._reach(Step.ENTER_DISKS)
             await self._attach_filters()
+            await self._reach(Step.ENTER_FILTERS)
             attach_ms = watch.lap("attach")
             await self._qmp.execute(Command.MIGRATE_CONTINUE, {"state": "pre-switchover"})
             await self._await_status("colo")
@@ -155,7 +186,8 @@ class _Entry:
             mirror_ms=mirror_ms,
             copy_ms=copy_ms,
             attach_ms=attach_ms,
-            copied_bytes=self._disk_bytes + int(ram.get("transferred", 0)),
+            copied_bytes=self._disks.moved_bytes + int(ram.get("transferred", 0)),
+            disk_bytes=self._disks.moved_bytes,
             passes=passes,
             remaining_at_stop_bytes=int(ram.get("remaining", 0)),
             total_ms=watch.total_ms,
@@ -165,52 +197,33 @@ class _Entry:
         await set_capabilities(self._qmp, MIGRATION_CAPABILITIES, state=True)
         parameters = {
             "downtime-limit": self._plan.downtime_limit_ms,
-            "max-bandwidth": _MAX_BANDWIDTH,
+            "max-bandwidth": self._plan.copy_bytes_per_s or _MAX_BANDWIDTH,
             "x-checkpoint-delay": self._plan.checkpoint_ms,
         }
         await self._qmp.execute(Command.MIGRATE_SET_PARAMETERS, parameters)
 
-    async def _mirror_disks(self) -> None:
-        plan = self._plan
-        for i in range(plan.disks):
-            server = {"type": "inet", "host": plan.secondary_address, "port": str(plan.ports.nbd)}
-            await self._qmp.execute(
-                Command.BLOCKDEV_ADD,
-                {
-                    "driver": "nbd",
-                    "node-name": plan.nbd_node(i),
-                    "server": server,
-                    "export": plan.export(i),
-                    "reconnect-delay": 0,
-                },
-                deadline_s=5.0,
-            )
-            await self._qmp.execute(
-                Command.BLOCKDEV_MIRROR,
-                {
-                    "job-id": plan.mirror_job(i),
-                    "device": disk_node(i),
-                    "target": plan.nbd_node(i),
-                    "sync": "full",
-                    "copy-mode": "write-blocking",
-                    "target-is-zero": True,  # the secondary's disks are made empty for every attempt
-                },
-                deadline_s=5.0,
-            )
-        await poll(self._are_mirrors_ready, interval_s=_SLOW_POLL_S)
+    async def _lift_limit(self) -> None:
+        """The copy's limit is not one for the checkpoints that follow over the same connection."""
+        if self._plan.copy_bytes_per_s:
+            await self._qmp.execute(Command.MIGRATE_SET_PARAMETERS, {"max-bandwidth": _MAX_BANDWIDTH})
 
-    async def _are_mirrors_ready(self) -> bool:
-        jobs = await block_jobs(self._qmp)
-        ours = [jobs.get(self._plan.mirror_job(i)) for i in range(self._plan.disks)]
-        if None in ours:
-            raise EntryFailedError(
-                "the disk copy ended early: the secondary's disk does not answer or is full"
-            )
-        present = [job for job in ours if job]
-        self._disk_bytes = sum(job["offset"] for job in present)
-        length = sum(job["len"] for job in present)
-        self._progress(0.5 * self._disk_bytes / length if length else 0.5)
-        return all(job["ready"] for job in present)
+    async def _copy_disks(self, on_progress: Callable[[], None]) -> None:
+        disks = self._disks
+        seen_bytes = -1
+
+        async def is_done() -> bool:
+            nonlocal seen_bytes
+            done = await disks.is_done()
+            if disks.done_bytes != seen_bytes:
+                seen_bytes = disks.done_bytes
+                on_progress()
+                self._figures(CopyFigures("disk", disks.done_bytes, disks.total_bytes))
+            self._progress(0.5 * disks.done_bytes / disks.total_bytes if disks.total_bytes else 0.5)
+            return done
+
+        await disks.start()
+        await poll(is_done, interval_s=_SLOW_POLL_S)
+        await disks.end_backups()
 
     async def _copy_memory(self) -> tuple[int, dict[str, Any]]:
         """Migrate while the guest runs, until stopping it is short; returns (passes, RAM counters)."""
@@ -224,6 +237,7 @@ class _Entry:
             passes = ram.get("dirty-sync-count", 0) - 1
             total = ram.get("total", 0)
             if total:
+                self._figures(CopyFigures("memory", total - ram["remaining"], total))
                 self._progress(0.5 + 0.49 * (1 - ram["remaining"] / total))
             is_little = passes >= plan.min_passes and ram.get("remaining", total) <= plan.stop_below_bytes
             # With a control's downtime limit QEMU itself may decide to stop first.

@@ -9,6 +9,7 @@ loop. It names only what this plan made; `query-yank` also lists the monitors' o
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from hostagent.drivers.qemu import quorum
@@ -57,9 +58,28 @@ async def leave(qmp: QmpSession, plan: LockstepPlan) -> dict[str, float]:
     return {**watch.laps_ms, "total": watch.total_ms}
 
 
+async def sever(qmp: QmpSession, plan: LockstepPlan) -> None:
+    """Break the connections of disk and memory to a secondary that is silent, and leave the gate closed.
+
+    A guest cannot be stopped while a write waits for such a secondary: QEMU drains its disks first. Its
+    lockstep is over with this; `leave` is the only way on. Packets that wait for consent go on waiting.
+    """
+    for instance in await qmp.execute_oob(Command.QUERY_YANK):
+        if instance["type"] != "chardev" and _is_ours(instance, plan):
+            with suppress(QmpCommandError):
+                await qmp.execute_oob(Command.YANK, {"instances": [instance]})
+
+
 def _nodes(plan: LockstepPlan) -> list[str]:
     """From the top down: a node goes when nothing above it uses it any more."""
-    stems = (plan.pair_node, plan.wall_node, plan.replication_node, plan.watch_node, plan.nbd_node)
+    stems = (
+        plan.pair_node,
+        plan.wall_node,
+        plan.replication_node,
+        plan.watch_node,
+        plan.nbd_node,
+        plan.changes_node,
+    )
     return [node(i) for i in range(plan.disks) for node in stems]
 
 
@@ -115,12 +135,16 @@ async def _await_migration_end(qmp: QmpSession) -> None:
 
 
 async def _cancel_mirrors(qmp: QmpSession, plan: LockstepPlan) -> None:
-    ours = {plan.mirror_job(i) for i in range(plan.disks)}
+    ours = {job(i) for i in range(plan.disks) for job in (plan.mirror_job, plan.changes_job)}
 
     async def gone() -> bool:
-        left = ours & (await block_jobs(qmp)).keys()
+        jobs = await block_jobs(qmp)
+        left = ours & jobs.keys()
         for job in left:
-            await attempt(qmp, Command.BLOCK_JOB_CANCEL, {"device": job, "force": True})
+            if jobs[job].get("status") == "concluded":
+                await attempt(qmp, Command.JOB_DISMISS, {"id": job})
+            else:
+                await attempt(qmp, Command.BLOCK_JOB_CANCEL, {"device": job, "force": True})
         return not left
 
     await until(gone, what="cancelling the disk copies", deadline_s=10.0)

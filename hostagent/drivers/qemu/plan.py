@@ -73,6 +73,9 @@ class LockstepPlan:
     stop_below_bytes: int = 4 * 1024**2
     live_copy_limit_s: float = 60.0  # then the guest is stopped however much remains
     stopped_limit_s: float = 15.0  # longest the guest may stand still before the attempt is undone
+    bases: tuple[bool, ...] = ()  # per disk: the secondary's image has the same base below it
+    changes_since: str = ""  # the dirty bitmap that tells what the secondary's older copy lacks
+    copy_bytes_per_s: int = 0  # of each disk and of the memory; 0: as fast as it goes
 
     def _id(self, stem: str, index: int) -> str:
         return f"{stem}{index}-e{self.epoch}"
@@ -117,6 +120,18 @@ class LockstepPlan:
         """Primary: the secondary's disk."""
         return self._id("nbd", disk)
 
+    def changes_node(self, disk: int) -> str:
+        """Primary: the secondary's disk once more, for what changed since its older copy."""
+        return self._id("nbdc", disk)
+
+    def changes_job(self, disk: int) -> str:
+        """Primary: the copy of what changed."""
+        return self._id("diff", disk)
+
+    def has_base(self, disk: int) -> bool:
+        """Whether only what lies above the base has to be copied."""
+        return disk < len(self.bases) and self.bases[disk]
+
     def replication_node(self, disk: int) -> str:
         """Primary: what the quorum writes to beside its own image."""
         return self._id("repl", disk)
@@ -144,6 +159,10 @@ class LockstepPlan:
     def secondary_filters(self, nic: int) -> tuple[str, str]:
         """Secondary: f1 feeds the guest, f2 takes what the guest sends."""
         return self._id("fa", nic), self._id("fb", nic)
+
+    def hold_filter(self, nic: int) -> str:
+        """Secondary: holds back what the guest sends during a planned switch."""
+        return self._id("hold", nic)
 
     def rewriter(self, nic: int) -> str:
         """Secondary: filter-rewriter, which a promoted VM keeps."""

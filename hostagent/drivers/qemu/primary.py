@@ -1,7 +1,7 @@
-"""The primary's side of lockstep: channels, entering, leaving, and the planned stop.
+"""The primary's side of lockstep: channels, entering, leaving, and the pause.
 
-Order of a protection: `open_channels` here, `secondary.prepare` there, `enter` here. Of a planned switch:
-arbitration, `quiesce` here, `secondary.promote(planned=True)` there, then end this process.
+Order of a protection: `open_channels` here, `secondary.prepare` there, `enter` here. A planned switch is in
+`handover`.
 
 Dangers, all seen on QEMU 11.1:
 - A guest that is stopped while in lockstep runs again after the next checkpoint. Leave before a lasting
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.entry import EntryFailedError, EntryReport, enter
-from hostagent.drivers.qemu.leaving import leave
+from hostagent.drivers.qemu.leaving import leave, sever
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpSession
 from hostagent.drivers.qemu.steps import chardevs
@@ -34,6 +34,7 @@ __all__ = [
     "open_channels",
     "quiesce",
     "resume",
+    "sever",
 ]
 
 
@@ -56,7 +57,7 @@ async def open_channels(qmp: QmpSession, plan: LockstepPlan) -> None:
 
 
 async def quiesce(qmp: QmpSession) -> None:
-    """Stop the guest for a planned switch, so that no packet is under way; the next checkpoint ends it."""
+    """Stop the guest. In lockstep the next checkpoint ends that."""
     await qmp.execute(Command.STOP, deadline_s=5.0)
 
 

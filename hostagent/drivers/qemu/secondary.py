@@ -7,6 +7,7 @@ primary like any other, with `insert_behind_rewriter` in its next plan.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from hostagent.drivers.qemu.argv import netdev_id
@@ -15,6 +16,7 @@ from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpCommandError, QmpSession
 from hostagent.drivers.qemu.steps import (
     Stopwatch,
+    attempt,
     block_jobs,
     migration_status,
     remove_chardevs,
@@ -49,23 +51,35 @@ async def prepare(qmp: QmpSession, plan: LockstepPlan) -> None:
     await qmp.execute(Command.MIGRATE_INCOMING, {"uri": uri})
 
 
-async def promote(qmp: QmpSession, plan: LockstepPlan, *, planned: bool) -> dict[str, float]:
+async def promote(qmp: QmpSession, plan: LockstepPlan, *, keep_listening: bool = False) -> dict[str, float]:
     """Let the secondary's guest take over; returns milliseconds per step. Idempotent.
 
-    After a planned stop the outgoing filter goes first, which brings the network back about 40 ms earlier;
-    after a fault it makes no difference.
+    First the checkpoint that may be under way is given up, then the primary's way to the disks is closed: what it
+    writes after the end of lockstep would go into this guest's disks. `keep_listening` leaves the filter that
+    receives from the primary's mirror (a planned switch).
     """
     watch = Stopwatch()
+    holding = [plan.hold_filter(j) for j in range(plan.nics)]
     outgoing = [plan.secondary_filters(j)[1] for j in range(plan.nics)]
     incoming = [plan.secondary_filters(j)[0] for j in range(plan.nics)]
-    if planned:
-        await remove_objects(qmp, outgoing)
-        watch.lap("open_output")
+    await cut(qmp)
+    if plan.disks:
+        await attempt(qmp, Command.NBD_SERVER_STOP, {})  # refused when it has been stopped
     await _lost_heartbeat(qmp)
     watch.lap("lost_heartbeat")
-    await remove_objects(qmp, [*outgoing, *incoming])
+    await remove_objects(qmp, [*holding, *outgoing, *([] if keep_listening else incoming)])
     watch.lap("remove_filters")
     return {**watch.laps_ms, "total": watch.total_ms}
+
+
+async def cut(qmp: QmpSession) -> None:
+    """End the channel of the checkpoints, out of band: none can set this copy back any more. Idempotent.
+
+    A primary that hangs, or whose host lost power, in the middle of a checkpoint leaves QEMU's main loop waiting
+    for the rest of the memory: nothing but an out-of-band command is heard then.
+    """
+    with suppress(QmpCommandError):
+        await qmp.execute_oob(Command.YANK, {"instances": [{"type": "migration"}]})
 
 
 async def announce(qmp: QmpSession) -> None:
@@ -81,18 +95,21 @@ async def refresh_code(qmp: QmpSession) -> None:
     The one thing that drops them is the run state `restore-vm`, which loading a snapshot enters first; one
     that does not exist is asked for. The guest stands still for some milliseconds. Only after `promote`: a
     checkpoint that meets this state ends QEMU. Should the agent die in here, the guest is left in
-    `restore-vm` and `cont` frees it.
+    `restore-vm` and `cont` frees it; the job that it leaves is dismissed by the next call.
     """
     if await run_state(qmp) != "running":
         return
     job = "refresh-code"
     arguments = {"job-id": job, "tag": "vdc-no-such-snapshot", "vmstate": "none", "devices": []}
-    await qmp.execute(Command.SNAPSHOT_LOAD, arguments)
 
     async def concluded() -> bool:
         jobs = await qmp.execute(Command.QUERY_JOBS)
         return not any(entry["id"] == job and entry["status"] != "concluded" for entry in jobs)
 
+    if any(entry["id"] == job for entry in await qmp.execute(Command.QUERY_JOBS)):
+        await until(concluded, what="dropping translated code before", deadline_s=5.0)
+        await qmp.execute(Command.JOB_DISMISS, {"id": job})
+    await qmp.execute(Command.SNAPSHOT_LOAD, arguments)
     try:
         await until(concluded, what="dropping translated code", deadline_s=5.0, interval_s=0.001)
     finally:

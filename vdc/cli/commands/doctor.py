@@ -12,9 +12,15 @@ if TYPE_CHECKING:
     from vdc.api.models import Check, DoctorReport
 
 
-@click.command(cls=VdcCommand, example="vdc doctor\nvdc doctor -o json")
+@click.command(cls=VdcCommand, example="vdc doctor\nvdc doctor -o json\nvdc doctor --canary")
+@click.option(
+    "--canary",
+    is_flag=True,
+    help="Also prove the hosts: a small VM runs in lockstep on pair after pair, is compared and promoted, and goes.",
+)
+@click.option("--image", metavar="REF", default="mycelium/mini", show_default=True, help="Of the canary.")
 @output_option()
-def doctor(output: str) -> None:
+def doctor(canary: bool, image: str, output: str) -> None:
     """Find out what is missing, on this machine and on every host; exit code 1 where something is."""
     from vdc.cli.doctor import examine_hosts, examine_machine
     from vdc.cli.errors import ReportedError
@@ -28,9 +34,20 @@ def doctor(output: str) -> None:
         reports.append(_no_cluster(error))
     else:
         reports += run(examine_hosts(name, context.endpoints))
+        if canary:
+            reports.append(_canary(image))
     _print_reports(reports, output)
     if any(check.level == "error" for report in reports for check in report.checks):
         raise ReportedError(1)
+
+
+def _canary(image: str) -> DoctorReport:
+    from vdc.api.models import DoctorReport
+    from vdc.cli.canary import Canary
+    from vdc.cli.progress import StepLines
+    from vdc.cli.session import call
+
+    return DoctorReport(host="-", checks=tuple(call(lambda api: Canary(api, image, StepLines()).run())))
 
 
 def _no_cluster(error: Exception) -> DoctorReport:

@@ -49,6 +49,9 @@ def get(kind: str, name: str | None, watch: bool, output: str) -> None:
 
 async def show(api: ApiClient, kind: Kind, name: str | None, output: str) -> None:
     """Print one record or all of a kind."""
+    import sys
+
+    from vdc.cli.kinds import NODE
     from vdc.cli.render import print_record, print_records
 
     if name is not None:
@@ -64,6 +67,9 @@ async def show(api: ApiClient, kind: Kind, name: str | None, output: str) -> Non
             print(f"{kind.singular}/{kind.names_of(record)[0]}")
     else:
         print_records(records, kind.columns(), output, empty=f"there are no {kind.plural}")
+        if kind is NODE and output in ("table", "wide"):
+            for note in (await api.list_nodes()).notes:
+                print(f"note: {note}", file=sys.stderr)
 
 
 async def follow(api: ApiClient, kind: Kind, name: str | None, output: str) -> None:

@@ -25,18 +25,21 @@ def lab() -> None:
     """Several hosts on this machine, and faults for them."""
 
 
-@lab.command(example="vdc lab up\nvdc lab up --hosts 5 --name five")
+@lab.command(example="vdc lab up\nvdc lab up --hosts 5 --name five\nvdc lab up --hosts 2 --witness")
 @click.option("--hosts", type=click.IntRange(1, 8), help="How many hosts; 3, or as many as the lab has.")
 @click.option("--memory", callback=to_size, metavar="SIZE", help="What each host may give to guests.")
+@click.option("--witness", is_flag=True, help="One more that votes and runs no guests.")
 @_lab_name
-def up(hosts: int | None, memory: int | None, name: str) -> None:
+def up(hosts: int | None, memory: int | None, witness: bool, name: str) -> None:
     """Make the hosts, start their agents, and choose the lab's context."""
     from vdc.cli.progress import StepLines
     from vdc.cli.session import run
     from vdc.lab import api
 
-    status = run(api.up(name, hosts, StepLines(), memory))
-    print(f"lab {name} is {status.state.value}: {len(status.hosts)} hosts")
+    status = run(api.up(name, hosts, StepLines(), memory, witness=witness))
+    hosts = sum(host.role == "host" for host in status.hosts)
+    third = " and a witness" if hosts < len(status.hosts) else ""
+    print(f"lab {name} is {status.state.value}: {hosts} hosts{third}")
 
 
 @lab.command(example="vdc lab down\nvdc lab down --all")
@@ -86,6 +89,7 @@ def _host_columns() -> list[Column[Any]]:
 
     return [
         Column("NAME", lambda h: h.name),
+        Column("ROLE", lambda h: h.role),
         Column("STATE", lambda h: h.state.value),
         Column("AGENT", lambda h: h.agent_pid),
         Column("ETCD", lambda h: h.etcd_pid),
@@ -170,6 +174,22 @@ def pause(host: str, name: str) -> None:
 def slow(host: str, rate: str, network: str, name: str) -> None:
     """Limit the host's links."""
     _strike(name, "slow", host, network=network, rate=rate)
+
+
+@fault.command(example="vdc lab fault flap h1\nvdc lab fault flap h1 --times 30 --network all")
+@click.argument("host")
+@click.option(
+    "--network",
+    type=click.Choice(["management", "replication", "all"]),
+    default="replication",
+    show_default=True,
+)
+@click.option("--direction", type=click.Choice(["in", "out", "both"]), default="both", show_default=True)
+@click.option("--times", type=click.IntRange(1, 600), default=10, show_default=True)
+@_lab_name
+def flap(host: str, network: str, direction: str, times: int, name: str) -> None:
+    """Cut a host off and mend it again, once a second; returns when it is over."""
+    _strike(name, "flap", host, network=network, direction=direction, times=times)
 
 
 @fault.command(example="vdc lab fault heal\nvdc lab fault heal h1")

@@ -19,38 +19,62 @@ def promote() -> None:
 
 
 @promote.command(
-    "replica", example="vdc promote replica\nvdc promote replica web --to h2\nvdc promote replica web --force"
+    "replica",
+    example="vdc promote replica\nvdc promote replica web --to h2\nvdc promote replica web --force\n"
+    "vdc promote replica web --force --confirm web",
 )
 @click.argument("name", required=False)
 @click.option(
     "--to", metavar="HOST", help="The host that shall become the primary; it must be the secondary's."
 )
-@click.option("--force", is_flag=True, help="Without the primary's consent; NAME has to be given.")
+@click.option(
+    "--force", is_flag=True, help="The human override, where the cluster cannot decide; NAME has to be typed."
+)
+@click.option(
+    "--confirm",
+    "--yes-i-know",
+    "confirm",
+    metavar="NAME",
+    help="For scripts: the VM's name, instead of typing it.",
+)
 @output_option()
-def replica(name: str | None, to: str | None, force: bool, output: str) -> None:
+def replica(name: str | None, to: str | None, force: bool, confirm: str | None, output: str) -> None:
     """Make the secondary of a VM its primary; open connections stay.
 
-    NAME may be left out where exactly one VM is protected.
+    NAME may be left out where exactly one VM is protected. With --force you assert that the other host is off
+    and stays off: for a cluster that has lost its majority for good, or a primary that cannot be asked. It
+    says first what may be lost. Exit code 2 where the name is not confirmed.
     """
     from vdc.cli.render import print_values, values_of
-    from vdc.cli.session import call
+    from vdc.cli.session import call, chosen_context, run
 
     if force and name is None:
         raise click.UsageError("--force needs the NAME of the VM", click.get_current_context())
-    result = call(lambda api: _promote(api, name, to, force=force))
+    if confirm is not None and not force:
+        raise click.UsageError("--confirm goes with --force", click.get_current_context())
+    if force and name is not None:
+        from vdc.cli.forcing import forced
+
+        result = run(forced(chosen_context()[1].endpoints, name, to, confirm))
+    else:
+        result = call(lambda api: _promote(api, name, to))
     if output in ("json", "yaml"):
         print_values(values_of(result), output)
     else:
         print(
             f"endophyte/{result.name}: primary is {result.primary}, was {result.previous} "
-            f"(epoch {result.epoch}, {result.total_ms:.0f} ms)"
+            f"(epoch {result.epoch}, {result.total_ms:.0f} ms{_lineage(result.lineage)})"
         )
 
 
-async def _promote(api: ApiClient, name: str | None, to: str | None, *, force: bool) -> PromoteResult:
+def _lineage(number: int) -> str:
+    return f", lineage {number}" if number else ""
+
+
+async def _promote(api: ApiClient, name: str | None, to: str | None) -> PromoteResult:
     if name is None:
         name = only_protected((await api.list_endophytes()).items)
-    return await api.promote_endophyte(name, to=to, force=force)
+    return await api.promote_endophyte(name, to=to)
 
 
 def only_protected(views: tuple[EndophyteView, ...]) -> str:

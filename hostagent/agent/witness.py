@@ -1,0 +1,174 @@
+"""A witness: an etcd member, an agent that may lead, ears for heartbeats, an API. It runs no guest.
+
+Two hosts cannot tell a dead peer from a cut cable; with a witness either of them can win a majority without
+the other. It needs neither QEMU, libvirt, images nor the overlay, and one network is enough. Being nobody's
+primary it is where etcd's leadership belongs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterable
+from contextlib import AsyncExitStack
+
+import aiohttp
+import structlog
+
+from hostagent.agent.agent import MEMBERS_EVERY_S, Agent, Cached, follow_peers
+from hostagent.agent.doctor import witness_checks
+from hostagent.agent.majority import majority_checks
+from hostagent.agent.presence import keep_present, publish_network
+from hostagent.server.app import ApiServer, build_app
+from hostagent.server.context import ServerContext
+from hostagent.server.override import Override
+from hostagent.supervisor.failpoints import Failpoints
+from hostagent.supervisor.node import NodeContext
+from hostagent.supervisor.supervisor import Supervisor
+from vdc import __version__
+from vdc.api.models import Check
+from vdc.control.desired import DesiredState
+from vdc.control.events import EventLog
+from vdc.control.leader import Election
+from vdc.control.maintenance import MaintenanceWishes
+from vdc.images.blobs import BlobStore
+from vdc.images.reference import normalise_reference
+from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
+from vdc.model.host import Accelerator, Host, HostRole, QemuVersion
+from vdc.model.image import Blob
+from vdc.store import keys
+from vdc.store.etcd import EtcdStore
+from vdc.store.mirror import Mirror
+
+
+class WitnessAgent(Agent):
+    """The parts of an agent that a vote needs."""
+
+    async def _describe(self) -> Host:
+        config = self.config
+        return Host(
+            name=config.host,
+            role=HostRole.WITNESS,
+            api_url=config.api_url,
+            management_address=str(config.management.address),
+            replication_address=str(config.replication.address) if config.has_replication else "",
+            overlay_address="",
+            heartbeat_port=config.heartbeat_port,
+            agent_version=__version__,
+            incarnation=self._incarnation,
+            labels=config.labels,
+            cpus=os.cpu_count() or 1,
+            memory_bytes=0,
+            accelerator=Accelerator(name="none", reason="a witness runs no guests"),
+            qemu=QemuVersion(reason="a witness runs no guests"),
+            started_at=self._clock.wall(),
+        )
+
+    async def _take_part(
+        self,
+        record: Host,
+        store: EtcdStore,
+        session: aiohttp.ClientSession,
+        stack: AsyncExitStack,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        host = NodeContext(
+            config=self.config,
+            record=record,
+            store=store,
+            mirror=Mirror(store, report=self._log.warning),
+            events=EventLog(store, self.config.host, self._clock),
+            clock=self._clock,
+            heartbeats=self._heartbeats(stack),
+            failpoints=Failpoints.of(self.config.state_dir, os.environ),
+            store_heard_at_s=self._clock.boottime_s(),
+            log=structlog.get_logger(),
+        )
+        await host.heartbeats.start()
+        group.create_task(host.heartbeats.run(), name="heartbeats")
+        group.create_task(host.mirror.run(), name="mirror")
+        group.create_task(_follow_hosts(host), name="peers")
+        group.create_task(keep_present(host, record), name="presence")
+        self._keep_lineage(host, store, group)
+        await self._serve_cluster(host, store, session, group)
+
+    async def _serve_cluster(
+        self, host: NodeContext, store: EtcdStore, session: aiohttp.ClientSession, group: asyncio.TaskGroup
+    ) -> None:
+        members = Cached(lambda: self._voters(store), MEMBERS_EVERY_S, self._clock.boottime_s)
+
+        async def checks() -> tuple[Check, ...]:
+            found = witness_checks(host, await members())
+            return (*found, *majority_checks(host, await members(), self._lineage.known.left_out))
+
+        nobody = _NoSupervisors(host.name)
+        desired = DesiredState(store, host.mirror, self._clock, normalise_reference)
+        context = ServerContext(
+            host=host,
+            desired=desired,
+            maintenance=MaintenanceWishes(store, host.mirror, self._clock, desired),
+            supervisors=nobody,
+            blobs=_NoBlobs(host),
+            session=session,
+            members=members,
+            checks=checks,
+            override=Override(host, store, self._member, self._lineage.begin, nobody.find),
+        )
+        self.config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        api = ApiServer(
+            build_app(context), socket=self.config.state_dir / "api.sock",
+            address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,
+        )  # fmt: skip
+        group.create_task(api.run(), name="api")
+        group.create_task(self._vote(context, store), name="election")
+
+    async def _vote(self, context: ServerContext, store: EtcdStore) -> None:
+        host = context.host
+        await host.mirror.synced.wait()
+        while True:
+            try:
+                await publish_network(host, self.config.network)
+                break
+            except UnavailableError:
+                await asyncio.sleep(0.5)
+        election = Election(store, host.name, self.config.timings.leader_ttl_s)
+        await election.run(self._term(context, store))
+
+
+async def _follow_hosts(host: NodeContext) -> None:
+    changed = asyncio.Event()
+    host.mirror.subscribe(lambda key: changed.set() if not key or key.startswith(keys.HOSTS) else None)
+    while True:
+        await changed.wait()
+        changed.clear()
+        follow_peers(host)
+
+
+class _NoSupervisors:
+    """Where a host keeps its copies of guests."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+
+    def find(self, name: str) -> Supervisor:
+        """Nothing is here."""
+        raise NotFoundError(f"{self._host} is a witness and has no copy of {name}", code="no-copy")
+
+    async def follow(self, name: str, epoch: int) -> None:
+        """No frame of a guest comes through here."""
+
+
+class _NoBlobs(BlobStore):
+    """Where a host keeps images; content is refused before any of it travels."""
+
+    def __init__(self, host: NodeContext) -> None:
+        super().__init__(host.image_dir)
+        self._host = host.name
+
+    async def write(self, digest: str, chunks: AsyncIterable[bytes], size_bytes: int | None = None) -> Blob:
+        """Refused."""
+        raise RefusedError(
+            f"{self._host} is a witness and keeps no images",
+            code="is-witness",
+            hint="ask a host: vdc get nodes",
+        )

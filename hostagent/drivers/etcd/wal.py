@@ -1,0 +1,94 @@
+"""Reading etcd's write-ahead log: what a member has written down and does not know to be decided.
+
+Such an entry may have been decided all the same: the leader counts this member's acknowledgement and tells
+it the result with its next message. A member that is made to go on alone forgets these entries, so whoever
+asks for that has to look at them first. The log is only read, while no etcd runs on it.
+
+Format (etcd 3.5, server/storage/wal): frames of a little-endian length (its top byte tells the padding) and a
+protobuf record {1: type, 3: data}; type 2 is a raft entry {3: index, 4: data}, type 3 the state {3: commit}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+_ENTRY, _STATE = 2, 3
+_LENGTH_BITS = 56
+_LARGEST_RECORD = 64 << 20
+
+
+def undecided(data_dir: Path) -> tuple[bytes, ...]:
+    """The data of the entries above the highest index that this member knows to be decided, oldest first.
+
+    Raises ValueError where the log is not one that this module understands.
+    """
+    entries: dict[int, bytes] = {}
+    commit = 0
+    files = sorted((data_dir / "member" / "wal").glob("*.wal"))
+    if not files:
+        raise ValueError(f"there is no etcd log below {data_dir}")
+    for path in files:
+        with path.open("rb") as file:
+            for kind, data in _records(file):
+                if kind == _STATE:
+                    commit = max(commit, _number(data, 3))
+                elif kind == _ENTRY:
+                    index = _number(data, 3)
+                    for later in [one for one in entries if one > index]:  # a new leader has overwritten them
+                        del entries[later]
+                    entries[index] = _bytes(data, 4)
+    return tuple(entries[index] for index in sorted(entries) if index > commit)
+
+
+def _records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    while len(head := file.read(8)) == 8:
+        word = int.from_bytes(head, "little")
+        size = word & ((1 << _LENGTH_BITS) - 1)
+        padding = (word >> _LENGTH_BITS) & 0x7 if word >> 63 else 0
+        if size == 0:
+            return  # space that is kept for later
+        if size > _LARGEST_RECORD:
+            raise ValueError(f"{file.name} is not etcd's log")
+        record = file.read(size + padding)
+        if len(record) < size:
+            return  # torn by a crash: it was never acknowledged
+        yield _number(record[:size], 1), _bytes(record[:size], 3)
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Number and value of each field of a protobuf message; raises ValueError."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        if tag & 7 == 0:
+            value, at = _varint(message, at)
+            yield tag >> 3, value
+        elif tag & 7 == 2:
+            size, at = _varint(message, at)
+            yield tag >> 3, message[at : at + size]
+            at += size
+        else:
+            raise ValueError(f"protobuf wire type {tag & 7}")
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(message):
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a protobuf number is cut off")
+
+
+def _number(message: bytes, field: int) -> int:
+    return next((value for found, value in _fields(message) if found == field and isinstance(value, int)), 0)
+
+
+def _bytes(message: bytes, field: int) -> bytes:
+    return next(
+        (value for found, value in _fields(message) if found == field and isinstance(value, bytes)), b""
+    )

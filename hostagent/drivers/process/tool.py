@@ -1,0 +1,53 @@
+"""Run a sandboxed program that ends by itself (qemu-img), and leave nothing of it where it must be ended early.
+
+Danger: a `bwrap` that is killed between making its child and releasing it leaves that child behind, asleep
+for ever: it waits on a pipe of which it holds the other end itself, and `--die-with-parent` is not in force
+yet. So whatever was started carries a token in its environment, and is looked for by that after a kill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import uuid
+from collections.abc import Sequence
+
+from hostagent.drivers.process.pidfile import OWNER_VARIABLE, TOKEN_VARIABLE, kill_carriers, owner
+from hostagent.drivers.process.spawn import finished
+
+_GONE_DEADLINE_S = 5.0
+
+
+async def run_tool(
+    command: Sequence[str], *, deadline_s: float, stdin: bytes | None = None
+) -> tuple[int, bytes, bytes]:
+    """Run to the end; returns exit status, output and complaint.
+
+    Raises FileNotFoundError where the program is missing and TimeoutError at the deadline; then, and when it
+    is cancelled, nothing that it started is left.
+    """
+    token = uuid.uuid4().hex
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, TOKEN_VARIABLE: token, OWNER_VARIABLE: owner()},
+    )
+    try:
+        async with asyncio.timeout(deadline_s):
+            output, complaint = await process.communicate(stdin)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await finished(_end(process, token))
+        raise
+    return process.returncode or 0, output, complaint
+
+
+async def _end(process: asyncio.subprocess.Process, token: str) -> None:
+    """Reading to the end comes last: it ends only when everything that holds the program's output has ended."""
+    await asyncio.to_thread(kill_carriers, token, _GONE_DEADLINE_S)
+    await process.communicate()
+    await asyncio.sleep(0)  # the transports of the pipes close one turn later
