@@ -47,7 +47,8 @@ class Failpoints:
 def copy(tmp_path, monkeypatch):
     host = SimpleNamespace(
         name="h1", vms_dir=tmp_path, image_dir=tmp_path, config=SimpleNamespace(runtime=None),
-        clock=SimpleNamespace(boottime_s=lambda: 0.0, wall=lambda: "now"), failpoints=Failpoints(), record=SimpleNamespace(accelerator=SimpleNamespace(name="tcg")),
+        clock=SimpleNamespace(boottime_s=lambda: 0.0, wall=lambda: "now"), failpoints=Failpoints(),
+        record=SimpleNamespace(accelerator=SimpleNamespace(name="tcg")),
     )  # fmt: skip
     found = Copy(host, "web", lambda: None)
     found.state = CopyState(
