@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from testlab import VM, Lab
+from testlab import VM, Lab, wait_for
 
 MIB = 1024**2
 
@@ -29,9 +29,17 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Leave not one block."""
-        free = os.statvfs(self.seen)
         with self._filler.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+
+            def is_full() -> bool:
+                free = os.statvfs(self.seen)
+                size = file.seek(0, os.SEEK_END)
+                if free.f_bavail:
+                    with suppress(OSError):  # a guest took some of it meanwhile
+                        os.posix_fallocate(file.fileno(), size, free.f_bavail * free.f_frsize)
+                return not free.f_bavail
+
+            wait_for(is_full, 10, "not one block is free", every_s=0.01)
 
     def clear(self) -> None:
         """Give the room back."""

@@ -80,6 +80,7 @@ def test_the_guest_goes_on_and_another_host_protects_it(lab: Lab) -> None:
         workload.wait_progress(more=30, deadline_s=20)
         assert int(Path(f"/proc/{vm.qemu('h3').pid}/oom_score_adj").read_text()) > 0, "it goes first"
         group.take(vm.qemu("h3").pid)
+        # Pages that neither copy has touched yet; the shell does not wait for them.
         vm.shell("(head -c 60000000 /dev/zero >/run/fill; rm /run/fill) & true")
         wait_for(lambda: group.kills == 1, 20, "the kernel ends the secondary")
         vm.wait("under a new epoch", lambda view: view.status.epoch > before, 10)
