@@ -78,6 +78,7 @@ class Copy:
         self.booting_since_s: float | None = None  # powered on or reset, and not seen at rest since
         self.powered_off = asyncio.Event()
         self.trouble = DiskTrouble()
+        self.promoted_epoch = 0  # of the promotion that was told last
         self.fenced_epoch = 0  # under which this primary stopped speaking for a planned promotion
         self.fence_timer: asyncio.Task[None] | None = None
         self.is_held = False  # a comparison holds the checkpoints up: that is no stall
@@ -293,7 +294,7 @@ class Copy:
         assert self.process is not None
         await self.process.wait()
         self.qemu_word = ""
-        if self.state.uid:
+        if self.state.uid and self.state.stage is not CopyStage.PREPARING:  # its job tells, and says why
             self.host.heartbeats.tell_dead(self.state.uid, self.state.epoch)
         self._wake()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from hostagent.drivers.disk.copy import disk_specs, older_copy
@@ -140,10 +140,8 @@ async def promote(
     total_ms = (host.clock.boottime_s() - began) * 1000
     spoken(after)
     severity = Severity.WARNING if switch is None else Severity.NORMAL
-    await host.tell(
-        copy.name, "promoted", sentence, epoch=after.epoch, severity=severity,
-        arbitrated_ms=round(arbitrated_ms, 1), total_ms=round(total_ms, 1), **steps,
-    )  # fmt: skip
+    figures = {"arbitrated_ms": round(arbitrated_ms, 1), "total_ms": round(total_ms, 1), **steps}
+    await _tell_promoted(copy, after.epoch, sentence, severity, figures)
     if switch is not None:
         await switch.leave()
     await _tidy(copy)
@@ -165,7 +163,17 @@ async def take_over(copy: Copy, pair: Pair) -> None:
     if record is not None and record.epoch < pair.epoch:
         await _remember(copy, pair.epoch)
     await _speak(copy, pair)
+    if copy.promoted_epoch < pair.epoch:  # who asked for it did not live to tell, or was never answered
+        sentence = f"taking over on {copy.host.name}: the record named it the primary already"
+        await _tell_promoted(copy, pair.epoch, sentence, Severity.WARNING, {})
     await _tidy(copy)
+
+
+async def _tell_promoted(
+    copy: Copy, epoch: int, sentence: str, severity: Severity, figures: Mapping[str, float]
+) -> None:
+    copy.promoted_epoch = epoch
+    await copy.host.tell(copy.name, "promoted", sentence, epoch=epoch, severity=severity, **figures)
 
 
 async def _speak(copy: Copy, pair: Pair, switch: Handover | None = None) -> dict[str, float]:
