@@ -258,7 +258,7 @@ class Copy:
         assert self.process is not None
         await self.process.wait()
         self.qemu_word = ""
-        if self.state.uid:
+        if self.state.uid and self.state.stage is not CopyStage.PREPARING:  # its job tells, and says why
             self.host.heartbeats.tell_dead(self.state.uid, self.state.epoch)
         self._wake()
 
