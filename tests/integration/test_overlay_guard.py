@@ -12,7 +12,7 @@ import pytest
 
 from hostagent.drivers.net import Port, guard
 from hostagent.drivers.net.tap import open_tap
-from tests.integration.netns_support import MAC, MAC_B, Host, Lab, frame, run
+from tests.integration.netns_support import MAC, MAC_B, Host, Lab, frame, run, wait_until
 
 MAC_C = "52:54:00:00:00:0c"
 VNET_HEADER = bytes(10)
@@ -72,9 +72,12 @@ class Wire:
 
     def receive(self, deadline_s: float = 5.0) -> bytes:
         """The next frame."""
-        readable, _, _ = select.select([self._descriptor], [], [], deadline_s)
-        assert readable, "nothing was received"
+        assert self.has_frame(deadline_s), "nothing was received"
         return os.read(self._descriptor, 4096)
+
+    def has_frame(self, deadline_s: float) -> bool:
+        """Whether there is one to receive, or comes within the time."""
+        return bool(select.select([self._descriptor], [], [], deadline_s)[0])
 
     def close(self) -> None:
         """Let go of the tap."""
@@ -98,9 +101,25 @@ def wires(host: Host) -> Iterator[dict[str, Wire]]:
         "open": Wire(host, "uid-b", MAC_B, is_gated=False),
         "other": Wire(host, "uid-c", MAC_C, is_gated=False),
     }
+    for sender in wires.values():  # the bridge may take up to a second to notice that a tap is open
+        for receiver in wires.values():
+            if sender is not receiver:
+                wait_until(lambda s=sender, r=receiver: reaches(s, r), "the ports forward")
+    for wire in wires.values():
+        while wire.has_frame(0.1):
+            wire.receive()
     yield wires
     for wire in wires.values():
         wire.close()
+
+
+def reaches(sender: Wire, receiver: Wire) -> bool:
+    """Whether a frame of the one has come to the other within a moment."""
+    sender.send(ARP, b"are-you-there-" + sender.mac.encode())
+    while receiver.has_frame(0.05):
+        if sender.mac.encode() in receiver.receive():
+            return True
+    return False
 
 
 def passes(sender: Wire, receiver: Wire, kind: int, payload: bytes) -> bool:
