@@ -55,6 +55,7 @@ async def _with_process(copy: Copy) -> None:
     state = copy.state
     assert copy.process is not None
     thaw_after_restart(copy.folder, copy.process)
+    copy.meter.restart(time.monotonic())  # else no silence of checkpoints is ever measured
     try:
         live = await inspect(copy.session())
     except QmpError as error:
@@ -74,7 +75,6 @@ async def _with_process(copy: Copy) -> None:
         copy.powered_off.set()
         copy.guest_reset = True
     if live.is_colo:
-        copy.meter.restart(time.monotonic())
         copy.lockstep_since_s = copy.host.clock.boottime_s()
     _note_age(copy)
     if stage in (CopyStage.DEAD, CopyStage.FAILED):
