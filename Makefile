@@ -28,7 +28,9 @@ image-mini: runtime ## only the demo image mycelium/mini
 demo: setup ## three hosts on this machine, a power cut, and a session that lives on
 	@.venv/bin/python -m vdc.lab.demo
 
-test: setup check ## all checks, then the integration and end-to-end tests
+test: setup check ## all checks, then the simulation deeper, integration and end-to-end tests
+	@echo '==> simulation, deeper'
+	@VDC_SIMULATION=deep .venv/bin/pytest tests/unit/test_simulation.py -n auto
 	@echo '==> integration tests'
 	@.venv/bin/pytest tests/integration
 	@echo '==> end-to-end tests'

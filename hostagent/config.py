@@ -14,6 +14,7 @@ from vdc.model.errors import InvalidError
 from vdc.model.ids import DnsLabel
 from vdc.model.network import Network
 from vdc.model.units import SizeBytes
+from vdc.protection.timing import Durations, contradictions
 
 API_PORT = 7400
 HEARTBEAT_PORT = 7401
@@ -110,8 +111,8 @@ class AgentConfig(StrictRecord):
 
     @model_validator(mode="after")
     def _consistent(self) -> AgentConfig:
-        if self.timings.suspect_ms < 3 * self.timings.heartbeat_ms:
-            raise ValueError("timings.suspect_ms must be at least three times timings.heartbeat_ms")
+        if problems := contradictions(self.durations):
+            raise ValueError("; ".join(problems))
         if not self.state_dir.is_absolute():
             raise ValueError("state_dir must be an absolute path")
         if len(str(self.state_dir)) + _LONGEST_VM_SUFFIX > MAX_UNIX_PATH:
@@ -129,6 +130,19 @@ class AgentConfig(StrictRecord):
     def has_replication(self) -> bool:
         """Whether there is a second network; a witness may do with the management network."""
         return self.replication.address != self.management.address
+
+    @property
+    def durations(self) -> Durations:
+        """All durations that failover depends on, of this agent."""
+        timings, etcd = self.timings, self.etcd.embedded
+        return Durations(
+            heartbeat_ms=timings.heartbeat_ms, suspect_ms=timings.suspect_ms,
+            secondary_delay_ms=timings.secondary_delay_ms, isolated_pause_ms=timings.isolated_pause_ms,
+            liveness_ttl_ms=timings.liveness_ttl_s * 1000, leader_ttl_ms=timings.leader_ttl_s * 1000,
+            reprotect_backoff_ms=timings.reprotect_backoff_s * 1000,
+            etcd_heartbeat_ms=etcd.heartbeat_ms if etcd else None,
+            etcd_election_ms=etcd.election_ms if etcd else None,
+        )  # fmt: skip
 
     @property
     def api_url(self) -> str:

@@ -21,6 +21,7 @@ from hostagent.agent.witness import WitnessAgent
 from hostagent.config import AgentConfig, load_config
 from vdc import __version__
 from vdc.model.errors import VdcError
+from vdc.protection.timing import consequences
 
 _CONFIG_OPTION = click.option(
     "--config",
@@ -81,6 +82,8 @@ def check(config_file: Path) -> None:
     """Say whether the file could be run with."""
     config = _load(config_file)
     click.echo(f"{config_file} is valid: host {config.host}")
+    for name, took_ms in consequences(config.durations):
+        click.echo(f"  {name:<56} {took_ms:>8,.0f} ms")
 
 
 @main.command(

@@ -22,6 +22,7 @@ from hostagent.agent.majority import majority_checks, watch_majority
 from hostagent.agent.manager import Manager
 from hostagent.agent.names import NameService
 from hostagent.agent.presence import keep_present, publish_network
+from hostagent.agent.storage import StorageWatch
 from hostagent.agent.survey import survey
 from hostagent.agent.verifier import Verifier
 from hostagent.config import AgentConfig
@@ -29,6 +30,7 @@ from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
 from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes, guard
+from hostagent.drivers.process.oom import AGENT, set_oom_score
 from hostagent.drivers.process.pidfile import own_processes
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
 from hostagent.server.app import ApiServer, build_app
@@ -49,6 +51,7 @@ from vdc.images.blobs import BlobStore
 from vdc.images.reference import normalise_reference
 from vdc.model.errors import UnavailableError
 from vdc.model.host import Host
+from vdc.model.units import MIB
 from vdc.protection.majority import pair_without_witness
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
@@ -58,6 +61,7 @@ from vdc.store.mirror import Mirror
 NICE = -10  # heartbeats and decisions must not starve behind guests
 MEMBERS_EVERY_S = 2.0
 ARBITER_REST_S = 10.0
+IMAGE_RESERVE_BYTES = 256 * MIB  # of the disk that no image may take: guests write there
 ANNOUNCED_S = 1.0
 
 
@@ -153,7 +157,7 @@ class Agent:
         config = self.config
         netlink = Netlink()
         stack.push_async_callback(netlink.close)
-        self._blobs = BlobStore(config.state_dir / "images")
+        self._blobs = BlobStore(config.state_dir / "images", reserve_bytes=IMAGE_RESERVE_BYTES)
         self._blobs.prepare()
         self._routes = ReplicationRoutes(
             interface=config.replication.interface, address=config.replication.address, netlink=netlink
@@ -248,6 +252,7 @@ class Agent:
                 await host.announced.wait()
         group.create_task(manager.run(), name="manager")
         group.create_task(NameService(host).run(), name="names")
+        group.create_task(StorageWatch(host, manager).run(), name="storage")
         group.create_task(ImageKeeper(host, self._blobs).run(), name="images")
         election = Election(store, host.name, self.config.timings.leader_ttl_s)
         group.create_task(election.run(self._term(context, store)), name="election")
@@ -375,3 +380,4 @@ def _raise_priority() -> None:
         structlog.get_logger().warning(
             "the agent's priority could not be raised; a busy machine may delay it"
         )
+    set_oom_score("self", AGENT)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 from hostagent.drivers.etcd import timing_warnings
+from hostagent.drivers.host.room import room
 from hostagent.supervisor.node import NodeContext
 from vdc.api.models import Check
-from vdc.model.units import GIB, format_size
 from vdc.store.etcd_admin import MemberStatus
-
-LEAST_FREE_BYTES = 2 * GIB
 
 
 def host_checks(host: NodeContext, members: tuple[MemberStatus, ...], underlay: str) -> tuple[Check, ...]:
@@ -105,14 +101,14 @@ def _arbiter_timing(host: NodeContext, members: tuple[MemberStatus, ...]) -> lis
 
 
 def _disk(host: NodeContext) -> Check:
-    free = shutil.disk_usage(host.config.state_dir).free
-    if free >= LEAST_FREE_BYTES:
-        return Check(name="disk", level="ok", sentence=f"{format_size(free)} are free for disks and images")
+    found = room(host.config.state_dir)
+    if not found.is_low:
+        return Check(name="disk", level="ok", sentence=found.sentence)
     return Check(
         name="disk",
         level="warning",
-        sentence=f"only {format_size(free)} are free",
-        hint=f"free space below {host.config.state_dir}",
+        sentence=f"only {found.sentence}",
+        hint="make room: a guest whose disk cannot grow stands still",
     )
 
 

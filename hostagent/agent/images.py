@@ -49,7 +49,10 @@ class ImageKeeper:
         for digest in [d for d, found in mirror.images.items() if me not in found.value.hosts]:
             try:
                 await self._fetch(digest)
-            except VdcError as error:
+            except (
+                VdcError,
+                OSError,
+            ) as error:  # OSError: a disk that fails; the agent has guests to look after
                 self._host.log.warning("an image could not be fetched", digest=digest, why=str(error))
                 asyncio.get_running_loop().call_later(RETRY_S, self._changed.set)
 

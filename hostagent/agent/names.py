@@ -14,6 +14,7 @@ from hostagent.supervisor.host import HostContext
 from vdc.store import keys
 
 DEBOUNCE_S = 0.1
+RETRY_S = 2.0
 CAPABILITIES = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE")
 
 
@@ -29,8 +30,7 @@ class NameService:
 
     async def run(self) -> None:
         """Never returns; dnsmasq outlives the agent."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        owed = self._files.write(self._config())
+        owed = await self._written()
         unsubscribe = self._host.mirror.subscribe(self._on_change)
         try:
             async with asyncio.TaskGroup() as group:
@@ -52,8 +52,18 @@ class NameService:
             await self._dirty.wait()
             await asyncio.sleep(DEBOUNCE_S)
             self._dirty.clear()
-            change = self._files.write(self._config())
+            change = await self._written()
             self._tell(await self._process.running(), change)
+
+    async def _written(self) -> Change:
+        """Write the files; for as long as the disk takes nothing, dnsmasq goes on with what it has."""
+        while True:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                return self._files.write(self._config())
+            except OSError as error:
+                self._host.log.warning("names and addresses cannot be written", why=str(error))
+                await asyncio.sleep(RETRY_S)
 
     def _tell(self, handle: ProcessHandle, change: Change) -> None:
         if change is Change.RELOAD:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -81,7 +81,8 @@ async def _qemu(config: AgentConfig, cache_file: Path) -> QemuVersion:
         qemu = await probe(config.runtime)
     except UnavailableError as error:
         return QemuVersion(reason=str(error))
-    await asyncio.to_thread(write_atomically, cache_file, wanted.with_(qemu=qemu).to_json())
+    with suppress(OSError):  # it will be asked again
+        await asyncio.to_thread(write_atomically, cache_file, wanted.with_(qemu=qemu).to_json())
     return qemu
 
 

@@ -14,6 +14,7 @@ from hostagent.server import views
 from hostagent.server.context import ServerContext
 from hostagent.server.http import parse_body, stream_lines
 from hostagent.server.promotion import promote
+from hostagent.supervisor.logs import earlier_log
 from vdc.api import models as wire
 from vdc.control.desired import parse_manifest
 from vdc.model.base import Record
@@ -206,6 +207,9 @@ def _read_log(path: Path, lines: int, offset: int | None) -> tuple[str, int]:
             data = file.read(LOG_TAIL_BYTES)
     except FileNotFoundError:
         return "", 0
+    if offset is None and len(data) < LOG_TAIL_BYTES:
+        data = earlier_log(path, LOG_TAIL_BYTES - len(data)) + data
+        begin = size - len(data)
     text = data.decode(errors="replace")
     if offset is None:
         text = "".join(text.splitlines(keepends=True)[-lines:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -14,6 +15,7 @@ from vdc.model.base import Record
 from vdc.model.errors import BugError, InvalidError, Problem, VdcError
 
 MAX_BODY_BYTES = 1024 * 1024
+BODY_S = 10.0  # a record has arrived by then, or its sender has no intention to send it
 _log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[object]]
@@ -22,7 +24,10 @@ Handler = Callable[[web.Request], Awaitable[object]]
 async def parse_body(request: web.Request) -> object:
     """The JSON body, at most MAX_BODY_BYTES, no duplicate keys, no NaN. Raises InvalidError."""
     try:
-        text = await request.text()
+        async with asyncio.timeout(BODY_S):
+            text = await request.text()
+    except TimeoutError as error:
+        raise InvalidError(f"the body did not come within {BODY_S:g} s", code="body-late") from error
     except UnicodeDecodeError as error:
         raise InvalidError("the body is not UTF-8", code="body-invalid") from error
     try:

@@ -13,7 +13,7 @@ import time
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.inspect import LiveState, inspect
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.copy import QEMU_LOG, Copy
 from hostagent.supervisor.handover import after_restart
 from hostagent.supervisor.journal import Entry
 from hostagent.supervisor.primary import BOOT_LIMIT_S
@@ -36,7 +36,6 @@ async def take_over_after_restart(copy: Copy) -> None:
     else:
         await _with_process(copy)
     if entry is not None and entry.is_open:
-        await _finish_unseen(copy, entry)
         _tell(copy, entry)
 
 
@@ -52,16 +51,27 @@ async def _without_process(copy: Copy) -> None:
 
 
 async def _with_process(copy: Copy) -> None:
-    state = copy.state
     assert copy.process is not None
     thaw_after_restart(copy.folder, copy.process)
     copy.meter.restart(time.monotonic())  # else no silence of checkpoints is ever measured
+    copy.is_unread = True
+    await look_again(copy)
+
+
+async def look_again(copy: Copy) -> None:
+    """Find out how far a process that was taken over has come, as soon as it answers. Until then nothing is known
+    but the remembered stage, and no job of the earlier agent is gone on with."""
+    state = copy.state
+    if not copy.is_alive:
+        copy.is_unread = False
+        return
     try:
         live = await inspect(copy.session())
     except QmpError as error:
         copy.host.log.warning("the guest runs, QEMU does not answer", endophyte=copy.name, why=str(error))
         await _unanswered(copy)
         return
+    copy.is_unread = False
     if live.status == "restore-vm":  # the earlier agent died while it refreshed an emulated guest's code
         await copy.session().execute(Command.CONT)
     if state.role is CopyRole.SECONDARY and state.stage is CopyStage.PREPARING:
@@ -87,6 +97,7 @@ def _stage_now(copy: Copy, live: LiveState) -> CopyStage:
     stage, role = copy.state.stage, copy.state.role
     if role is CopyRole.SECONDARY:
         if stage in (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP) and not live.is_colo:
+            copy.trouble.read_log(copy.folder / QEMU_LOG)
             copy.colo_ended = True
         return stage
     match stage, live.status:
@@ -129,13 +140,6 @@ def _note_age(copy: Copy) -> None:
     started_at_s = copy.process.identity.start_ticks / _TICKS_PER_S
     if copy.host.clock.boottime_s() - started_at_s < BOOT_LIMIT_S:
         copy.booting_since_s = started_at_s
-
-
-async def _finish_unseen(copy: Copy, entry: Entry) -> None:
-    """The rest of an operation whose end neither the stage nor QEMU shows: the disks' own record."""
-    state = copy.state
-    if entry.step == Step.SYNCED_REMEMBERED and state.stage is CopyStage.LOCKSTEP and state.plan:
-        await copy.disks.in_sync(state.plan.disks)
 
 
 def _tell(copy: Copy, entry: Entry) -> None:

@@ -17,24 +17,29 @@ from typing import Any
 from hostagent.drivers.disk.copy import CopyRecord, DiskSet, older_copy, older_files
 from hostagent.drivers.disk.images import QemuImg
 from hostagent.drivers.firmware import find_firmware, prepare_vars
+from hostagent.drivers.host.room import require_memory
 from hostagent.drivers.net import Port, tap_name
 from hostagent.drivers.process import ProcessHandle, ProcessStartError, adopt, spawn_in_sandbox
+from hostagent.drivers.process.oom import PRIMARY, SECONDARY, set_oom_score
 from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
 from hostagent.drivers.qemu.checkpoints import CheckpointMeter
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.primary import ENDS_LOCKSTEP
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession, QmpUnreachableError
-from hostagent.drivers.qemu.resync import CopyFigures
 from hostagent.drivers.qemu.sandbox import sandboxed
-from hostagent.drivers.qemu.spec import QMP_SOCKET, SERIAL_LOG, MachineSpec
+from hostagent.drivers.qemu.spec import DEBUG_SOCKET, QMP_SOCKET, SERIAL_LOG, MachineSpec
 from hostagent.drivers.tpm import adopt_tpm, start_tpm
+from hostagent.supervisor.copying import Copying
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.journal import Journal
+from hostagent.supervisor.logs import ConsoleWatch, bound_log, last_line
 from hostagent.supervisor.state import CopyState, load_state, save_state
-from vdc.model.endophyte import CopyProgress, CopyRole, CopyStage, Endophyte
+from hostagent.supervisor.trouble import DiskTrouble
+from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.errors import VdcError
 from vdc.model.manifest import Firmware
 from vdc.model.step import Step
+from vdc.protection.placement import primary_cost_bytes, secondary_cost_bytes
 
 PIDFILE = "qemu.pid"
 QEMU_LOG = "qemu.log"
@@ -44,7 +49,6 @@ GUEST_NICENESS = 0  # below the agent and etcd: a busy guest must not delay the 
 PROBE_DEADLINE_S = 0.3
 QMP_POLL_S = 0.01  # QEMU tells nobody when it listens
 _OWN_DOING = ("host-qmp-quit", "host-qmp-system-reset", "host-signal")
-_PANIC_SIGNS = (b"Kernel panic", b"BUG: ", b"Oops: ", b"general protection fault")
 
 
 class Copy:
@@ -55,30 +59,31 @@ class Copy:
         self.name = name
         self.folder: Path = host.vms_dir / name
         self.state = load_state(self.folder) or CopyState(name=name, uid="")
+        self._durable_epoch = self.state.highest_epoch
         self._fenced_uid = self.state.uid  # whose `highest_epoch` is; outlives `discard`
         self.journal = Journal(self.folder)
+        self._durable_epoch = self.state.highest_epoch  # as this host's disk has it
         self.meter = CheckpointMeter()
         self.process: ProcessHandle | None = None
         self.qmp: QmpSession | None = None
+        self.is_unread = False  # taken over from an earlier agent, and QEMU has not said yet how far it is
         self.colo_ended = False
         self.lockstep_since_s: float | None = None
         self.qemu_word = ""
-        self.progress: float | None = None
-        self.copying: CopyProgress | None = None
-        self._figures: CopyFigures | None = None
+        self.copying = Copying(wake)
         self.older: CopyRecord | None = older_copy(self.folder)  # disks of a former secondary, kept
-        self.disk_failed = False  # a disk of the pair failed a write since lockstep was entered
         self.guest_reset = self.guest_crashed = False
         self.booting_since_s: float | None = None  # powered on or reset, and not seen at rest since
         self.powered_off = asyncio.Event()
         self.fenced_epoch = 0  # under which this primary stopped speaking for a planned promotion
         self.fence_timer: asyncio.Task[None] | None = None
+        self.trouble = DiskTrouble()
         self.is_held = False  # a comparison holds the checkpoints up: that is no stall
         self._wake = wake
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
         self.telling: asyncio.Task[None] | None = None  # what the agent said when it found this copy
-        self._log_seen = 0
+        self.console = ConsoleWatch(self.folder / SERIAL_LOG)
         self._saving = asyncio.Lock()
 
     # ---- what is there
@@ -127,6 +132,7 @@ class Copy:
         if self.state.uid and self.state.uid != self._fenced_uid:  # epochs of an earlier VM of this name
             self._fenced_uid = self.state.uid
             self.state = self.state.with_(highest_epoch=0)
+            self._durable_epoch = 0
         self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, self.state.epoch))
         await self._write_state()
         self._wake()
@@ -134,11 +140,14 @@ class Copy:
     async def _write_state(self) -> None:
         """One write at a time, each of the state as it is then: an older one never lands after a newer."""
         async with self._saving:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-            await save_state(self.folder, self.state)
+            state = self.state
+            await save_state(self.folder, state)
+            self._durable_epoch = state.highest_epoch
 
     async def remember_epoch(self, epoch: int) -> None:
-        """Write an epoch that is about to be acted on to this host's disk, and nothing else."""
+        """Have an epoch that is about to be acted on on this host's disk; raises where that cannot be (I2)."""
+        if epoch <= self._durable_epoch:
+            return
         self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, epoch))
         await self._write_state()
 
@@ -147,38 +156,20 @@ class Copy:
         self.journal.note(step, epoch=self.state.epoch, at=self.host.clock.wall())
         await self.host.failpoints.reach(step)
 
-    def report_progress(self, fraction: float) -> None:
-        """How much of disk and memory has been copied, 0 to 1."""
-        figures = self._figures
-        is_other = figures is not None and (self.copying is None or self.copying.what != figures.what)
-        if is_other or self.progress is None or abs(fraction - self.progress) >= 0.02:
-            self.progress = fraction
-            if figures is not None:
-                self.copying = CopyProgress(
-                    what=figures.what, done_bytes=figures.done_bytes, total_bytes=figures.total_bytes
-                )
-            self._wake()
-
-    def report_figures(self, figures: CopyFigures) -> None:
-        """What has been copied; shown with the next `report_progress`."""
-        self._figures = figures
-
-    def panic_seen(self) -> bool:
-        """Whether the guest's console shows a kernel crash since the last call."""
-        path = self.folder / SERIAL_LOG
-        try:
-            with path.open("rb") as file:
-                file.seek(self._log_seen)
-                text = file.read(1 << 20)
-        except OSError:
-            return False
-        self._log_seen += len(text)
-        return any(sign in text for sign in _PANIC_SIGNS)
+    def bound_logs(self) -> None:
+        """Cut what QEMU and the guest have written too much of. Blocks."""
+        for name in (SERIAL_LOG, QEMU_LOG):
+            bound_log(self.folder / name)
 
     # ---- coming to be
 
     async def start(self, endophyte: Endophyte, spec: MachineSpec, role: CopyRole) -> None:
         """Make ports, firmware and TPM, start QEMU, connect to it. Raises VdcError; then `end` cleans up."""
+        is_primary = role is CopyRole.PRIMARY
+        cost_bytes = primary_cost_bytes(endophyte) if is_primary else secondary_cost_bytes(endophyte)
+        require_memory(
+            cost_bytes, f"{'' if is_primary else 'the secondary of '}{self.name} on {self.host.name}"
+        )
         for index, nic in enumerate(endophyte.nics):
             port = Port.of(endophyte.uid, index, nic.mac, is_gated=endophyte.manifest.spec.is_gated)
             await self.host.overlay.attach_port(port, live=role is CopyRole.PRIMARY)
@@ -193,7 +184,7 @@ class Copy:
             argv, runtime_root=self.host.config.runtime, vm_dir=self.folder, image_dir=self.host.image_dir,
             devices=("/dev/net/tun", "/dev/kvm") if spec.accelerator == "kvm" else ("/dev/net/tun",),
         )  # fmt: skip
-        self._log_seen = self._log_size()
+        self.console.skip()
         (self.folder / QMP_SOCKET).unlink(
             missing_ok=True
         )  # of an earlier process: it looks like a served one
@@ -201,11 +192,17 @@ class Copy:
             command, pidfile=self.folder / PIDFILE, log_path=self.folder / QEMU_LOG, tag=endophyte.uid,
             niceness=GUEST_NICENESS,
         )  # fmt: skip
+        self.rank_for_memory(role)
         self.booting_since_s = self.host.clock.boottime_s() if role is CopyRole.PRIMARY else None
         self._watch()
         await self.reach(Step.POWER_ON_SPAWNED)
         await self._connect_to_new()
         await self.reach(Step.POWER_ON_DONE)
+
+    def rank_for_memory(self, role: CopyRole | None) -> None:
+        """A secondary goes first when this host's memory runs out; a primary is worth no less than others."""
+        if self.process is not None:
+            set_oom_score(self.process.pid, PRIMARY if role is CopyRole.PRIMARY else SECONDARY)
 
     async def take_over(self) -> None:
         """After a restart of the agent: find the running process again, or learn that it has ended."""
@@ -213,6 +210,7 @@ class Copy:
         self._tpm = await adopt_tpm(self.folder)
         if self.process is None:
             return
+        self.rank_for_memory(self.state.role)
         self._watch()
         with suppress(QmpError):
             await self._connect()
@@ -224,8 +222,12 @@ class Copy:
 
     async def reconnect(self) -> None:
         """Connect again where the session was lost and the process lives. Raises QmpError."""
-        if self.needs_session:
+        if not self.needs_session:
+            return
+        try:
             await self._connect()
+        except QmpUnreachableError:  # a monitor that broke is not served again; there is another one
+            await self._connect(DEBUG_SOCKET)
 
     async def _connect_to_new(self) -> None:
         """Connect as soon as a QEMU that was just started listens; at once an error where it ended instead."""
@@ -235,20 +237,17 @@ class Copy:
                     return await self._connect()
                 except QmpUnreachableError as error:
                     if not self.is_alive:
-                        raise ProcessStartError("QEMU", self._last_words() or str(error)) from error
+                        raise ProcessStartError(
+                            "QEMU", last_line(self.folder / QEMU_LOG) or str(error)
+                        ) from error
                 await asyncio.sleep(QMP_POLL_S)
 
-    def _last_words(self) -> str:
-        with suppress(OSError):
-            lines = (self.folder / QEMU_LOG).read_text(errors="replace").strip().splitlines()
-            return lines[-1] if lines else ""
-        return ""
-
-    async def _connect(self) -> None:
-        qmp = await QmpSession.connect(self.folder / QMP_SOCKET, name=self.name, deadline_s=QMP_GREETING_S)
+    async def _connect(self, socket: str = QMP_SOCKET) -> None:
+        qmp = await QmpSession.connect(self.folder / socket, name=self.name, deadline_s=QMP_GREETING_S)
         qmp.add_listener(self._on_event)
         qmp.on_closed = self._wake
         self.qmp = qmp
+        self.meter.hear_again(time.monotonic())
         status = await qmp.execute(Command.QUERY_STATUS)
         self.qemu_word = status["status"]
 
@@ -259,7 +258,7 @@ class Copy:
         assert self.process is not None
         await self.process.wait()
         self.qemu_word = ""
-        if self.state.uid:
+        if self.state.uid and self.state.stage is not CopyStage.PREPARING:  # its job tells, and says why
             self.host.heartbeats.tell_dead(self.state.uid, self.state.epoch)
         self._wake()
 
@@ -277,15 +276,18 @@ class Copy:
                     )
                 if self.meter.count > 8:  # proven long ago: no decision waits for it
                     return
-            case "QUORUM_FAILURE" | "QUORUM_REPORT_BAD":
-                self.disk_failed = True
             case "COLO_EXIT":
+                if self.state.role is CopyRole.SECONDARY:  # a primary's log is also that of its time before
+                    self.trouble.read_log(self.folder / QEMU_LOG)
                 self.colo_ended = True
             case _ if event in ENDS_LOCKSTEP and data.get("reason") not in _OWN_DOING:
                 self.guest_reset = True
                 self.booting_since_s = self.host.clock.boottime_s()
                 if event == "SHUTDOWN" and data.get("guest"):
                     self.powered_off.set()
+            case _:
+                epoch = self.state.plan.epoch if self.state.plan else 0
+                self.trouble.on_event(event, data, self.state.role, self.state.stage, epoch)
         self._wake()
 
     async def probe(self) -> None:
@@ -328,6 +330,7 @@ class Copy:
             self._tpm = None
         self.colo_ended = False
         self.guest_reset = self.guest_crashed = False
+        self.trouble.forget()
         self.powered_off.clear()
         self.lockstep_since_s = None
         self.qemu_word = ""
@@ -354,7 +357,8 @@ class Copy:
         self.older = keep
         highest = self.state.highest_epoch
         self.state = CopyState(name=self.name, uid="", highest_epoch=highest)
-        self._log_seen = 0
+        self._durable_epoch = 0
+        self.console.skip()
         await self.reach(Step.DISCARD_DONE)
         self._wake()
 
@@ -375,11 +379,6 @@ class Copy:
                 process.close()
 
     # ---- helpers
-
-    def _log_size(self) -> int:
-        with suppress(OSError):
-            return (self.folder / SERIAL_LOG).stat().st_size
-        return 0
 
     def mark_stage(self, stage: CopyStage) -> None:
         """Change the stage in memory alone (a note that is found out again after a restart)."""

@@ -95,8 +95,14 @@ async def after_restart(copy: Copy) -> None:
     if copy.state.role is CopyRole.SECONDARY:
         await copy.host.overlay.go_silent(*taps(copy))
         await handover.drop_hold(qmp, plan.plan())
-    elif await handover.is_fenced(qmp, plan.plan()):
+    elif not _is_lost(copy) and await handover.is_fenced(qmp, plan.plan()):
         await handover.unfence(qmp, plan.plan())
+
+
+def _is_lost(copy: Copy) -> bool:
+    """Whether a newer epoch is in force already: then the fence keeps this guest from speaking until its end."""
+    pair = copy.host.mirror.pair(copy.name)
+    return pair is not None and pair.epoch > copy.state.epoch
 
 
 # ---- the secondary's agent
@@ -146,7 +152,7 @@ class Handover:
         copy = self._copy
         await copy.host.overlay.go_listen(*taps(copy))
         await copy.reach(Step.HANDOVER_LISTENING)
-        self._hold = handover.Hold(copy.session(), self._plan)
+        self._hold = handover.Hold(copy.session(), self._plan, now=copy.host.clock.boottime_s)
         self._network = asyncio.create_task(
             self._follows(self._pair.epoch + 1), name=f"{copy.name} network follows"
         )
@@ -160,7 +166,7 @@ class Handover:
                 ) from late
             if await self._hold.is_set():
                 break
-        self._set_at_s = copy.host.clock.boottime_s()
+        self._set_at_s = self._hold.held_at_s  # before the fence, which outlasts what relies on it by that
         copy.host.overlay.nudge(*taps(copy))
         await copy.reach(Step.HANDOVER_HELD)
 

@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 
 from hostagent.drivers.disk.copy import disk_specs
+from hostagent.drivers.host.room import require_disk
 from hostagent.drivers.qemu import kept, primary
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.qmp import QmpError
@@ -52,6 +53,7 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         await host.ensure_image(entry)
         record = await copy.disks.load()
         if pair.epoch == 1 and copy.disks.is_unmade(record):
+            require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
             record = await copy.disks.create_primary(
                 endophyte.uid, pair.epoch, disk_sources(endophyte, entry.image)
             )
@@ -90,6 +92,7 @@ async def adopt_epoch(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     await copy.remember_epoch(pair.epoch)
     earlier = copy.state.plan
     if earlier is not None and earlier.epoch != pair.epoch:
+        await copy.remember_epoch(pair.epoch)
         await copy.reconnect()
         await primary.leave(copy.session(), earlier.plan())  # its channels would keep their ports
     await copy.reach(Step.ADOPT_LEFT)
@@ -127,13 +130,14 @@ async def enter(copy: Copy, pair: Pair) -> None:
     await _boot_settled(copy)
     await copy.save(stage=CopyStage.ENTERING)
     await copy.reach(Step.ENTER_BEGUN)
-    copy.colo_ended = copy.guest_reset = copy.disk_failed = False  # what happened alone ends no lockstep
-    copy.progress = copy.copying = None
+    copy.trouble.forget()
+    copy.colo_ended = copy.guest_reset = False  # what happened while it ran alone ends no lockstep
+    copy.copying.restart()
     full = plan.plan()
     try:
         full = await resync.entry_plan(copy, pair)
         report = await primary.enter(
-            copy.session(), full, progress=copy.report_progress, figures=copy.report_figures,
+            copy.session(), full, progress=copy.copying.report, figures=copy.copying.report_figures,
             reach=copy.reach, deadline_s=ENTER_DEADLINE_S,
         )  # fmt: skip
     except VdcError as error:
@@ -249,10 +253,12 @@ async def alone(
 
 async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     """Take the lockstep parts out; the record says already that this copy is alone."""
-    plan = copy.state.plan
+    plan, was_in_lockstep = copy.state.plan, copy.state.stage is CopyStage.LOCKSTEP
+    await copy.remember_epoch(pair.epoch)  # an agent that died after the commit has not
+    copy.state = copy.state.with_(epoch=pair.epoch, stage=CopyStage.LEAVING)  # so that it is gone on with
     await copy.reconnect()
-    await resync.record_withdrawn(copy, pair)
-    copy.state = copy.state.with_(epoch=pair.epoch)
+    if was_in_lockstep:
+        await resync.record_withdrawn(copy, pair)
     qmp = copy.session()
     if plan is not None:
         await primary.leave(qmp, plan.plan())
@@ -263,7 +269,8 @@ async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
     await copy.reach(Step.LEAVE_RESUMED)
     copy.meter.restart(time.monotonic())
     copy.lockstep_since_s = None
-    copy.colo_ended = copy.guest_reset = copy.disk_failed = False
+    copy.colo_ended = copy.guest_reset = False
+    copy.trouble.forget()
     await copy.disks.renew(pair.epoch)
     await copy.reach(Step.LEAVE_DISKS)
     # Last: what is wanted next (a pause, another secondary) may begin as soon as this shows.

@@ -3,6 +3,8 @@
 An older copy is used only where all of this holds; else everything above the base is copied.
 - It left in order. The primary began to record its writes (a dirty bitmap in its QEMU) while both were in lockstep,
   and saw a whole checkpoint after that (`begin_record`). Only then may the secondary's QEMU end.
+- No disk of the pair refused anything since the lockstep began, as far as either host heard (`trouble.py`): QEMU's
+  `replication` conceals the secondary's failed writes from the guest.
 - The secondary's QEMU wrote everything out before it was ended, and its disks were found sound (`keep_copy`).
 - The next time its host finds them with the same uid and epoch, under the name by which the primary's QEMU still
   has its record (`secondary_disks`). With the first write they are dirty, and never used like this again.
@@ -55,7 +57,7 @@ async def begin_record(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> b
 async def record_withdrawn(copy: Copy, pair: Pair) -> None:
     """As `begin_record`, where the leader withdrew the secondary and wishes its disks kept."""
     plan = copy.state.plan
-    if plan is None or not plan.disks or copy.state.stage is not CopyStage.LOCKSTEP:
+    if plan is None or not plan.disks:
         return
     for older in pair.older:
         if older.epoch == plan.epoch:
@@ -82,10 +84,10 @@ async def _whole_checkpoint(copy: Copy) -> bool:
     before, interval_s = copy.meter.count, copy.state.plan.checkpoint_ms / 1000
     while copy.meter.count < before + 2:  # one may have begun already
         is_late = copy.quiet_ms() > (interval_s + CHECKPOINT_GRACE_S) * 1000
-        if not copy.is_alive or copy.disk_failed or is_late:
+        if not copy.is_alive or copy.trouble.is_torn or is_late:
             return False
         await asyncio.sleep(0.02)
-    return not copy.disk_failed
+    return not copy.trouble.is_torn
 
 
 async def store_records(copy: Copy) -> None:
@@ -139,6 +141,8 @@ async def keep_copy(copy: Copy) -> bool:
     try:
         # `stop` writes everything out, in any state. A QEMU in lockstep does not end by itself when it is asked to.
         await copy.session().execute(Command.STOP, deadline_s=30.0)
+        if copy.trouble.is_torn:  # heard while it wrote, before the answer
+            return False
         await copy.end_process()
         record = await copy.disks.keep_older()
         await copy.discard(keep=record)
@@ -153,6 +157,7 @@ def _may_keep(copy: Copy, pair: Pair) -> bool:
     return (
         state.role is CopyRole.SECONDARY
         and state.stage is CopyStage.LOCKSTEP
+        and not copy.trouble.is_torn
         and pair.uid == state.uid
         and pair.keeps_older(copy.host.name, state.epoch)
         and _has_room(copy)

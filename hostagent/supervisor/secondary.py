@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from hostagent.drivers.disk.copy import disk_specs, older_copy
+from hostagent.drivers.host.room import require_disk
 from hostagent.drivers.net import tap_name
 from hostagent.drivers.qemu import secondary
 from hostagent.drivers.qemu.qmp import QmpError
@@ -55,6 +56,7 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             reason = f"the primary was started by QEMU {facts.qemu_version}, this host runs {host.record.qemu.version}"
         if reason:
             raise RefusedError(reason, code="lockstep-impossible")
+        require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
         record, facts, resumes = await resync.secondary_disks(copy, endophyte, pair, entry.image, observed)
         await copy.reach(Step.PREPARE_DISKS)
         specs = disk_specs(record, len(facts.disk_sizes_bytes))
@@ -99,10 +101,10 @@ async def _primary_listening(copy: Copy, pair: Pair) -> Observed:
 
 async def lockstep_noted(copy: Copy) -> None:
     """The pair is in sync: this copy's disks could be booted, were it promoted and then lost."""
-    await copy.save(stage=CopyStage.LOCKSTEP)
-    await copy.reach(Step.SYNCED_REMEMBERED)
-    if copy.state.plan is not None:
+    if copy.state.plan is not None:  # the disks first: an agent that dies in between does both again
         await copy.disks.in_sync(copy.state.plan.disks)
+    await copy.reach(Step.SYNCED_DISKS)
+    await copy.save(stage=CopyStage.LOCKSTEP)
     await copy.reach(Step.SYNCED_DONE)
 
 
@@ -157,8 +159,19 @@ async def _remember(copy: Copy, epoch: int) -> None:
 
 
 async def take_over(copy: Copy, pair: Pair) -> None:
-    """Carry out a promotion that the record shows already. Idempotent."""
+    """Carry out a promotion that the record shows already. Idempotent.
+
+    An agent that died straight after its commit has remembered neither the epoch nor where the newest writes are.
+    """
+    await copy.remember_epoch(pair.epoch)
+    record = await copy.disks.load()
+    if record is not None and record.epoch < pair.epoch:  # else the layers may be written back already
+        await _remember(copy, pair.epoch)
     await _speak(copy, pair)
+    is_told = copy.journal.has_reached(Step.TIDY_BEGUN, since=Step.PROMOTE_BEGUN)
+    if not is_told:
+        sentence = f"{pair.reason}; the outcome was read from the record"
+        await copy.host.tell(copy.name, "promoted", sentence, epoch=pair.epoch, severity=Severity.WARNING)
     await _tidy(copy)
 
 
@@ -200,6 +213,7 @@ async def _tidy(copy: Copy) -> None:
     copy.colo_ended = copy.guest_reset = copy.guest_crashed = False
     if await run_state(copy.session()) != "shutdown":
         copy.powered_off.clear()  # said by a copy that went its own way, and was put right by a checkpoint
+    copy.rank_for_memory(CopyRole.PRIMARY)
     copy.lockstep_since_s = None
     copy.meter.restart(time.monotonic())
     await copy.save(machine=facts.with_(has_rewriter=True))
@@ -227,11 +241,15 @@ async def inherit(copy: Copy, pair: Pair) -> None:
 
 
 async def failed(copy: Copy, error: VdcError) -> None:
-    """The secondary could not be made: nothing of it may stay, and the primary is told by the observed record."""
+    """The secondary could not be made: nothing of it may stay, and the primary is told by the observed record.
+
+    The primary may know already that the process ended, and its answer cancels this; why must be told even then.
+    """
+    sentence = f"{copy.host.name} could not become the secondary: {error}"
+    told = copy.host.tell(
+        copy.name, "secondary-failed", sentence, epoch=copy.state.epoch, severity=Severity.WARNING
+    )
+    await asyncio.shield(told)
     with suppress(VdcError):
         await copy.end_process()
     await copy.save(stage=CopyStage.FAILED)
-    await copy.host.tell(
-        copy.name, "secondary-failed", f"{copy.host.name} could not become the secondary: {error}",
-        epoch=copy.state.epoch, severity=Severity.WARNING,
-    )  # fmt: skip

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from hostagent.drivers.process import in_thread, write_atomically
+from hostagent.drivers.process import in_thread
+from hostagent.drivers.process.reserve import write_with_reserve
 from hostagent.drivers.qemu.plan import LockstepPlan, LockstepPorts
 from vdc.model.base import Record
 from vdc.model.endophyte import CopyRole, CopyStage, MachineFacts
-from vdc.model.errors import ConflictError
+from vdc.model.errors import ConflictError, UnavailableError
 
 STATE_FILE = "agent.json"
 
@@ -80,5 +81,13 @@ def load_state(folder: Path) -> CopyState | None:
 
 
 async def save_state(folder: Path, state: CopyState) -> None:
-    """Write it durably (fsync) before returning."""
-    await in_thread(write_atomically, folder / STATE_FILE, state.to_json())
+    """Write it durably (fsync) before returning. Raises UnavailableError (`state-unwritable`)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        await in_thread(write_with_reserve, folder / STATE_FILE, state.to_json())
+    except OSError as error:
+        raise UnavailableError(
+            f"{folder / STATE_FILE} cannot be written: {error.strerror or error}",
+            code="state-unwritable",
+            hint=f"make room below {folder.parent}",
+        ) from error

@@ -12,30 +12,29 @@ from contextlib import suppress
 from typing import TypeVar
 
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor import primary, resync, secondary
-from hostagent.supervisor.adoption import take_over_after_restart
+from hostagent.supervisor import primary, secondary
+from hostagent.supervisor.actions import act
+from hostagent.supervisor.adoption import look_again, take_over_after_restart
 from hostagent.supervisor.copy import Copy
-from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence, linger
+from hostagent.supervisor.ending import end_copy
+from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence
 from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.publisher import Publisher
 from hostagent.supervisor.verification import Freezer, Peer, Verification
 from hostagent.supervisor.view import observed, snapshot
 from hostagent.supervisor.waking import read_epoch_after_sleep
 from vdc.api.models import Frozen, VerifyResult
-from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunState
+from vdc.model.endophyte import CopyRole, CopyStage, Observed
 from vdc.model.errors import BugError, ConflictError, FencedError, UnavailableError, VdcError
 from vdc.model.event import Severity
 from vdc.model.pair import Pair
-from vdc.model.step import Step
 from vdc.protection.decide import Decision, decide
 from vdc.protection.events import Event
 from vdc.protection.table import Action, State
-from vdc.store import keys
-from vdc.store.protocol import Put, Unchanged
 
 T = TypeVar("T")
 QUICK_TICK_S = 0.5  # while a stalled checkpoint or a panic has to be noticed
 IDLE_TICK_S = 2.0
-FIGURES_EVERY_S = 5.0
 FIRST_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
 _CHECKPOINTED = (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)
@@ -65,9 +64,7 @@ class Supervisor:
         self._failures = 0
         self._failed_action: Action | None = None
         self._retry_at_s = 0.0
-        self._published: Observed | None = None
-        self._published_at_s = 0.0
-        self._publish = asyncio.Event()
+        self._publisher = Publisher(host, name, self._observed)
         self._exclusive = asyncio.Lock()
         self.freezer = Freezer(self.copy)
 
@@ -85,7 +82,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Never returns; cancelling it leaves the guest alone (I8)."""
-        publisher = asyncio.create_task(self._publisher(), name=f"{self.name} publisher")
+        publisher = asyncio.create_task(self._publisher.run(), name=f"{self.name} publisher")
         try:
             await take_over_after_restart(self.copy)
             due_s = self.host.clock.boottime_s()
@@ -111,6 +108,10 @@ class Supervisor:
             return FIRST_RETRY_S
         return self._tick_s()
 
+    def _observed(self) -> Observed:
+        """What the others are told. While the store is lost, that is all that there is to say about an error."""
+        return observed(self.copy, self._sentence, "" if self.host.is_store_lost else self._error)
+
     def _tick_s(self) -> float:
         """When to look again though nothing happened: sooner while silence and stalls matter."""
         return QUICK_TICK_S if self.copy.state.stage in _IN_LOCKSTEP else IDLE_TICK_S
@@ -122,6 +123,9 @@ class Supervisor:
             return  # neither gone nor as it was: nothing may be done until it can be read
         self._watch_for_crash()
         await self._keep_session()
+        if self.copy.is_unread:
+            await look_again(self.copy)
+        await self.copy.trouble.look(self.copy)
         decision = decide(snapshot(self.copy, retry_due=self.host.clock.boottime_s() >= self._retry_at_s))
         if decision.sentence != self._sentence:
             self.host.log.info(
@@ -134,7 +138,7 @@ class Supervisor:
                     epoch=self.copy.state.epoch, severity=Severity.WARNING,
                 )  # fmt: skip
         await self._dispatch(decision)
-        self._publish.set()
+        self._publisher.look()
 
     async def _dispatch(self, decision: Decision) -> None:
         action = decision.action
@@ -165,24 +169,17 @@ class Supervisor:
         await self._cancel_job()
         if decision.row.to is State.S_LOCKSTEP:
             await secondary.lockstep_noted(self.copy)
+        elif decision.row.event is Event.DISK_FAILED or decision.row.to in (State.P_DEAD, State.S_DEAD):
+            await end_copy(self.copy, decision.sentence, _STAGES[decision.row.to])
         else:
             await self.copy.save(stage=_STAGES[decision.row.to])
-        if decision.row.to in (State.P_DEAD, State.S_DEAD):
-            await self.copy.end_process()
-            await self.host.tell(
-                self.name,
-                "copy-died",
-                decision.sentence,
-                epoch=self.copy.state.epoch,
-                severity=Severity.WARNING,
-            )
 
     async def _execute(self, decision: Decision) -> None:
         """Run one action to its end; whatever it fails at becomes a sentence and a later retry."""
         try:
             await self.freezer.release()  # whatever is decided, it is not decided about a frozen process
             async with self._exclusive:
-                await self._act(decision)
+                await act(self.copy, decision)
             self._failures, self._failed_action = 0, None
             self._error = ""
             self._retry_at_s = 0.0
@@ -197,69 +194,6 @@ class Supervisor:
             await self._failed(decision.action, BugError(f"{type(error).__name__}: {error}"))
         finally:
             self.wake()
-
-    async def _act(self, decision: Decision) -> None:
-        copy, pair, endophyte = (
-            self.copy,
-            self.host.mirror.pair(self.name),
-            self.host.mirror.endophyte(self.name),
-        )
-        match decision.action:
-            case Action.DISCARD | Action.SWEEP:
-                await self._discard(decision)
-            case Action.POWER_DOWN:
-                await primary.power_down(copy)
-            case Action.SWITCH_OFF:
-                await primary.switch_off(copy)
-            case Action.ISOLATE:
-                await primary.isolate(copy)
-            case Action.PAUSE:
-                await primary.pause(copy)
-            case Action.RESUME:
-                await primary.resume(copy)
-            case Action.RECORD_POWER_OFF:
-                await self._record_power_off()
-            case _ if pair is not None and endophyte is not None:
-                await self._act_on_pair(decision, endophyte, pair)
-
-    async def _act_on_pair(self, decision: Decision, endophyte: Endophyte, pair: Pair) -> None:
-        copy = self.copy
-        if decision.row.event in (Event.STALLED, Event.STALLED_LATER):
-            await copy.probe()
-        jobs: Mapping[Action, Callable[[], Awaitable[object]]] = {
-            Action.START: lambda: primary.start(copy, endophyte, pair),
-            Action.ADOPT_EPOCH: lambda: primary.adopt_epoch(copy, endophyte, pair),
-            Action.ENTER: lambda: primary.enter(copy, pair),
-            Action.MARK: lambda: primary.mark(copy, pair),
-            Action.GO_ALONE: lambda: primary.alone(
-                copy, endophyte, pair, decision.sentence, orderly=decision.row.event in resync.ORDERLY
-            ),
-            Action.LEAVE: lambda: primary.leave(copy, endophyte, pair),
-            Action.PREPARE: lambda: secondary.prepare(copy, endophyte, pair),
-            Action.PROMOTE: lambda: secondary.promote(copy, pair, decision.sentence),
-            Action.TAKE_OVER: lambda: secondary.take_over(copy, pair),
-            Action.INHERIT: lambda: secondary.inherit(copy, pair),
-        }
-        await jobs[decision.action]()
-
-    async def _discard(self, decision: Decision) -> None:
-        had_guest = self.copy.is_alive
-        epoch = self.copy.state.epoch
-        await linger(self.copy)
-        if not await resync.keep_copy(self.copy):
-            await self.copy.discard()
-        if had_guest:
-            await self.host.tell(self.name, "discarded", decision.sentence, epoch=epoch)
-
-    async def _record_power_off(self) -> None:
-        """The guest shut itself down: from now on that is what is wanted, and the next pass ends its QEMU."""
-        found = self.host.mirror.endophytes[self.name]
-        key, after = keys.endophyte(self.name), found.value.with_(run=RunState.STOPPED)
-        await self.host.store.commit([Unchanged(key, found.revision)], [Put(key, after.to_json())])
-        await self.copy.reach(Step.RECORD_OFF_DONE)
-        await self.host.tell(
-            self.name, "guest-powered-off", "the guest powered itself off", epoch=self.copy.state.epoch
-        )
 
     async def _failed(self, action: Action, error: VdcError) -> None:
         self._failures = self._failures + 1 if action is self._failed_action else 1
@@ -289,6 +223,8 @@ class Supervisor:
         if self._job is not None and not self._job.done():
             self._job.cancel()
             await asyncio.gather(self._job, return_exceptions=True)
+            if self._job_action is Action.ENTER and self.copy.state.stage is CopyStage.ENTERING:
+                self.copy.mark_stage(CopyStage.LEAVING)  # nobody copies any more: the table finishes it
         self._job, self._job_action = None, None
 
     async def _keep_session(self) -> None:
@@ -304,7 +240,11 @@ class Supervisor:
     def _watch_for_crash(self) -> None:
         """A secondary whose guest runs on memory that does not fit together says so on its console."""
         state = self.copy.state
-        if state.role is CopyRole.SECONDARY and state.stage in _CHECKPOINTED and self.copy.panic_seen():
+        if (
+            state.role is CopyRole.SECONDARY
+            and state.stage in _CHECKPOINTED
+            and self.copy.console.sees_panic()
+        ):
             self.copy.guest_crashed = True
 
     # ---- what the API asks for
@@ -385,6 +325,8 @@ class Supervisor:
                 code="busy",
                 hint="try again in a moment",
             )
+        if self.copy.trouble.here:
+            raise ConflictError(f"the disk on {self.host.name} failed", code="disk-failed")
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
 
@@ -428,49 +370,6 @@ class Supervisor:
             raise ConflictError(
                 f"{self.host.name} is not the primary of {self.name} under epoch {epoch}", code="not-primary"
             )
-
-    # ---- what the others see
-
-    async def _publisher(self) -> None:
-        """Write the Observed record when its meaning changed, and its figures now and then."""
-        while True:
-            await self._publish.wait()
-            self._publish.clear()
-            error = "" if self.host.is_store_lost else self._error  # then that is all that it says
-            record = observed(self.copy, self._sentence, error)
-            if not record.uid:
-                endophyte = self.host.mirror.endophyte(self.name)
-                if endophyte is None:
-                    continue
-                record = record.with_(
-                    uid=endophyte.uid
-                )  # nothing is here (any more), and that is worth saying
-            own = f"{self.name}/{self.host.name}"
-            if not self._is_news(record):
-                self.host.mirror.unstored.pop(own, None)
-                continue
-            try:
-                await self.host.store.commit(
-                    [], [Put(keys.observed(self.name, self.host.name), record.to_json())]
-                )
-                self._published = record
-                self._published_at_s = self.host.clock.boottime_s()
-                self.host.mirror.unstored.pop(own, None)
-            except UnavailableError:
-                self.host.mirror.unstored[own] = record  # what this agent itself shows meanwhile
-                await asyncio.sleep(0.2)
-                self._publish.set()
-            except Exception as error:  # this task's boundary: nobody would start it again
-                self.host.log.exception("publishing failed", endophyte=self.name, why=repr(error))
-                await asyncio.sleep(FIRST_RETRY_S)
-                self._publish.set()
-
-    def _is_news(self, record: Observed) -> bool:
-        before = self._published
-        if before is None or before.with_(checkpoints=record.checkpoints) != record:
-            return True
-        is_due = self.host.clock.boottime_s() - self._published_at_s >= FIGURES_EVERY_S
-        return is_due and before.checkpoints != record.checkpoints
 
 
 def _is_same_work(action: Action, running: Action | None) -> bool:

@@ -58,12 +58,21 @@ def copy_view(copy: Copy, pair: Pair | None, *, retry_due: bool) -> CopyView:
         colo_ended=copy.colo_ended,
         checkpoints=copy.meter.count,
         lockstep_for_s=now - copy.lockstep_since_s if copy.lockstep_since_s is not None else 0.0,
-        stalled_ms=copy.quiet_ms() if state.stage in _CHECKPOINTED and not copy.is_held else 0.0,
+        stalled_ms=copy.quiet_ms() if _must_checkpoint(copy) else 0.0,
         guest_reset=copy.guest_reset,
         guest_crashed=copy.guest_crashed,
         powered_off=copy.powered_off.is_set(),
+        disk_failed=bool(copy.trouble.here),
+        peer_disk_failed=bool(copy.trouble.there),
+        disk_stopped=copy.trouble.is_stopped,
+        disk_full=copy.trouble.is_full,
         retry_due=retry_due,
     )
+
+
+def _must_checkpoint(copy: Copy) -> bool:
+    """Whether silence would be a stall: not while a comparison holds them up, nor while nothing can be heard."""
+    return copy.state.stage in _CHECKPOINTED and not copy.is_held and not copy.needs_session
 
 
 def _peer_view(copy: Copy, pair: Pair | None, peer: str | None) -> PeerView:
@@ -112,7 +121,7 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
         checkpoints=CheckpointFigures(
             count=meter.count, pause_ms_p50=meter.p50_ms, pause_ms_p99=meter.p99_ms, last=copy.last_checkpoint
         ),
-        progress=copy.progress if is_copying else None,
+        progress=copy.copying.progress if is_copying else None,
         sentence=f"keeps disks as of epoch {copy.older.epoch}" if copy.older and is_kept(copy) else sentence,
         error=error,
         restarts=state.restarts,
@@ -120,7 +129,7 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
         machine=state.machine,
         incarnation=copy.host.record.incarnation,
         unreachable=copy.host.heartbeats.unsettled() if state.role is CopyRole.PRIMARY else (),
-        copying=copy.copying if is_copying else None,
+        copying=copy.copying.shown if is_copying else None,
         older=state.older,
         resumes=state.resumes,
     )

@@ -17,9 +17,11 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from hostagent.config import AgentConfig, EmbeddedEtcd, EtcdConfig, HostAddress, Timings
+from vdc.model.explanations import EXPLANATIONS
 from vdc.model.network import Network
 from vdc.model.step import Step
 from vdc.protection.table import TABLE, State
+from vdc.protection.timing import RULES
 
 ROOT = Path(__file__).parents[2]
 _SENTENCES = "docs/failover.md"
@@ -225,10 +227,26 @@ def _default(field: Any) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
+def rules_list() -> str:
+    """Every rule about durations, with its reason."""
+    lines = ["| rule | else |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {rule.says} | {rule.why} |" for rule in RULES), ""])
+
+
+def events_table() -> str:
+    """Every event code, what it means and what to do."""
+    lines = ["| code | severity | what happened | what to do |", "|---|---|---|---|"]
+    for code, told in EXPLANATIONS.items():
+        lines.append(f"| `{code}` | {told.severity} | {told.meaning} | {told.advice} |")
+    return "\n".join([*lines, ""])
+
+
 PARTS = (
+    Part(_SENTENCES, "timings", rules_list),
     Part(_SENTENCES, "primary", primary_diagram),
     Part(_SENTENCES, "secondary", secondary_diagram),
     Part(_SENTENCES, "table", rows_table),
+    Part(_OPTIONS, "events", events_table),
     Part(_OPTIONS, "options", options_table),
     Part(_STEPS, "steps", steps_table),
 )

@@ -8,7 +8,7 @@ from testlab import Lab
 
 from tests.soak.run import History, soak
 
-SEED, FAULTS, LIMIT_S = 21, 8, 300.0
+SEED, FAULTS, LIMIT_S = 42, 8, 300.0
 
 
 def test_random_faults_leave_everything_as_if_nothing_had_been(lab: Lab) -> None:

@@ -535,6 +535,11 @@ class VM:
         """Whether a QEMU of it runs on a host."""
         return any(_name_of(process) == self.name for process in self.lab.qemus(host))
 
+    def is_on_network(self, host: str) -> bool:
+        """Whether a port of it is plugged into the overlay on a host."""
+        uid = self.view().metadata.uid
+        return any(tap.is_live for tap in _taps(self.lab.plan.host(host)) if tap.uid == uid)
+
     def kill(self, host: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to its QEMU on a host."""
         signal_all([self.qemu(host)], number)

@@ -230,6 +230,7 @@ class Pair:
             process = await asyncio.create_subprocess_exec(
                 "ip", "netns", "exec", self.namespace.name, *full,
                 pass_fds=(writer,), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                restore_signals=False,  # as the agent starts it: a file-size limit is an error, not the end
             )  # fmt: skip
         os.close(writer)
         try:
@@ -296,7 +297,7 @@ class Pair:
     async def switch(self, prime: Copy, second: Copy, plan: LockstepPlan) -> bool:
         """A planned promotion, in the steps of the supervisor; whether the cut was clean (else packets may be lost)."""
         self._tell_story(prime, second)
-        hold = handover.Hold(second.qmp, plan)
+        hold = handover.Hold(second.qmp, plan, now=time.monotonic)
         try:
             for _ in range(3):
                 await handover.fence(prime.qmp, plan)

@@ -151,9 +151,12 @@ async def test_a_cancelled_entry_leaves_the_guest_running() -> None:
     async with Pair() as pair:
         first = await pair.start_primary()
         await pair.guest_is_up()
-        for delay_s in (0.1, 0.3, 0.5):
-            second = await pair.start_secondary()
-            entering = asyncio.create_task(pair.protect(first, second))
+        for delay_s in (0.0, 0.2, 0.4):
+            second, copying = await pair.start_secondary(), asyncio.Event()
+            entering = asyncio.create_task(
+                pair.protect(first, second, progress=lambda _, copying=copying: copying.set())
+            )
+            await copying.wait()  # what comes before is no entry yet, and takes long on a busy machine
             await asyncio.sleep(delay_s)
             entering.cancel()
             await asyncio.gather(entering, return_exceptions=True)

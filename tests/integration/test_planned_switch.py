@@ -88,7 +88,7 @@ Step = Callable[[Pair, Copy, Copy, LockstepPlan], Awaitable[None]]
 
 async def meet(pair: Pair, prime: Copy, second: Copy, plan: LockstepPlan) -> None:
     """Both at one checkpoint, neither speaking."""
-    hold = handover.Hold(second.qmp, plan)
+    hold = handover.Hold(second.qmp, plan, now=time.monotonic)
     await handover.fence(prime.qmp, plan)
     await hold.close()
 

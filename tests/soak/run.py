@@ -16,7 +16,6 @@ from testlab import VM, Lab
 from tests.soak import plan
 from tests.soak.plan import Fault
 from tests.soak.strike import strike
-from vdc.control.clock import SystemClock
 
 PROTECTED_S = 120.0  # until it is protected again after everything was healed; back-offs included
 ANSWERS, ANSWER_S = 20, 60.0
@@ -82,7 +81,10 @@ def soak(
 
 
 def _one(lab: Lab, vm: VM, fault: Fault, gaps: Callable[[], list[float]]) -> Entry:
-    before, began, since = len(gaps()), time.monotonic(), SystemClock().wall()
+    before, began = len(gaps()), time.monotonic()
+    since = next(
+        one["at"] for one in reversed(lab.events(NAME)) if one["code"] == "lockstep"
+    )  # who may speak now
     with lab.capture() as capture:
         host = strike(lab, vm, fault)
         healed = time.monotonic()

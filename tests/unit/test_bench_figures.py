@@ -129,3 +129,10 @@ def test_resident_memory_is_read_from_either_file() -> None:
 
 def test_the_cpu_has_a_name() -> None:
     assert cpu_name("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n") == "Some CPU @ 2 GHz"
+
+
+def test_a_thousand_pairs_that_fail_at_once_are_all_decided():
+    from tests.bench.decisions import decide_all
+
+    found = decide_all(100)
+    assert 0 < found.decide_ms < found.total_ms

@@ -23,6 +23,7 @@ from tests.docs.generate import MEANINGS, PARTS, ROOT, meaning_of, options, upda
 from vdc.api.context import load_contexts
 from vdc.api.endpoints import parse_endpoint
 from vdc.cli.main import cli as vdc_cli
+from vdc.model.explanations import EXPLANATIONS
 from vdc.model.manifest import EndophyteManifest
 
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
@@ -246,7 +247,9 @@ def event_codes() -> set[str]:
 
 
 def test_every_event_code_is_explained() -> None:
-    text = OPERATIONS.read_text()
-    section = text[text.index("## Events") :].split("\n## ", 1)[0]
-    explained = set(re.findall(r"^\| `([a-z-]+)`", section, re.MULTILINE))
-    assert event_codes() | {"no-host", "resync-queued"} == explained
+    assert event_codes() | {"no-host", "resync-queued"} == set(EXPLANATIONS)
+
+
+def test_every_warning_says_what_to_do() -> None:
+    silent = [code for code, told in EXPLANATIONS.items() if told.severity == "Warning" and not told.advice]
+    assert not silent

@@ -69,3 +69,15 @@ def test_a_resume_without_stop_and_other_events_count_nothing(event: str) -> Non
     meter = CheckpointMeter()
     meter.on_event(event, {}, 1.0)
     assert meter.count == 0
+
+
+def test_what_could_not_be_heard_is_no_stall():
+    meter = CheckpointMeter()
+    meter.restart(0.0)
+    meter.on_event("STOP", {}, 1.0)
+    meter.on_event("RESUME", {}, 1.1)
+    meter.on_event("STOP", {}, 1.4)
+    meter.hear_again(9.0)  # the session was lost in between
+    assert meter.quiet_for(9.5) == pytest.approx(0.5)
+    assert meter.stalled_for(9.5) == 0
+    assert meter.last_at_s == 1.1

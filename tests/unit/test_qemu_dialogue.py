@@ -38,7 +38,7 @@ class ModelQemu:
         self.objects: dict[str, dict[str, Any]] = {}
         self.chardevs: dict[str, dict[str, Any]] = {}
         self.nodes: dict[str, dict[str, Any]] = {
-            "disk0": {"node-name": "disk0", "children": [child(0, "img0")]}
+            "disk0": {"node-name": "disk0", "children": [child(0, "img0")], "image": {"virtual-size": 64}}
         }
         self.backup_error = ""
         self.jobs: set[str] = set()
@@ -142,7 +142,10 @@ class ModelQemu:
         return self.chardevs.pop(given["id"], None) or self.refuse("chardev-remove")
 
     def do_blockdev_add(self, given: Any) -> Any:
-        self.nodes[given["node-name"]] = given
+        node = self.nodes[given["node-name"]] = dict(given)
+        if given["driver"] == "quorum":
+            names = [one if isinstance(one, str) else "nothing" for one in given["children"]]
+            node["children"] = [child(number, name) for number, name in enumerate(names)]
         if given["driver"] == "nbd":
             self.yankable.append({"type": "block-node", "node-name": given["node-name"]})
 
@@ -152,8 +155,11 @@ class ModelQemu:
     def do_x_blockdev_change(self, given: Any) -> Any:
         children = self.nodes["disk0"]["children"]
         if "node" in given:
-            children.append(child(1, given["node"]))
+            taken = {one["child"] for one in children}
+            number = next(number for number in range(9) if f"children.{number}" not in taken)
+            children.append(child(number, given["node"]))
         else:
+            assert len(children) > 1, "a quorum keeps one child at least"
             children[:] = [one for one in children if one["child"] != given["child"]]
 
     def do_blockdev_mirror(self, given: Any) -> Any:
@@ -239,7 +245,7 @@ async def test_copying_less_than_all_says_this(name: str, changes: str) -> None:
     words = ("blockdev-", "x-blockdev", "job-dismiss", "migrate-set-parameters", "stop")
     assert_golden(f"dialogue-enter-{name}", [one for one in qemu.said if one.startswith(words)])
     assert [figures.what for figures in seen] == ["disk", "memory"]
-    assert set(qemu.nodes) == {"disk0", "img0", "nbd0-e7", "repl0-e7"}
+    assert set(qemu.nodes) == {"disk0", "img0", "nbd0-e7", "watch0-e7", "repl0-e7", "pair0-e7"}
     assert not qemu.jobs
 
 
@@ -313,9 +319,10 @@ async def test_leaving_ends_a_comparison_that_was_under_way() -> None:
     await entered(qemu)
     await exports.open_exports(qemu, PLAN)  # type: ignore[arg-type]
     assert qemu.exports == {"own0", "other0"}
+    qemu.said.clear()
     await primary.leave(qemu, PLAN)
     said = [words.split()[0] for words in qemu.said]
-    assert said.index("blockdev-del") > len(said) - said[::-1].index("nbd-server-stop") - 1
+    assert said.index("nbd-server-stop") < said.index("x-blockdev-change") < said.index("blockdev-del")
     assert not qemu.exports
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -93,7 +94,7 @@ async def checkpoint(qemu: ModelQemu, *, is_late: bool = False) -> None:
 
 async def test_holding_and_speaking_says_this() -> None:
     qemu = await in_lockstep()
-    hold = handover.Hold(qemu, PLAN)
+    hold = handover.Hold(qemu, PLAN, now=time.monotonic)
     await asyncio.sleep(0)
     assert not hold.is_clean
     await checkpoint(qemu)
@@ -112,7 +113,7 @@ async def test_holding_and_speaking_says_this() -> None:
 
 async def test_a_guest_that_ran_before_the_buffer_was_there_is_not_held() -> None:
     qemu = await in_lockstep()
-    hold = handover.Hold(qemu, PLAN)
+    hold = handover.Hold(qemu, PLAN, now=time.monotonic)
     await asyncio.sleep(0)
     await checkpoint(qemu, is_late=True)
     assert not await hold.is_set(deadline_s=0.005)
@@ -123,7 +124,7 @@ async def test_a_guest_that_ran_before_the_buffer_was_there_is_not_held() -> Non
 
 async def test_a_checkpoint_after_the_one_that_was_meant_spoils_the_buffer_until_it_is_a_new_one() -> None:
     qemu = await in_lockstep()
-    hold = handover.Hold(qemu, PLAN)
+    hold = handover.Hold(qemu, PLAN, now=time.monotonic)
     await asyncio.sleep(0)
     await checkpoint(qemu)
     assert await hold.is_set()
@@ -136,7 +137,7 @@ async def test_a_checkpoint_after_the_one_that_was_meant_spoils_the_buffer_until
 
 async def test_the_end_of_a_checkpoint_that_began_before_is_not_taken_for_one() -> None:
     qemu = await in_lockstep()
-    hold = handover.Hold(qemu, PLAN)
+    hold = handover.Hold(qemu, PLAN, now=time.monotonic)
     await asyncio.sleep(0)
     qemu.emit("RESUME")
     assert not hold.is_clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 
 import aiohttp
@@ -9,6 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from hostagent.server import http
 from hostagent.server.http import MAX_BODY_BYTES, errors_as_problems, parse_body
 from vdc.api.models import RunRequest
 from vdc.model.errors import ConflictError
@@ -66,6 +68,18 @@ async def test_an_oversized_body_is_refused(client):
     except aiohttp.ClientError:
         return  # the server stopped reading before everything was sent: refused as well
     assert (status, problem["code"]) == (413, "body-too-large")
+
+
+async def test_a_body_that_never_comes_is_given_up(client, monkeypatch):
+    monkeypatch.setattr(http, "BODY_S", 0.05)
+
+    async def half():
+        yield b"{"
+        await asyncio.Event().wait()
+
+    assert await ask(client, "/echo", half()) == (
+        400, {"code": "body-late", "message": "the body did not come within 0.05 s", "hint": ""}
+    )  # fmt: skip
 
 
 async def test_errors_keep_their_code_and_hint(client):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from hostagent.drivers.qemu.inspect import LiveRole, LiveState
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor.adoption import _stage_now, _with_process
 from hostagent.supervisor.state import CopyState
+from hostagent.supervisor.trouble import DiskTrouble
 from vdc.model.endophyte import CopyRole, CopyStage, MachineFacts
 
 P, S = CopyRole.PRIMARY, CopyRole.SECONDARY
@@ -30,7 +32,7 @@ def live(status: str, *, colo_mode: str = "none") -> LiveState:
 def copy(role: CopyRole, stage: CopyStage, *, is_machine_known: bool = True) -> SimpleNamespace:
     machine = FACTS if is_machine_known else None
     state = CopyState(name="web", uid="u", role=role, stage=stage, epoch=3, machine=machine)
-    return SimpleNamespace(state=state, colo_ended=False)
+    return SimpleNamespace(state=state, colo_ended=False, folder=Path("/absent"), trouble=DiskTrouble())
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,7 @@ async def test_the_silence_of_checkpoints_counts_from_the_take_over(monkeypatch:
 
     monkeypatch.setattr("hostagent.supervisor.adoption.thaw_after_restart", lambda *_: None)
     taken = copy(P, CopyStage.LOCKSTEP)
+    taken.is_alive, taken.is_unread = True, False
     taken.name, taken.folder, taken.process = "web", None, object()
     taken.meter, taken.session = CheckpointMeter(), no_session
     taken.host = SimpleNamespace(log=structlog.get_logger())

@@ -206,3 +206,32 @@ async def test_what_is_not_committed_is_given_up(error: BaseException) -> None:
     assert set(qemu.objects) == {"fa0-e7", "fb0-e7", "rew0"}
     assert copy.host.overlay.done == ["listen", "silent"]
     assert not qemu.listeners
+
+
+async def test_the_next_agent_leaves_a_guest_fenced_whose_epoch_is_lost() -> None:
+    copy, qemu = await fenced()
+    copy.forget_fence()
+    copy.host.mirror.shown = a_pair(EPOCH + 1)
+    await handover.after_restart(copy)
+    assert qemu.outputs[-1] == "off"
+
+
+@pytest.mark.usefixtures("quick")
+async def test_what_was_held_back_grows_old_from_its_checkpoint_on_however_late_the_primary_answers() -> None:
+    qemu = await in_lockstep()
+    copy = a_copy(qemu, CopyRole.SECONDARY)
+    now_s = [100.0]
+    copy.host.clock.boottime_s = lambda: now_s[0]
+
+    async def answers_late(_pair: Pair) -> None:
+        await checkpoint(qemu)
+        now_s[0] += 0.9
+
+    async def live() -> None: ...
+
+    async with switch_of(copy) as switch:
+        await switch.prepare(answers_late)
+        waiting = live()
+        steps = await switch.speak(waiting)
+        await waiting
+    assert steps["held"] == 0.0

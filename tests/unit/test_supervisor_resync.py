@@ -13,7 +13,7 @@ from test_control_desired import World
 from hostagent.drivers.disk.copy import CopyRecord, DiskSource
 from hostagent.drivers.disk.copy import CopyState as DiskState
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor import resync
+from hostagent.supervisor import primary, resync
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.failpoints import Failpoints
 from hostagent.supervisor.state import CopyState, PlanRecord
@@ -149,16 +149,45 @@ async def test_the_primary_records_and_waits_for_a_whole_checkpoint(bench, tmp_p
     assert copy.state.older == (NAME,)
 
 
-async def test_without_a_checkpoint_or_with_a_failed_write_nothing_is_kept(bench, tmp_path, monkeypatch):
+async def test_without_a_checkpoint_nothing_is_kept(bench, tmp_path, monkeypatch):
     copy = await bench.copy(tmp_path, "h1", role=P, stage=CopyStage.LOCKSTEP, uid=UID)
     monkeypatch.setattr(Session, "checkpoints", lambda *_: None)
     monkeypatch.setattr(copy, "quiet_ms", lambda: 5_000.0)
     assert not await resync.begin_record(copy, endophyte(), pair())
     assert (copy.state.older, copy.qmp.bitmaps) == ((), [])
-    monkeypatch.undo()
-    copy.disk_failed = True
+
+
+@pytest.mark.parametrize("node", ["nbd0-e2", "img0"])
+async def test_a_write_that_either_disk_refused_lets_nothing_be_kept(bench, tmp_path, node):
+    copy = await bench.copy(tmp_path, "h1", role=P, stage=CopyStage.LOCKSTEP, uid=UID)
+    copy._on_event("QUORUM_REPORT_BAD", {"node-name": node, "error": "Input/output error"}, 0.0)
     assert not await resync.begin_record(copy, endophyte(), pair())
     assert copy.qmp.bitmaps == []
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_a_secondary_whose_disk_refused_a_write_keeps_nothing(bench, tmp_path, monkeypatch, is_late):
+    """Also where it is heard as late as with the stop that lets QEMU write everything out."""
+
+    async def keep_older(self):
+        raise AssertionError("a torn copy is kept")
+
+    monkeypatch.setattr("hostagent.drivers.disk.copy.DiskSet.keep_older", keep_older)
+    await bench.pair_is()
+    says = observed("h1", P, CopyStage.RUNNING, epoch=3, older=(NAME,))
+    copy = await bench.copy(tmp_path, "h2", says, role=S, stage=CopyStage.LOCKSTEP, uid=UID)
+
+    def refuse():
+        copy._on_event("QUORUM_REPORT_BAD", {"node-name": "guard0f", "error": "Input/output error"}, 0.0)
+
+    async def execute(*_, **__):
+        refuse()
+
+    copy.qmp = SimpleNamespace(execute=execute)
+    if not is_late:
+        refuse()
+    assert not await resync.keep_copy(copy)
+    assert copy.trouble.is_torn
 
 
 async def test_a_vm_that_is_deleted_or_not_in_sync_records_nothing(bench, tmp_path):
@@ -172,9 +201,26 @@ async def test_a_secondary_that_the_leader_withdrew_is_recorded_too(bench, tmp_p
     copy = await bench.copy(tmp_path, "h1", role=P, stage=CopyStage.LOCKSTEP, uid=UID)
     await resync.record_withdrawn(copy, await bench.pair_is())
     assert copy.state.older == (NAME,)
-    other = await bench.copy(tmp_path, "h1", role=P, stage=CopyStage.LEAVING, uid=UID)
-    await resync.record_withdrawn(other, await bench.pair_is())
-    assert other.qmp.said == []  # too late: nobody knows what arrived
+
+
+@pytest.mark.parametrize(
+    ("stage", "is_recorded"),
+    [(CopyStage.LOCKSTEP, True), (CopyStage.LEAVING, False), (CopyStage.ENTERING, False)],
+)
+async def test_only_out_of_lockstep_a_withdrawn_secondary_is_recorded(
+    bench, tmp_path, monkeypatch, stage, is_recorded
+):
+    async def nothing(*_args, **_more):
+        return None
+
+    for name in ("leave", "resume"):
+        monkeypatch.setattr(f"hostagent.drivers.qemu.primary.{name}", nothing)
+    monkeypatch.setattr("hostagent.drivers.disk.copy.DiskSet.renew", nothing)
+    monkeypatch.setattr(Copy, "reconnect", nothing)
+    copy = await bench.copy(tmp_path, "h1", role=P, stage=stage, uid=UID)
+    await primary.leave(copy, endophyte(), await bench.pair_is())
+    assert (copy.state.older, copy.state.stage) == ((NAME,) if is_recorded else (), CopyStage.RUNNING)
+    assert is_recorded or copy.qmp.said == []  # too late: nobody knows what arrived
 
 
 async def test_a_secondary_keeps_its_disks_only_when_the_primary_records(bench, tmp_path, monkeypatch):
@@ -291,3 +337,26 @@ async def test_an_older_copy_is_used_where_everything_agrees(
     else:
         assert disks.asked == [("create", [DiskSource(None, base.base, base.base_format)])]
         assert facts.disk_bases == (base.base,)
+
+
+async def test_io_that_is_refused_while_a_withdrawn_secondary_is_left_ends_no_copy(
+    bench, tmp_path, monkeypatch
+):
+    """The record is at the new epoch before QEMU is out of lockstep: what is decided then must be to go on leaving."""
+    copy = await bench.copy(tmp_path, "h1", role=P, stage=CopyStage.LOCKSTEP, uid=UID)
+    after = await bench.pair_is()
+
+    async def nothing(*_, **__):
+        return None
+
+    async def refuse(qmp, plan):
+        copy._on_event("BLOCK_IO_ERROR", {"action": "stop", "reason": "Input/output error"}, 0.0)
+        assert (copy.state.stage, copy.state.epoch) == (CopyStage.LEAVING, after.epoch)
+        assert not copy.trouble.is_torn
+
+    monkeypatch.setattr("hostagent.drivers.qemu.primary.leave", refuse)
+    monkeypatch.setattr("hostagent.drivers.qemu.primary.resume", nothing)
+    monkeypatch.setattr("hostagent.drivers.disk.copy.DiskSet.renew", nothing)
+    monkeypatch.setattr(Copy, "reconnect", nothing)
+    await primary.leave(copy, endophyte(), after)
+    assert (copy.state.stage, copy.state.older) == (CopyStage.RUNNING, (NAME,))

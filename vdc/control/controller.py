@@ -25,6 +25,7 @@ from vdc.model.step import Step
 from vdc.protection.arbitration import add_secondary, new_pair, with_spares
 from vdc.protection.invariants import check_transition
 from vdc.protection.placement import Occupancy, choose_primary, choose_secondary, choose_spares
+from vdc.protection.status import STOPPED_BY_DISK
 from vdc.store import keys
 from vdc.store.mirror import Mirror, Versioned
 from vdc.store.protocol import Delete, Put, StateStore, Unchanged
@@ -167,6 +168,7 @@ class Controller:
             and primary.role is CopyRole.PRIMARY
             and primary.stage is CopyStage.RUNNING
             and primary.epoch == pair.value.epoch
+            and primary.qemu != STOPPED_BY_DISK
             and primary.restarts >= endophyte.restarts  # else it is about to be powered off
         )
         if not runs or primary is None:

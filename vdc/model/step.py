@@ -75,8 +75,8 @@ class Step(StrEnum):
     ENTER_DONE = "enter.done", "the first checkpoints are awaited"
     MARK_COMMITTED = "mark.committed", "the record says that the secondary may be promoted"
     MARK_DONE = "mark.done", "the primary remembers that it is in lockstep"
-    SYNCED_REMEMBERED = "synced.remembered", "the secondary remembers that it is in lockstep"
-    SYNCED_DONE = "synced.done", "its disks are marked as complete"
+    SYNCED_DISKS = "synced.disks", "the secondary's disks are marked as complete"
+    SYNCED_DONE = "synced.done", "it remembers that it is in lockstep"
     # ---- ending protection
     CALL_OFF_LEFT = "call_off.left", "what an unfinished entry made is taken out"
     CALL_OFF_COMMITTED = "call_off.committed", "the record names no secondary any more"

@@ -47,6 +47,10 @@ class Event(StrEnum):
     STORE_SILENT = "store_silent"
     CUT_OFF = "cut_off"
     RETRY_DUE = "retry_due"
+    DISK_FAILED = "disk_failed"
+    PEER_DISK_FAILED = "peer_disk_failed"
+    DISK_STOPPED = "disk_stopped"
+    DISK_FULL = "disk_full"
 
 
 def _has_secondary(s: Snapshot) -> bool:
@@ -159,4 +163,8 @@ PREDICATES: Mapping[Event, Callable[[Snapshot], bool]] = {
     Event.STORE_SILENT: lambda s: s.is_store_silent,
     Event.CUT_OFF: _cut_off,
     Event.RETRY_DUE: lambda s: s.copy.retry_due,
+    Event.DISK_FAILED: lambda s: s.copy.disk_failed,
+    Event.PEER_DISK_FAILED: lambda s: s.copy.peer_disk_failed,
+    Event.DISK_STOPPED: lambda s: s.copy.disk_stopped,
+    Event.DISK_FULL: lambda s: s.copy.disk_stopped and s.copy.disk_full,
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed, RunState
 from vdc.model.pair import Pair, SyncState
+from vdc.protection.timing import store_silent_after_ms
 
 REQUIRED_CHECKPOINTS = 3
 REQUIRED_LOCKSTEP_S = 2.0
@@ -39,6 +40,10 @@ class CopyView:
     guest_crashed: bool = False  # the console shows a kernel crash, in lockstep as the secondary
     guest_reset: bool = False  # the guest was reset, shut down or crashed while in lockstep
     powered_off: bool = False  # the guest shut itself down
+    disk_failed: bool = False  # in lockstep: this host's disk refused something
+    peer_disk_failed: bool = False  # primary in lockstep: the secondary's disk refused a write
+    disk_stopped: bool = False  # primary, alone: the guest stands still because its disk refused something
+    disk_full: bool = False  # as above, and what is missing is room
     retry_due: bool = False  # the back-off after a failed start has passed
 
 
@@ -115,4 +120,4 @@ class Snapshot:
     @property
     def is_store_silent(self) -> bool:
         """The store has not answered for longer than an election and two renewals of a lease take."""
-        return self.store_silent_ms > max(2_500.0, 4 * self.limits.suspect_ms)
+        return self.store_silent_ms > store_silent_after_ms(self.limits.suspect_ms)

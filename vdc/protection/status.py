@@ -19,6 +19,7 @@ from vdc.model.endophyte import (
 from vdc.model.pair import Pair, SyncState
 from vdc.model.units import format_size
 
+STOPPED_BY_DISK = "io-error"  # QEMU's word for a guest that stands still until its disk takes what it refused
 _UP = (
     CopyStage.RUNNING, CopyStage.ENTERING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP,
     CopyStage.PROMOTING, CopyStage.LEAVING,
@@ -80,6 +81,8 @@ def _phase(endophyte: Endophyte, pair: Pair | None, primary: Observed | None, al
         return Phase.STARTING
     if primary.role is CopyRole.SECONDARY:  # the record has made it the primary; its agent is about to say so
         return Phase.RUNNING if primary.stage is CopyStage.LOCKSTEP else Phase.STARTING
+    if primary.qemu == STOPPED_BY_DISK:
+        return Phase.PAUSED
     if primary.stage in _UP:
         return Phase.RUNNING
     by_stage = {CopyStage.PAUSED: Phase.PAUSED, CopyStage.ISOLATED: Phase.ISOLATED}

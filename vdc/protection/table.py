@@ -60,6 +60,7 @@ class Action(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     ISOLATE = "isolate"  # pause until the store or the other copy answers again
+    RETRY_DISK = "retry_disk"  # let a guest that its disk stopped try again, after a while
     RECORD_POWER_OFF = "record_power_off"  # the guest ended by itself: note it as the user's wish
 
 
@@ -102,6 +103,8 @@ TABLE: tuple[Row, ...] = (
     Row(S.P_RUNNING, E.STOP_WANTED, A.POWER_DOWN, S.P_ABSENT, "stopping"),
     Row(S.P_RUNNING, E.GUEST_POWERED_OFF, A.RECORD_POWER_OFF, S.P_RUNNING, "the guest powered itself off"),
     Row(S.P_RUNNING, E.PAUSE_WANTED, A.PAUSE, S.P_PAUSED, "pausing"),
+    Row(S.P_RUNNING, E.DISK_FULL, A.RETRY_DISK, S.P_RUNNING, "paused: no room for the disk on {me}; goes on when there is"),
+    Row(S.P_RUNNING, E.DISK_STOPPED, A.RETRY_DISK, S.P_RUNNING, "paused: the disk on {me} fails; it is tried again"),
     Row(S.P_RUNNING, E.SECONDARY_READY, A.ENTER, S.P_CHECKPOINTING, "copying disk and memory to {secondary}"),
     Row(S.P_RUNNING, E.PEER_LOST, A.GO_ALONE, S.P_RUNNING, "{secondary} does not answer; another host is chosen"),
     Row(S.P_RUNNING, E.HAS_SECONDARY, A.HOLD, S.P_RUNNING, "running on {me}; {secondary} is getting ready"),
@@ -116,6 +119,8 @@ TABLE: tuple[Row, ...] = (
     Row(S.P_CHECKPOINTING, E.SECONDARY_WITHDRAWN, A.LEAVE, S.P_RUNNING, "protection was called off"),
     Row(S.P_CHECKPOINTING, E.PROTECTION_UNWANTED, A.GO_ALONE, S.P_RUNNING, "protection is not wanted any more"),
     Row(S.P_CHECKPOINTING, E.SECONDARY_USELESS, A.GO_ALONE, S.P_RUNNING, "{secondary} was lost; going on alone"),
+    Row(S.P_CHECKPOINTING, E.PEER_DISK_FAILED, A.GO_ALONE, S.P_RUNNING, "the disk on {secondary} takes no writes; going on alone"),
+    Row(S.P_CHECKPOINTING, E.DISK_FAILED, A.GO_ALONE, S.P_RUNNING, "the disk on {me} failed, {secondary} has no full copy yet"),
     Row(S.P_CHECKPOINTING, E.PEER_LOST, A.GO_ALONE, S.P_RUNNING, "{secondary} does not answer; going on alone"),
     Row(S.P_CHECKPOINTING, E.GUEST_RESET, A.GO_ALONE, S.P_RUNNING, "the guest was reset; a fresh secondary is made"),
     Row(S.P_CHECKPOINTING, E.STALLED, A.GO_ALONE, S.P_RUNNING, "a checkpoint took too long; going on alone"),
@@ -127,7 +132,9 @@ TABLE: tuple[Row, ...] = (
     Row(S.P_LOCKSTEP, E.PROTECTION_UNWANTED, A.GO_ALONE, S.P_RUNNING, "protection is not wanted any more"),
     Row(S.P_LOCKSTEP, E.CUT_OFF, A.ISOLATE, S.P_ISOLATED, "neither the store nor {secondary} answers; paused"),
     Row(S.P_LOCKSTEP, E.SECONDARY_USELESS, A.GO_ALONE, S.P_RUNNING, "{secondary} lost its copy; going on alone"),
+    Row(S.P_LOCKSTEP, E.PEER_DISK_FAILED, A.GO_ALONE, S.P_RUNNING, "the disk on {secondary} takes no writes; going on alone"),
     Row(S.P_LOCKSTEP, E.PEER_LOST, A.GO_ALONE, S.P_RUNNING, "{secondary} does not answer; going on alone"),
+    Row(S.P_LOCKSTEP, E.DISK_FAILED, A.NOTE, S.P_DEAD, "the disk on {me} failed; {secondary} takes over"),
     Row(S.P_LOCKSTEP, E.GUEST_RESET, A.GO_ALONE, S.P_RUNNING, "the guest was reset; a fresh secondary is made"),
     Row(S.P_LOCKSTEP, E.STALLED, A.GO_ALONE, S.P_RUNNING, "a checkpoint took too long; going on alone"),
     Row(S.P_LOCKSTEP, E.ALWAYS, A.HOLD, S.P_LOCKSTEP, "primary on {me} in lockstep with {secondary}"),
@@ -163,16 +170,19 @@ TABLE: tuple[Row, ...] = (
     Row(S.S_ABSENT, E.ALWAYS, A.PREPARE, S.S_READY, "preparing a secondary on {me}"),
     Row(S.S_PREPARING, E.ALWAYS, A.HOLD, S.S_READY, "preparing a secondary on {me}"),
     Row(S.S_READY, E.QEMU_GONE, A.NOTE, S.S_DEAD, "the secondary's process ended"),
+    Row(S.S_READY, E.DISK_FAILED, A.NOTE, S.S_FAILED, "the disk on {me} failed; {primary} goes on alone"),
     Row(S.S_READY, E.IN_SYNC, A.NOTE, S.S_LOCKSTEP, "in lockstep with {primary}"),
     Row(S.S_READY, E.QEMU_LEFT, A.NOTE, S.S_FAILED, "the primary called the copying off"),
     Row(S.S_READY, E.CHECKPOINT_SEEN, A.NOTE, S.S_CHECKPOINTING, "the memory of {primary} arrived"),
     Row(S.S_READY, E.ALWAYS, A.HOLD, S.S_READY, "waits for the memory of {primary}"),
     Row(S.S_CHECKPOINTING, E.QEMU_GONE, A.NOTE, S.S_DEAD, "the secondary's process ended"),
+    Row(S.S_CHECKPOINTING, E.DISK_FAILED, A.NOTE, S.S_FAILED, "the disk on {me} failed; {primary} goes on alone"),
     Row(S.S_CHECKPOINTING, E.IN_SYNC, A.NOTE, S.S_LOCKSTEP, "in lockstep with {primary}"),
     Row(S.S_CHECKPOINTING, E.QEMU_LEFT, A.NOTE, S.S_FAILED, "lockstep ended before it was proven"),
     Row(S.S_CHECKPOINTING, E.GUEST_CRASHED, A.NOTE, S.S_FAILED, "the secondary's guest crashed"),
     Row(S.S_CHECKPOINTING, E.ALWAYS, A.HOLD, S.S_CHECKPOINTING, "first checkpoints with {primary}"),
     Row(S.S_LOCKSTEP, E.QEMU_GONE, A.NOTE, S.S_DEAD, "the secondary's process ended"),
+    Row(S.S_LOCKSTEP, E.DISK_FAILED, A.NOTE, S.S_FAILED, "the disk on {me} failed; {primary} goes on alone"),
     Row(S.S_LOCKSTEP, E.PEER_COPY_DEAD, A.PROMOTE, S.P_PROMOTING, "{primary} says that its copy died; taking over"),
     Row(S.S_LOCKSTEP, E.QEMU_LEFT, A.PROMOTE, S.P_PROMOTING, "the primary on {primary} is gone; taking over"),
     Row(

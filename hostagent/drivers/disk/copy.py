@@ -17,7 +17,6 @@ loses them.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,9 +25,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hostagent.drivers.disk.images import QemuImg
+from hostagent.drivers.process import in_thread
+from hostagent.drivers.process.reserve import write_with_reserve
 from hostagent.drivers.qemu.spec import VM_DIR, DiskSpec
 from vdc.model.base import Record
-from vdc.model.errors import ConflictError
+from vdc.model.errors import ConflictError, UnavailableError
 
 RECORD_FILE = "copy.json"
 
@@ -220,7 +221,13 @@ class DiskSet:
         return await self._store((await self._present()).with_(**changes))
 
     async def _store(self, record: CopyRecord) -> CopyRecord:
-        await asyncio.to_thread(_write_durably, self._folder / RECORD_FILE, record.to_json())
+        path = self._folder / RECORD_FILE
+        try:
+            await in_thread(write_with_reserve, path, record.to_json())
+        except OSError as error:
+            raise UnavailableError(
+                f"{path} cannot be written: {error.strerror or error}", code="state-unwritable"
+            ) from error
         return record
 
 
@@ -277,17 +284,3 @@ def _read_record(path: Path) -> CopyRecord | None:
         raise ConflictError(
             f"{path} cannot be read; the disks beside it are left alone", code="disk-record-unreadable"
         ) from error
-
-
-def _write_durably(path: Path, text: str) -> None:
-    fresh = path.with_suffix(".new")
-    with fresh.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

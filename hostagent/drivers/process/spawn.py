@@ -172,6 +172,7 @@ def _fork(request: _Request) -> Watched:
                 cwd=request.cwd,
                 pass_fds=request.pass_fds,
                 start_new_session=True,
+                restore_signals=False,  # SIGXFSZ stays ignored: a limit is an error of one file, not the end
             )
     except (OSError, ValueError) as error:
         raise ProcessStartError(request.argv[0], str(error)) from error

@@ -128,14 +128,29 @@ def _qcow2(node: str, path: str, backing: str | None = None) -> list[str]:
 
 
 def _quorum(index: int, child: str) -> list[str]:
-    options = {
+    return ["-blockdev", _json(quorum_options(disk_node(index), [child]))]
+
+
+def _watched_qcow2(node: str, guard: str, path: str) -> list[str]:
+    """As `_qcow2`, over a quorum of one: what the primary writes here by NBD fails with an event on this side too."""
+    file = {"driver": "file", "node-name": f"{guard}f", "filename": path}
+    guarded = {"driver": "qcow2", "node-name": node, "file": guard}
+    return [
+        "-blockdev", _json(file),
+        "-blockdev", _json(quorum_options(guard, [f"{guard}f"])),
+        "-blockdev", _json(guarded),
+    ]  # fmt: skip
+
+
+def quorum_options(node: str, children: list[Any], *, threshold: int = 1) -> dict[str, Any]:
+    """A quorum that reads from its first child and writes to all; each failure of a child is an event."""
+    return {
         "driver": "quorum",
-        "node-name": disk_node(index),
+        "node-name": node,
         "read-pattern": "fifo",
-        "vote-threshold": 1,
-        "children": [child],
+        "vote-threshold": threshold,
+        "children": children,
     }
-    return ["-blockdev", _json(options)]
 
 
 def _primary_disks(spec: MachineSpec) -> list[str]:
@@ -161,7 +176,7 @@ def _secondary_disk(i: int, disk: DiskSpec) -> list[str]:
         "file": f"active{i}",
     }
     return [
-        *_qcow2(f"parent{i}", disk.parent),
+        *_watched_qcow2(f"parent{i}", f"guard{i}", disk.parent),
         *_qcow2(f"hidden{i}", disk.hidden, backing=f"parent{i}"),
         *_qcow2(f"active{i}", disk.active, backing=f"hidden{i}"),
         "-blockdev", _json(replication),
@@ -174,7 +189,12 @@ def _devices(spec: MachineSpec) -> list[str]:
     for i in range(len(spec.disks)):
         boot = ",bootindex=1" if i == 0 else ""
         slot = f"addr={_FIRST_DISK_SLOT + i:#x}"
-        argv += ["-device", f"virtio-blk-pci,id=vd{i},drive={disk_node(i)},num-queues=1,{slot}{boot}"]
+        # A guest never sees an error of its disk: it stands still, and what failed is done again.
+        policy = "werror=stop,rerror=stop"
+        argv += [
+            "-device",
+            f"virtio-blk-pci,id=vd{i},drive={disk_node(i)},num-queues=1,{policy},{slot}{boot}",
+        ]
     for j, nic in enumerate(spec.nics):
         argv += ["-netdev", f"tap,id={netdev_id(j)},ifname={nic.ifname},script=no,downscript=no,vhost=off"]
         slot = f"addr={_FIRST_NIC_SLOT + j:#x}"

@@ -22,6 +22,7 @@ class CheckpointMeter:
         self._pauses_ms: deque[float] = deque(maxlen=window)
         self._stopped_at_s: float | None = None
         self._started_at_s: float | None = None
+        self._heard_again_at_s = 0.0
         self.count = 0
         self.first_at_s: float | None = None  # completion of the first one
         self.last_at_s: float | None = None  # completion of the latest one
@@ -33,6 +34,11 @@ class CheckpointMeter:
         self._stopped_at_s = None
         self.count = 0
         self.first_at_s = self.last_at_s = None
+
+    def hear_again(self, now_s: float) -> None:
+        """Events could not be heard until now: what came meanwhile is unknown, and nothing is held against QEMU."""
+        self._heard_again_at_s = now_s
+        self._stopped_at_s = None
 
     def on_event(self, event: str, _data: dict[str, Any], at_s: float) -> None:
         """An event of the session (`QmpSession.add_listener`); others than STOP and RESUME are ignored."""
@@ -83,4 +89,4 @@ class CheckpointMeter:
     def quiet_for(self, now_s: float) -> float:
         """Seconds since a checkpoint completed, or since `restart`; 0 before either."""
         since = self._started_at_s if self.last_at_s is None else self.last_at_s
-        return 0.0 if since is None else max(0.0, now_s - since)
+        return 0.0 if since is None else max(0.0, now_s - max(since, self._heard_again_at_s))

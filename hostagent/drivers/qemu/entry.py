@@ -20,8 +20,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hostagent.drivers.qemu import leaving
-from hostagent.drivers.qemu.argv import disk_node, netdev_id
+from hostagent.drivers.qemu import leaving, quorum
+from hostagent.drivers.qemu.argv import netdev_id
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession
@@ -270,15 +270,7 @@ class _Entry:
 
         await until(ended, what="ending the disk copies", deadline_s=5.0, interval_s=_QUICK_POLL_S)
         for i in range(plan.disks):
-            node = plan.replication_node(i)
-            options = {
-                "driver": "replication",
-                "mode": "primary",
-                "node-name": node,
-                "file": plan.nbd_node(i),
-            }
-            await self._qmp.execute(Command.BLOCKDEV_ADD, options)
-            await self._qmp.execute(Command.X_BLOCKDEV_CHANGE, {"parent": disk_node(i), "node": node})
+            await quorum.attach(self._qmp, plan, i)
 
     async def _attach_filters(self) -> None:
         for j in range(self._plan.nics):

@@ -6,15 +6,14 @@ needed on the secondary's side. Exports keep the nodes in use: `leave` closes th
 
 from __future__ import annotations
 
-from hostagent.drivers.qemu.argv import disk_node
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpSession
+from hostagent.drivers.qemu.quorum import own_node
 from hostagent.drivers.qemu.spec import VM_DIR
 from hostagent.drivers.qemu.steps import attempt, block_nodes
 
 SOCKET = "compare.sock"
-_FIRST_CHILD = "children.0"  # of a quorum: what it was made with
 
 
 def names(disk: int) -> tuple[str, str]:
@@ -29,9 +28,7 @@ async def open_exports(qmp: QmpSession, plan: LockstepPlan) -> None:
     await qmp.execute(Command.NBD_SERVER_START, {"addr": address})
     nodes = await block_nodes(qmp)
     for i in range(plan.disks):
-        children = nodes[disk_node(i)]["children"]
-        own = next(one["node-name"] for one in children if one["child"] == _FIRST_CHILD)
-        for export, node in zip(names(i), (own, plan.nbd_node(i)), strict=True):
+        for export, node in zip(names(i), (own_node(nodes, i), plan.nbd_node(i)), strict=True):
             options = {"type": "nbd", "id": export, "node-name": node, "name": export, "writable": False}
             await qmp.execute(Command.BLOCK_EXPORT_ADD, options)
 

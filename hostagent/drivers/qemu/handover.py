@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any, Final
 
 from hostagent.drivers.qemu.argv import netdev_id
@@ -157,9 +158,10 @@ class Hold:
     Close it, or whoever listens to the session's events keeps it.
     """
 
-    def __init__(self, qmp: QmpSession, plan: LockstepPlan) -> None:
-        self._qmp, self._plan = qmp, plan
+    def __init__(self, qmp: QmpSession, plan: LockstepPlan, *, now: Callable[[], float]) -> None:
+        self._qmp, self._plan, self._now = qmp, plan, now
         self._watch = CheckpointWatch(qmp)
+        self.held_at_s = 0.0  # not later than the buffer began to hold back
         self._held_at_stop = 0  # which checkpoint the buffer belongs to
         self._task = asyncio.create_task(self._follow(), name="hold at the checkpoint")
 
@@ -194,8 +196,9 @@ class Hold:
                 await watch.news()
                 continue
             handled = watch.stops
+            began_s = self._now()
             if await self._put() and watch.stops == handled:
-                self._held_at_stop = handled
+                self._held_at_stop, self.held_at_s = handled, began_s
 
     async def _put(self) -> bool:
         """Whether the guest still stood when the buffer was in place. One burst, so that it fits into the pause."""

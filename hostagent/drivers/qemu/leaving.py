@@ -12,10 +12,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from hostagent.drivers.qemu.argv import disk_node
+from hostagent.drivers.qemu import quorum
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.exports import close_exports
-from hostagent.drivers.qemu.plan import QUORUM_SECOND_CHILD, LockstepPlan
+from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpCommandError, QmpSession
 from hostagent.drivers.qemu.steps import (
     MIGRATION_CAPABILITIES,
@@ -23,11 +23,11 @@ from hostagent.drivers.qemu.steps import (
     Stopwatch,
     attempt,
     block_jobs,
-    block_nodes,
     migration_status,
     remove_chardevs,
     remove_nodes,
     remove_objects,
+    run_state,
     set_capabilities,
     until,
 )
@@ -41,15 +41,16 @@ async def leave(qmp: QmpSession, plan: LockstepPlan) -> dict[str, float]:
     watch = Stopwatch()
     await _yank(qmp, plan)
     watch.lap("yank")
-    await _detach_disks(qmp, plan)
-    watch.lap("detach_disks")
     await _break_migration(qmp)
     watch.lap("break_migration")
     await remove_objects(qmp, plan.primary_objects())
     watch.lap("remove_filters")
     await _await_migration_end(qmp)
-    await _cancel_mirrors(qmp, plan)
+    watch.lap("end_migration")
     await close_exports(qmp)  # of a comparison that was under way
+    await _detach_disks(qmp, plan)
+    watch.lap("detach_disks")
+    await _cancel_mirrors(qmp, plan)
     await remove_nodes(qmp, _nodes(plan))
     await remove_chardevs(qmp, plan.primary_chardevs())
     await set_capabilities(qmp, MIGRATION_CAPABILITIES, state=False)
@@ -70,8 +71,11 @@ async def sever(qmp: QmpSession, plan: LockstepPlan) -> None:
 
 
 def _nodes(plan: LockstepPlan) -> list[str]:
-    makers = (plan.replication_node, plan.nbd_node, plan.changes_node)
-    return [maker(i) for i in range(plan.disks) for maker in makers]
+    """From the top down: a node goes when nothing above it uses it any more."""
+    stems = (
+        plan.pair_node, plan.wall_node, plan.replication_node, plan.watch_node, plan.nbd_node, plan.changes_node,
+    )  # fmt: skip
+    return [node(i) for i in range(plan.disks) for node in stems]
 
 
 def _is_ours(instance: dict[str, Any], plan: LockstepPlan) -> bool:
@@ -96,15 +100,14 @@ async def _yank(qmp: QmpSession, plan: LockstepPlan) -> None:
 
 
 async def _detach_disks(qmp: QmpSession, plan: LockstepPlan) -> None:
-    nodes = await block_nodes(qmp)
+    """What the guest wrote meanwhile was refused, so it may have been stopped; that is done again now.
+
+    Only when lockstep has ended: a checkpoint that meets a guest which its disk stopped ends QEMU.
+    """
     for i in range(plan.disks):
-        children = nodes.get(disk_node(i), {}).get("children", [])
-        for child in children:
-            if child["node-name"] == plan.replication_node(i):
-                name = child.get("child", QUORUM_SECOND_CHILD)
-                await attempt(
-                    qmp, Command.X_BLOCKDEV_CHANGE, {"parent": disk_node(i), "child": name}, deadline_s=5.0
-                )
+        await quorum.leave_alone(qmp, plan, i)
+    if await run_state(qmp) == "io-error":
+        await qmp.execute(Command.CONT, deadline_s=5.0)
 
 
 async def _break_migration(qmp: QmpSession) -> None:

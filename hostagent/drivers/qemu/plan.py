@@ -19,7 +19,6 @@ from vdc.model.manifest import MAX_NICS
 FIRST_PORT: Final = 21000
 PORTS_PER_SLOT: Final = 16
 LAST_SLOT: Final = (65535 - FIRST_PORT) // PORTS_PER_SLOT - 1
-QUORUM_SECOND_CHILD: Final = "children.1"
 
 _EPOCH_IN_ID = re.compile(r"[a-z]+[0-9]+-e([0-9]+)")
 
@@ -136,6 +135,18 @@ class LockstepPlan:
     def replication_node(self, disk: int) -> str:
         """Primary: what the quorum writes to beside its own image."""
         return self._id("repl", disk)
+
+    def watch_node(self, disk: int) -> str:
+        """Primary: tells of writes that the secondary's disk refused; the replication driver keeps them quiet."""
+        return self._id("watch", disk)
+
+    def pair_node(self, disk: int) -> str:
+        """Primary: own disk and the secondary's; a write that one of them refused is not done."""
+        return self._id("pair", disk)
+
+    def wall_node(self, disk: int) -> str:
+        """Primary: refuses all I/O, for the moment in which the node below the guest is exchanged."""
+        return self._id("wall", disk)
 
     def mirror_job(self, disk: int) -> str:
         """Primary: the first copy of the disk."""

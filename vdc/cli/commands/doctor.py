@@ -12,21 +12,39 @@ if TYPE_CHECKING:
     from vdc.api.models import Check, DoctorReport
 
 
-@click.command(cls=VdcCommand, example="vdc doctor\nvdc doctor -o json\nvdc doctor --canary")
+def _complete_code(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from vdc.model.explanations import EXPLANATIONS
+
+    return [code for code in (*EXPLANATIONS, "all") if code.startswith(incomplete)]
+
+
+@click.command(
+    cls=VdcCommand,
+    example="vdc doctor\nvdc doctor -o json\nvdc doctor --canary\nvdc doctor --explain isolated",
+)
 @click.option(
     "--canary",
     is_flag=True,
     help="Also prove the hosts: a small VM runs in lockstep on pair after pair, is compared and promoted, and goes.",
 )
 @click.option("--image", metavar="REF", default="mycelium/mini", show_default=True, help="Of the canary.")
+@click.option(
+    "--explain",
+    metavar="CODE",
+    shell_complete=_complete_code,
+    help="Only say what an event of `vdc events` means and what to do; `all` lists every one.",
+)
 @output_option()
-def doctor(canary: bool, image: str, output: str) -> None:
+def doctor(canary: bool, image: str, explain: str | None, output: str) -> None:
     """Find out what is missing, on this machine and on every host; exit code 1 where something is."""
     from vdc.cli.doctor import examine_hosts, examine_machine
     from vdc.cli.errors import ReportedError
     from vdc.cli.session import chosen_context, run
     from vdc.model.errors import VdcError
 
+    if explain is not None:
+        _explain(explain, output)
+        return
     reports = [examine_machine()]
     try:
         name, context = chosen_context()
@@ -76,3 +94,27 @@ def _print_reports(reports: list[DoctorReport], output: str) -> None:
 
 def _hint(check: Check) -> str:
     return f"{check.name}: {check.hint}"
+
+
+def _explain(code: str, output: str) -> None:
+    """Print one explanation, or all; a usage error that names the nearest code."""
+    import difflib
+
+    from vdc.cli.render import print_values
+    from vdc.model.explanations import EXPLANATIONS
+
+    if code != "all" and code not in EXPLANATIONS:
+        close = difflib.get_close_matches(code, EXPLANATIONS, n=1)
+        advice = f"; did you mean {close[0]}?" if close else "; `--explain all` lists them"
+        raise click.UsageError(f"there is no event {code[:40]!r}{advice}", click.get_current_context())
+    told = {code: EXPLANATIONS[code]} if code != "all" else EXPLANATIONS
+    if output in ("json", "yaml"):
+        items = [
+            {"code": name, "severity": one.severity, "meaning": one.meaning, "advice": one.advice}
+            for name, one in told.items()
+        ]
+        print_values({"items": items} if code == "all" else items[0], output)
+        return
+    for name, one in told.items():
+        print(f"{name} ({one.severity}): {one.meaning}")
+        print(f"  to do: {one.advice or 'nothing'}")

@@ -1,0 +1,78 @@
+"""What one guest and its QEMU write: bounded, since a guest decides how much it writes to its console, and read.
+
+Both writers append, so a log that is cut to nothing goes on from its new end. What is written between the copy
+of the end and the cut is lost, some lines at most.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+LIMIT_BYTES = 8 << 20
+KEPT_BYTES = 4 << 20
+_READ_BYTES = 1 << 20
+_PANIC_SIGNS = (b"Kernel panic", b"BUG: ", b"Oops: ", b"general protection fault")
+
+
+class ConsoleWatch:
+    """Reads what the guest's kernel has written to the console since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = 0
+
+    def skip(self) -> None:
+        """What is there now is of an earlier process."""
+        self._seen = self._size()
+
+    def sees_panic(self) -> bool:
+        """Whether a kernel crash was written since the last call."""
+        self._seen = min(self._seen, self._size())  # it was cut meanwhile
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._seen)
+                text = file.read(_READ_BYTES)
+        except OSError:
+            return False
+        self._seen += len(text)
+        return any(sign in text for sign in _PANIC_SIGNS)
+
+    def _size(self) -> int:
+        with suppress(OSError):
+            return self._path.stat().st_size
+        return 0
+
+
+def last_line(path: Path) -> str:
+    """What a process said last; empty where it said nothing."""
+    with suppress(OSError):
+        lines = path.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+    return ""
+
+
+def bound_log(path: Path, *, limit_bytes: int = LIMIT_BYTES, kept_bytes: int = KEPT_BYTES) -> bool:
+    """Keep the end of a log that has grown too long beside it (`.1`) and begin it anew; whether that was done."""
+    try:
+        with path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size <= limit_bytes:
+                return False
+            file.seek(size - kept_bytes)
+            end = file.read(kept_bytes)
+            with suppress(OSError):  # no room for the old end: the more reason to cut
+                path.with_name(path.name + ".1").write_bytes(end)
+            file.truncate(0)
+    except OSError:
+        return False
+    return True
+
+
+def earlier_log(path: Path, most_bytes: int) -> bytes:
+    """The end of what was cut from a log; nothing where nothing was."""
+    with suppress(OSError), path.with_name(path.name + ".1").open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
+        return file.read()
+    return b""

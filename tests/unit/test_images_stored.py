@@ -1,0 +1,66 @@
+"""An image that is registered past our own program: its disk is looked at by the host that holds it."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import pytest
+
+from vdc.images.blobs import BlobStore
+from vdc.images.stored import check_disk_blob
+from vdc.model.errors import InvalidError
+from vdc.model.image import Blob, Image, ImageKind
+
+SECTOR = 512
+
+
+def qcow2(*, backing=0, features=0, virtual=1 << 20):
+    header = struct.pack(">4sIQIIQI", b"QFI\xfb", 3, backing, 11 if backing else 0, 16, virtual, 0)
+    header = header.ljust(72, b"\0") + struct.pack(">Q", features)
+    header = header.ljust(100, b"\0") + struct.pack(">I", 104)
+    name = b"/etc/shadow" if backing else b""
+    return (header.ljust(backing or 104, b"\0") + name).ljust(4096, b"\0")
+
+
+async def image_of(store, content, disk_format="qcow2", virtual=0):
+    async def chunks():
+        yield content
+
+    digest = "sha256:" + hashlib.sha256(content).hexdigest()
+    await store.write(digest, chunks())
+    disk = Blob(digest=digest, size_bytes=len(content))
+    return Image(kind=ImageKind.DISK, disk=disk, disk_format=disk_format, disk_virtual_bytes=virtual)
+
+
+@pytest.mark.parametrize(
+    ("content", "disk_format", "code"),
+    [
+        (qcow2(backing=512), "qcow2", "image-unsafe"),
+        (qcow2(features=4), "qcow2", "image-unsafe"),
+        (qcow2(features=2), "qcow2", "image-unsafe"),
+        (qcow2(backing=512), "raw", "image-format-mismatch"),
+        (b'# Disk DescriptorFile\nRW 1 FLAT "/etc/shadow" 0\n'.ljust(SECTOR), "raw", "image-format-mismatch"),
+        (b"KDMV".ljust(SECTOR, b"\0"), "vmdk", "image-format-unsupported"),
+        (b"\0" * 100, "raw", "image-unsafe"),
+    ],
+    ids=["backing file", "data file", "corrupt", "qcow2 as raw", "descriptor", "vmdk", "torn"],
+)
+async def test_a_hostile_disk_is_refused_before_qemu_sees_it(tmp_path, content, disk_format, code):
+    store = BlobStore(tmp_path)
+    image = await image_of(store, content, disk_format)
+    with pytest.raises(InvalidError) as caught:
+        check_disk_blob(store, image)
+    assert caught.value.code == code
+
+
+async def test_a_size_that_was_announced_otherwise_is_refused(tmp_path):
+    store = BlobStore(tmp_path)
+    with pytest.raises(InvalidError):
+        check_disk_blob(store, await image_of(store, qcow2(), virtual=2 << 20))
+
+
+async def test_a_plain_disk_is_taken(tmp_path):
+    store = BlobStore(tmp_path)
+    check_disk_blob(store, await image_of(store, qcow2(), virtual=1 << 20))
+    check_disk_blob(store, await image_of(store, b"\0" * SECTOR, "raw"))
