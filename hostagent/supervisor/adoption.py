@@ -53,6 +53,7 @@ async def _without_process(copy: Copy) -> None:
 async def _with_process(copy: Copy) -> None:
     assert copy.process is not None
     thaw_after_restart(copy.folder, copy.process)
+    copy.meter.restart(time.monotonic())  # else no silence of checkpoints is ever measured
     copy.is_unread = True
     await look_again(copy)
 
@@ -84,7 +85,6 @@ async def look_again(copy: Copy) -> None:
         copy.powered_off.set()
         copy.guest_reset = True
     if live.is_colo:
-        copy.meter.restart(time.monotonic())
         copy.lockstep_since_s = copy.host.clock.boottime_s()
     _note_age(copy)
     if stage in (CopyStage.DEAD, CopyStage.FAILED):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import structlog
 
+from hostagent.drivers.qemu.checkpoints import CheckpointMeter
 from hostagent.drivers.qemu.inspect import LiveRole, LiveState
-from hostagent.supervisor.adoption import _stage_now
+from hostagent.drivers.qemu.qmp import QmpError
+from hostagent.supervisor.adoption import _stage_now, _with_process
 from hostagent.supervisor.state import CopyState
 from hostagent.supervisor.trouble import DiskTrouble
 from vdc.model.endophyte import CopyRole, CopyStage, MachineFacts
@@ -72,3 +76,20 @@ def test_a_secondary_that_waits_is_left_alone() -> None:
     waiting = copy(S, CopyStage.READY)
     assert _stage_now(waiting, live("inmigrate")) is CopyStage.READY
     assert not waiting.colo_ended
+
+
+async def test_the_silence_of_checkpoints_counts_from_the_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a checkpoint that cannot come any more has to notice that it does not come."""
+
+    def no_session() -> None:
+        raise QmpError("QEMU does not answer", code="qmp-closed")
+
+    monkeypatch.setattr("hostagent.supervisor.adoption.thaw_after_restart", lambda *_: None)
+    taken = copy(P, CopyStage.LOCKSTEP)
+    taken.is_alive, taken.is_unread = True, False
+    taken.name, taken.folder, taken.process = "web", None, object()
+    taken.meter, taken.session = CheckpointMeter(), no_session
+    taken.host = SimpleNamespace(log=structlog.get_logger())
+    assert taken.meter.quiet_for(time.monotonic() + 5) == 0
+    await _with_process(taken)
+    assert taken.meter.quiet_for(time.monotonic() + 5) > 4
