@@ -29,7 +29,7 @@ from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
-from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes, guard
+from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes, guard, nft
 from hostagent.drivers.process.oom import AGENT, set_oom_score
 from hostagent.drivers.process.pidfile import own_processes
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
@@ -193,7 +193,7 @@ class Agent:
         await host.overlay.ensure([])
         try:
             await guard.ensure()
-        except UnavailableError as error:
+        except nft.NftError as error:
             host.record = host.record.with_(warnings=(*host.record.warnings, str(error)))
         group.create_task(host.heartbeats.run(), name="heartbeats")
         group.create_task(host.mirror.run(), name="mirror")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from hostagent.drivers.net import consent, nft
 from hostagent.drivers.process.sweep import sweep_processes
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.supervisor import Supervisor
@@ -84,6 +85,8 @@ class Manager:
         try:
             for ifname in await self.host.overlay.sweep(known):
                 self.host.log.info("removed a tap that nothing owns", ifname=ifname)
+            for table in await consent.sweep(known) if nft.is_present() else ():
+                self.host.log.info("removed rules that nothing owns", table=table)
         except VdcError as error:
             self.host.log.warning("left-over taps could not be looked for", why=str(error))
 

@@ -10,6 +10,7 @@ import asyncio
 
 from hostagent.server import views
 from hostagent.server.context import ServerContext
+from hostagent.server.readonly import check_writable
 from vdc.api import models as wire
 from vdc.model.endophyte import Endophyte
 from vdc.model.errors import ConflictError, RefusedError, UnavailableError
@@ -25,6 +26,7 @@ async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) 
     endophyte = await views.find_endophyte(mirror, name)
     if body.force:
         return await force(context, name, body)
+    await check_writable(context.host)
     await mirror.refresh(keys.pair(name))  # another agent may have seen it in sync before this one
     pair = _promotable(endophyte, mirror.pair(name), body.to)
     if body.to is not None and body.to != pair.secondary:

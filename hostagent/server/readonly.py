@@ -20,7 +20,7 @@ ASK_S = 0.5
 
 def guarded(handler: Handler, route: Route, host: NodeContext) -> Handler:
     """The handler as it is, or behind the question whether anything can be changed at present."""
-    if route.method in ("GET", "HEAD") or route.is_peer:
+    if route.method in ("GET", "HEAD") or route.is_peer or route.may_force:
         return handler
 
     async def ask_first(request: web.Request) -> object:

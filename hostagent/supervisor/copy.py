@@ -18,7 +18,7 @@ from hostagent.drivers.disk.copy import CopyRecord, DiskSet, older_copy, older_f
 from hostagent.drivers.disk.images import QemuImg
 from hostagent.drivers.firmware import find_firmware, prepare_vars
 from hostagent.drivers.host.room import require_memory
-from hostagent.drivers.net import Port, tap_name
+from hostagent.drivers.net import Port, consent, tap_name
 from hostagent.drivers.process import ProcessHandle, ProcessStartError, adopt, spawn_in_sandbox
 from hostagent.drivers.process.oom import PRIMARY, SECONDARY, set_oom_score
 from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
@@ -170,6 +170,7 @@ class Copy:
         require_memory(
             cost_bytes, f"{'' if is_primary else 'the secondary of '}{self.name} on {self.host.name}"
         )
+        await consent.end(endophyte.uid)  # of a QEMU before this one
         for index, nic in enumerate(endophyte.nics):
             port = Port.of(endophyte.uid, index, nic.mac, is_gated=endophyte.manifest.spec.is_gated)
             await self.host.overlay.attach_port(port, live=role is CopyRole.PRIMARY)
@@ -339,6 +340,7 @@ class Copy:
 
     async def remove_ports(self) -> None:
         """Remove its taps."""
+        await consent.end(self.state.uid)
         for ifname in self._taps():
             await self.host.overlay.remove_port(ifname)
 

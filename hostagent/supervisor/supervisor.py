@@ -145,7 +145,7 @@ class Supervisor:
         is_busy = self._job is not None and not self._job.done()
         if action is Action.HOLD or (is_busy and _is_same_work(action, self._job_action)):
             return
-        if is_busy and self._job_action in _ENDS_PROCESS:
+        if is_busy and self._job_action in _UNDISTURBED:
             return
         if is_busy and self._is_own_doing(decision):
             return
@@ -377,8 +377,11 @@ def _is_same_work(action: Action, running: Action | None) -> bool:
     return running is not None and _WORK.get(action, action) == _WORK.get(running, running)
 
 
-# Jobs that end the process themselves: its end is no news while they run, and they are never left half-done.
-_ENDS_PROCESS = frozenset({Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP})
+# Jobs that are never left half-done: those that end the process, so that its end is no news while they run, and the
+# user's pause and its end, which would not be told.
+_UNDISTURBED = frozenset(
+    {Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP, Action.PAUSE, Action.RESUME}
+)
 _CALLS_OFF = (Action.ENTER, Action.ADOPT_EPOCH)  # where they fail they give the secondary up themselves
 _WORK = {
     Action.TAKE_OVER: Action.PROMOTE,

@@ -24,7 +24,7 @@ BORN_AS_PRIMARY = (
     Step.POWER_ON_PORTS, Step.POWER_ON_SPAWNED, Step.ENTER_LOCKSTEP, Step.MARK_COMMITTED,
 )  # fmt: skip
 BORN_AS_SECONDARY = (*of("prepare", "power_on"), Step.SYNCED_DISKS)
-ENTERING = (*of("enter", but=(Step.ENTER_LOCKSTEP,)), Step.MARK_DONE)
+ENTERING = (*of("enter", but=(Step.ENTER_LOCKSTEP,)), Step.MARK_CONSENT, Step.MARK_DONE)
 CALLED_OFF = of("call_off")
 TAKING_OVER = of("promote", "speak", "tidy", but=(Step.PROMOTE_DONE,))
 DISCARDING = of("discard")

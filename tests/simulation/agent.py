@@ -40,7 +40,9 @@ WITHOUT_PAIR = frozenset(
     }
 )  # fmt: skip
 CALLS_OFF = (Action.ENTER, Action.ADOPT_EPOCH)
-ENDS_PROCESS = frozenset({Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP})
+UNDISTURBED = frozenset(
+    {Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP, Action.PAUSE, Action.RESUME}
+)
 SAME_WORK = {
     Action.TAKE_OVER: Action.PROMOTE,
     Action.LEAVE: Action.GO_ALONE,
@@ -151,7 +153,7 @@ def is_news(world: World, h: int, found: Decision) -> bool:
         return False
     if job is not None and SAME_WORK.get(action, action) == SAME_WORK.get(job.action, job.action):
         return False
-    if job is not None and (job.action in ENDS_PROCESS or _is_own_doing(agent, job, found)):
+    if job is not None and (job.action in UNDISTURBED or _is_own_doing(agent, job, found)):
         return False
     return action is Action.NOTE or action is not agent.failed or agent.due
 

@@ -53,7 +53,8 @@ async def test_what_changes_something_asks_first_and_what_looks_does_not():
     without = host(9_000.0, answers=False)
     for route in ROUTES:
         if guarded(handler, route, without) is handler:
-            assert route.is_peer or route.method in ("GET", "HEAD"), route.name
+            assert route.is_peer or route.may_force or route.method in ("GET", "HEAD"), route.name
+    assert [route.name for route in ROUTES if route.may_force] == ["promote_endophyte"]
     refused = guarded(handler, BY_NAME["create_endophyte"], without)
     with pytest.raises(UnavailableError):
         await refused(None)

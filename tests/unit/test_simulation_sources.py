@@ -79,7 +79,7 @@ SOURCES = [
     ]),
     (supervisor.Supervisor._pass, ["is_readable", "decide(", "_dispatch("]),
     (supervisor.Supervisor._dispatch, [
-        "Action.HOLD", "_ENDS_PROCESS", "_is_own_doing(",
+        "Action.HOLD", "_UNDISTURBED", "_is_own_doing(",
         "Action.NOTE", "_failed_action", "_cancel_job()",
     ]),
 ]  # fmt: skip
@@ -101,7 +101,7 @@ def test_every_action_has_its_steps():
 
 def test_what_the_supervisor_holds_for_the_same_work_is_the_same_here():
     assert agent.SAME_WORK == supervisor._WORK
-    assert agent.ENDS_PROCESS == supervisor._ENDS_PROCESS
+    assert agent.UNDISTURBED == supervisor._UNDISTURBED
     assert agent.CALLS_OFF == supervisor._CALLS_OFF
     assert agent.STAGES == supervisor._STAGES
     assert set(jobs.URGENT) == set(supervisor._URGENT)

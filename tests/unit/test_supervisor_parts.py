@@ -7,7 +7,7 @@ from protection_world import UID, endophyte
 
 from hostagent.supervisor.machine import disk_sources, machine_spec
 from hostagent.supervisor.state import CopyState, PlanRecord, load_state, save_state
-from hostagent.supervisor.supervisor import _ENDS_PROCESS, _is_same_work
+from hostagent.supervisor.supervisor import _UNDISTURBED, _is_same_work
 from vdc.model.endophyte import CopyRole, CopyStage, MachineFacts
 from vdc.model.errors import ConflictError
 from vdc.model.image import Blob, Image, ImageKind
@@ -38,7 +38,7 @@ def test_another_decision_ends_a_job():
 
 
 def test_what_ends_processes_is_never_left_half_done():
-    assert {Action.POWER_DOWN, Action.DISCARD, Action.SWEEP} <= _ENDS_PROCESS
+    assert {Action.POWER_DOWN, Action.DISCARD, Action.SWEEP} <= _UNDISTURBED
 
 
 async def test_state_survives_the_agent(tmp_path):

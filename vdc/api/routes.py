@@ -35,6 +35,9 @@ class Route:
     body: Body = Body.JSON
     request_body: Body = Body.JSON
     is_peer: bool = field(default=False)  # from agent to agent only
+    may_force: bool = field(
+        default=False
+    )  # some of it works without a majority: the handler asks for one itself
 
 
 ROUTES: tuple[Route, ...] = (
@@ -76,7 +79,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "promote_endophyte", "POST", "/v1/endophytes/{name}/promote", "Make the secondary the primary",
-        request=wire.PromoteRequest, response=wire.PromoteResult,
+        request=wire.PromoteRequest, response=wire.PromoteResult, may_force=True,
     ),
     Route(
         "move_endophyte", "POST", "/v1/endophytes/{name}/move", "Let it run on another host, without a stop",

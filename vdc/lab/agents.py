@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from vdc.api.client import ApiClient
 from vdc.api.transport import Deadlines
 from vdc.lab import cgroups, kernel, launcher
-from vdc.lab.files import write_text
+from vdc.lab.files import locked_folder, write_text
 from vdc.lab.models import AgentProcess
 from vdc.lab.plan import HostPlan
 from vdc.lab.processes import is_running, read_process
@@ -43,10 +43,15 @@ def launch_argv(namespace: str, command: list[str]) -> list[str]:
 
 
 def start_agent(host: HostPlan, settings: Settings) -> AgentProcess:
-    """Start the host's agent, detached, and record it; a running one is left alone."""
+    """Start the host's agent, detached, and record it; a running one is left alone, whoever else starts it now."""
+    host.agent_log.parent.mkdir(parents=True, exist_ok=True)
+    with locked_folder(host.state_dir):
+        return _start_agent(host, settings)
+
+
+def _start_agent(host: HostPlan, settings: Settings) -> AgentProcess:
     if (recorded := recorded_agent(host)) is not None and is_running(recorded):
         return recorded
-    host.agent_log.parent.mkdir(parents=True, exist_ok=True)
     group = cgroups.create(host)
     argv = [
         sys.executable, "-I", "-S", launcher.__file__, "detach",

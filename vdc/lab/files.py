@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -93,6 +93,17 @@ def remove_folder(folder: Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()
         folder.parent.rmdir()
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Wait for a folder's lock and hold it; the folder has to stay meanwhile."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _try_lock(folder: Path) -> int | None:

@@ -73,6 +73,7 @@ class Step(StrEnum):
     ENTER_FILTERS = "enter.filters", "the guest's packets are mirrored and held back"
     ENTER_LOCKSTEP = "enter.lockstep", "the guest runs in lockstep, which is not remembered yet"
     ENTER_DONE = "enter.done", "the first checkpoints are awaited"
+    MARK_CONSENT = "mark.consent", "the kernel watches the secondary; the record does not say in sync"
     MARK_COMMITTED = "mark.committed", "the record says that the secondary may be promoted"
     MARK_DONE = "mark.done", "the primary remembers that it is in lockstep"
     SYNCED_DISKS = "synced.disks", "the secondary's disks are marked as complete"

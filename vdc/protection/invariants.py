@@ -138,7 +138,8 @@ def _one_speaker(world: WorldFacts) -> Iterator[str]:
 
 
 def _switches(world: WorldFacts) -> Iterator[str]:
-    """I1 in a planned switch, where even what nothing gates comes from one: the old primary was fenced."""
+    """I1 in a planned switch, where even what nothing gates comes from one: the primary that it took over from was
+    fenced. One of an epoch before that, which slept meanwhile, was taken over from without asking."""
     for host in world.hosts:
         guest = host.guest
         if guest is None or not guest.switched:
@@ -148,6 +149,8 @@ def _switches(world: WorldFacts) -> Iterator[str]:
         for other in world.hosts:
             old = other.guest
             if old is None or other is host or old.uid != guest.uid or old.mode != "primary":
+                continue
+            if old.epoch < guest.epoch - 1:
                 continue
             if old.executing and old.is_tap_live and not old.was_fenced:
                 yield f"I1: {host.name} took over by a planned switch, and {other.name} was never fenced"

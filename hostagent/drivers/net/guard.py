@@ -11,27 +11,14 @@ The rules name no tap, so they are written once per boot and never again; they s
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import subprocess
-
-from vdc.model.errors import UnavailableError
+from hostagent.drivers.net import nft
 
 UNGATED, GATED = 0, 0x7664  # interface groups
 TABLE = "vdc_guard"
-_DEADLINE_S = 10.0
-_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _COMPARED = (
     f"meta {{direction}}group {GATED} ether type != {{{{ ip, arp, 0x8035 }}}} counter drop",
     f"meta {{direction}}group {GATED} ip protocol != {{{{ icmp, tcp, udp }}}} counter drop",
 )
-
-
-class GuardError(UnavailableError):
-    """The rules could not be set; what lockstep does not compare passes."""
-
-    default_code = "guard-failed"
-    default_hint = "install nftables; the kernel needs nf_tables with bridge support"
 
 
 def rules() -> str:
@@ -46,19 +33,5 @@ def rules() -> str:
 
 
 async def ensure() -> None:
-    """Set the rules in the network namespace of the caller. Idempotent; raises GuardError."""
-    await asyncio.to_thread(_apply, rules())
-
-
-def _apply(script: str) -> None:
-    nft = shutil.which("nft", path=_PATH)
-    if nft is None:
-        raise GuardError("nft was not found, so traffic that lockstep does not compare is not held back")
-    try:
-        done = subprocess.run(
-            [nft, "-f", "-"], input=script, capture_output=True, text=True, timeout=_DEADLINE_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise GuardError(f"nft: {error}") from error
-    if done.returncode != 0:
-        raise GuardError(f"nft refused the rules: {(done.stderr.strip().splitlines() or ['no reason'])[0]}")
+    """Set the rules in the network namespace of the caller. Idempotent; raises NftError."""
+    await nft.apply(rules())

@@ -26,6 +26,11 @@ def tap_name(uid: str, index: int) -> str:
     return f"vdc{_digest(uid, 9)}n{index}"
 
 
+def consent_table(uid: str = "") -> str:
+    """The nftables table of a primary in lockstep (consent.py); without a uid what all their names begin with."""
+    return f"vdc_consent_{_digest(uid, 9) if uid else ''}"
+
+
 def _network_ifname(prefix: str, network: str) -> str:
     room = IFNAME_MAX - len(prefix)
     if len(network) <= room:
