@@ -16,7 +16,8 @@ from testlab import VM, Lab
 
 from vdc.control.clock import SystemClock
 
-LAB = os.environ.get("VDC_TEST_LAB") or "test"  # another name: a run beside this one
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")  # each has a lab of its own
+LAB = (os.environ.get("VDC_TEST_LAB") or "test") + _WORKER  # another name: a run beside this one
 OTHER_RUN_S = 900.0  # that a run waits for another one on this machine
 _LAB = pytest.StashKey[Lab]()  # for the report of a failure, and for the end of the session
 
@@ -59,7 +60,6 @@ def lab(session_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
     since = SystemClock().wall()
     with session_lab.capture() as capture:
         session_lab.wire = capture
-        session_lab.woken.clear()
         yield session_lab
         try:
             session_lab.assert_clean("as the test left it")

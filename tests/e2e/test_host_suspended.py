@@ -1,6 +1,5 @@
 """A host is suspended: all that runs on it stands still, and goes on later. Others have acted meanwhile. What wakes
-up may at most deliver late what its secondary had agreed to before; it says nothing of its own, and is ended. A
-spare that sleeps changes nothing."""
+up says nothing, though nobody looks after it yet, and is ended. A spare that sleeps changes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ def test_a_spare_and_then_the_primary_sleep_and_wake_up(lab: Lab, protected_vm: 
         lab.fault("pause", spare)
         vm.wait("without a spare", lambda view: not view.status.spares, 30)
         workload.wait_progress(more=50, deadline_s=20)
-        lab.wake(spare)
+        lab.heal(spare)
         vm.wait("with its spare again", lambda view: view.status.spares == (spare,), 30)
         assert vm.wait_lockstep().status.epoch == before
 
@@ -25,7 +24,7 @@ def test_a_spare_and_then_the_primary_sleep_and_wake_up(lab: Lab, protected_vm: 
         assert vm.wait_primary(second).status.epoch > before
         workload.wait_progress(more=50, deadline_s=30)
         vm.wait_lockstep()
-        lab.wake(first)
+        lab.heal(first)
         wait_for(lambda: old not in {one.pid for one in lab.qemus(first)}, 20, "the old copy is ended")
         workload.wait_progress(more=50, deadline_s=20)
     assert vm.primary == second

@@ -26,7 +26,13 @@ def test_a_secondary_that_left_in_order_is_brought_up_to_date(
         folder = lab.plan.host(second).state_dir / "vms" / "web"
         wait_for(lambda: not vm.runs_on(second), 10, "the secondary ends")
         wait_for(lambda: "older" in (folder / "copy.json").read_text(), 10, "its disks are kept")
-        assert {path.name for path in folder.iterdir()} - {"journal.jsonl"} == {"copy.json", "parent0.qcow2"}
+
+        def left() -> set[str]:
+            return {path.name for path in folder.iterdir()} - {"journal.jsonl"}
+
+        wait_for(
+            lambda: left() == {"copy.json", "parent0.qcow2"}, 10, lambda: f"nothing else is kept: {left()}"
+        )
         assert vm.view().status.unprotectedSince is None  # nobody wants it protected
         workload.wait_progress(more=50, deadline_s=20)
         lab.ok("protect", "web", "--wait")

@@ -21,6 +21,12 @@ WRITE = "dd if=/dev/urandom of=/dev/vdb bs=1M count=40 conv=fsync && touch /data
 DIGEST = "dd if=/dev/vdb bs=1M skip=19 count=2 iflag=direct 2>/dev/null | md5sum"
 
 
+def unreliable(vm: VM) -> tuple[str, ...]:
+    """Hosts that the primary would not copy to at this moment."""
+    copies = vm.lab.ask(lambda api: api.describe_endophyte(vm.name)).copies
+    return next(copy.unreachable for copy in copies if copy.host == vm.primary)
+
+
 def test_less_than_five_percent_of_an_idle_disk_is_copied(lab: Lab) -> None:
     lab.ok("apply", "-f", "-", stdin=MANIFEST)
     vm = VM(lab, "big")
@@ -34,7 +40,9 @@ def test_less_than_five_percent_of_an_idle_disk_is_copied(lab: Lab) -> None:
     record = lab.plan.host(second).state_dir / "vms" / "big" / "copy.json"
     wait_for(lambda: record.exists() and '"older"' in record.read_text(), 20, "the disks are kept")
     lab.fault("power-off", second)
+    wait_for(lambda: second in unreliable(vm), 20, f"{second} is missed")
     lab.heal()
+    wait_for(lambda: second not in unreliable(vm), 20, f"{second} is heard steadily again")
     lab.ok("protect", "big", "--wait")
     assert vm.secondary == second
 

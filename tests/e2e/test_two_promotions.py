@@ -50,7 +50,7 @@ def promote(lab: Lab, to: str, at_once: int) -> list[Done]:
 def assert_says_why(done: Done) -> None:
     """One line, a code, and nothing that could be taken for a success."""
     assert done.code == 1
-    codes = ("(already-primary)", "(fenced)", "(busy)", "(not-secondary)", "(overtaken)")
+    codes = ("(already-primary)", "(fenced)", "(busy)", "(not-secondary)", "(overtaken)", "(primary-late)")
     assert done.error_line.endswith(codes), done.stderr
     assert "epoch" in done.error_line, done.error_line
     assert not done.stdout

@@ -126,7 +126,6 @@ class Lab:
         self._runner = asyncio.Runner()
         self._clients: dict[str, ApiClient] = {}
         self._cut_off: set[str] = set()
-        self.woken: dict[str, float] = {}  # when a suspended host went on, by the wall clock
         self._names: dict[str, set[str]] = {}  # of VMs, by MAC: one after the other may have the same
         self.wire: Capture  # of the present test; the fixture `lab` begins and judges it
 
@@ -194,11 +193,6 @@ class Lab:
         if kind == "partition" and details.get("network") != "replication":
             self._cut_off.add(host)
         self.run(lab_api.fault(self.name, kind, host, **details))  # type: ignore[arg-type]
-
-    def wake(self, host: str) -> None:
-        """Let a paused host go on. What its guests send at once was agreed to before it slept."""
-        self.woken[host] = time.time()
-        self.heal(host)
 
     def heal(self, host: str | None = None) -> None:
         """Undo all faults and wait until the cluster is whole again."""
@@ -370,7 +364,7 @@ class Lab:
         found = []
         for mac in dict.fromkeys(frame.mac for frame in frames):
             mine = [one for one in events if one.name in self._names.get(mac, ()) and one.at >= since]
-            found.append(judge(mac, frames, hosts, owners(mine), self.woken))
+            found.append(judge(mac, frames, hosts, owners(mine)))
         return found
 
     # ---- the audit

@@ -43,6 +43,7 @@ def _facts_of(h, process, disk, saved, dead, heard, speaks, consent, runs):
         uid=uid_of(process.uid), boot=process.boot, mode=process.mode, executing=runs, emits=speaks,
         consent_of=None if consent == NOBODY else HOSTS[consent], is_tap_live=process.tap, epoch=process.epoch,
         switched={OPEN: "whole", OPEN_TORN: "torn"}.get(process.hold, ""), was_fenced=bool(process.fence),
+        lockstep=process.plan,
     )  # fmt: skip
     copy = disk and DiskFacts(uid_of(disk.uid), disk.epoch, disk.state == "clean", disk.fresh)
     return HostFacts(

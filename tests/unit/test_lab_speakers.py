@@ -57,16 +57,6 @@ def test_what_is_not_gated_is_counted_and_not_judged() -> None:
     assert "late from h1" in str(verdict)
 
 
-def test_a_host_that_wakes_up_is_given_a_moment() -> None:
-    allowed = [Owner(1, "h1"), Owner(4, "h2", 2.5, 2.6)]
-    late = frames((1, 1, "tcp"), (3, 2, "tcp"), (9.1, 1, "tcp"), (9.2, 2, "tcp"))
-    verdict = judge(MAC, late, NAMES, allowed, {"h1": 9.0})
-    assert not verdict.violations
-    assert verdict.delayed == {"h1": 1}
-    later = frames((1, 1, "tcp"), (3, 2, "tcp"), (11, 1, "tcp"), (12, 2, "tcp"))
-    assert judge(MAC, later, NAMES, allowed, {"h1": 9.0}).violations
-
-
 def test_frames_of_another_guest_do_not_matter() -> None:
     other = Frame(2, IPv4Address("10.70.0.3"), "52:54:00:00:00:01", "tcp")
     assert not judge(MAC, [*frames((1, 1, "tcp")), other, *frames((3, 1, "tcp"))], NAMES, []).violations

@@ -11,14 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType
 
 from vdc.lab.capture import Frame
 from vdc.model.event import Event
 
 GATED = frozenset({"tcp", "udp", "icmp"})
 _BY_PRIMARY = frozenset({"started", "promoted", "lockstep-entered", "lockstep", "alone"})
-DELAYED_S = 1.0
 _CLOCK_S = 0.001  # both times are of one clock; the event's are rounded to 0.1 ms
 
 
@@ -50,12 +48,10 @@ class Verdict:
     turns: list[Turn]
     violations: list[str]
     late: dict[str, Counter[str]] = field(default_factory=dict)  # host: frames by protocol after it had lost
-    delayed: dict[str, int] = field(default_factory=dict)  # host: gated frames as it woke up
 
     def __str__(self) -> str:
         turns = ", ".join(f"{t.host} {t.frames}" for t in self.turns)
         late = "; ".join(f"late from {host}: {dict(count)}" for host, count in self.late.items())
-        turns += "".join(f"; {host} {count} as it woke up" for host, count in self.delayed.items())
         return f"{self.mac}: {turns}" + (f" ({late})" if late else "")
 
 
@@ -86,27 +82,18 @@ def judge(
     frames: Sequence[Frame],
     names: Mapping[str, str],
     allowed: Sequence[Owner],
-    woken: Mapping[str, float] = MappingProxyType({}),
 ) -> Verdict:
-    """`names`: host by VXLAN endpoint. Without owners each host may have one turn and never another.
-
-    `woken`: when hosts went on that had been suspended. What their guest's copy sends within `DELAYED_S` was agreed
-    to by the secondary before: it is late as a packet may be late, and counted apart (docs/failover.md, limits).
-    """
+    """`names`: host by VXLAN endpoint. Without owners each host may have one turn and never another."""
     mine = [(frame, names.get(str(frame.source), str(frame.source))) for frame in frames if frame.mac == mac]
     turns: list[Turn] = []
-    delayed = Counter[str]()
     for frame, host in mine:
         if frame.protocol not in GATED:
-            continue
-        if host in woken and 0 <= frame.at_s - woken[host] < DELAYED_S:
-            delayed[host] += 1
             continue
         if turns and turns[-1].host == host:
             turns[-1].ended_at_s, turns[-1].frames = frame.at_s, turns[-1].frames + 1
         else:
             turns.append(Turn(host, frame.at_s, frame.at_s))
-    verdict = Verdict(mac, turns, _out_of_turn(turns, allowed), delayed=dict(delayed))
+    verdict = Verdict(mac, turns, _out_of_turn(turns, allowed))
     for frame, host in mine:
         won = [place for place, owner in enumerate(allowed) if owner.won_at_s and owner.won_at_s < frame.at_s]
         if won and host != allowed[won[-1]].host and host in {owner.host for owner in allowed[: won[-1]]}:

@@ -67,6 +67,7 @@ class GuestFacts:
         ""  # speaks by a planned switch: what it held back since a checkpoint went out "whole", or "torn"
     )
     was_fenced: bool = False  # as the primary: nothing of it could leave, for the switch that is under way
+    lockstep: int = 0  # the epoch of the lockstep that it is in
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ def _one_speaker(world: WorldFacts) -> Iterator[str]:
 
 def _switches(world: WorldFacts) -> Iterator[str]:
     """I1 in a planned switch, where even what nothing gates comes from one: the primary that it took over from was
-    fenced. One of an epoch before that, which slept meanwhile, was taken over from without asking."""
+    fenced. One of an earlier lockstep, which slept meanwhile, was taken over from without asking."""
     for host in world.hosts:
         guest = host.guest
         if guest is None or not guest.switched:
@@ -150,7 +151,7 @@ def _switches(world: WorldFacts) -> Iterator[str]:
             old = other.guest
             if old is None or other is host or old.uid != guest.uid or old.mode != "primary":
                 continue
-            if old.epoch < guest.epoch - 1:
+            if old.lockstep != guest.lockstep:
                 continue
             if old.executing and old.is_tap_live and not old.was_fenced:
                 yield f"I1: {host.name} took over by a planned switch, and {other.name} was never fenced"
