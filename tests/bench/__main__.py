@@ -34,6 +34,7 @@ MEASUREMENTS: Mapping[str, Callable[[Suite], Awaitable[None]]] = {
     "gap-kill": gaps.killed,
     "gap-power-off": gaps.powerless,
     "gap-planned": gaps.planned,
+    "gap-others": gaps.others,
     "latency": latency.compare,
     "idle": resources.idle,
     "load": lockstep.loaded,

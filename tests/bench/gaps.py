@@ -1,29 +1,24 @@
-"""What a client sees of a killed QEMU, a host without power and a planned promotion."""
+"""What a client sees of each class of faults (strikes.py), and when the VM is protected again."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tests.bench.figures import Figure
+from tests.bench.strikes import KILLED, OTHERS, PLANNED, POWERLESS, Strike
 from tests.bench.suite import Suite
 from tests.bench.trace import Gaps, gaps_around
-from tests.bench.world import ECHO, LAB, NAME, SETTLE_S, BenchError, World, monotonic_of, wall_s
-from vdc.lab import api as lab_api
-from vdc.lab.processes import signal_all
+from tests.bench.world import ECHO, SETTLE_S, BenchError, World, monotonic_of, wall_s
 
 SESSIONS = 16
 LEAD_S = 1.0  # of undisturbed answers before the fault
-WATCH_S = 2.0  # after it, in which nobody else asks the agents anything
-AFTER_S = 0.5  # past the promotion that still counts as around the fault
+AFTER_S = 0.5  # past its end that still counts as around the fault
 READY_S = 20.0
-
-Strike = Callable[[World], Awaitable[float]]  # does it and returns when it took effect
 
 
 class Sessions:
@@ -75,112 +70,93 @@ class Sessions:
         await self._process.wait()
 
 
-async def kill_qemu(world: World) -> float:
-    """SIGKILL to the primary's QEMU."""
-    process = await world.qemu(await world.primary())
-    at = time.monotonic()
-    signal_all([process], signal.SIGKILL)
-    return at
-
-
-async def power_off(world: World) -> float:
-    """Links down and SIGKILL to everything on the primary's host."""
-    host = await world.primary()
-    effective: list[float] = []
-    await lab_api.fault(LAB, "power-off", host, progress=lambda _: effective.append(time.monotonic()))
-    return effective[0]
-
-
-async def promote(world: World) -> float:
-    """A planned promotion through the API."""
-    at = time.monotonic()
-    await world.api.promote_endophyte(NAME)
-    return at
-
-
 async def one_round(world: World, address: str, strike: Strike) -> dict[str, Any]:
     """One fault under the sessions; returns its figures in milliseconds."""
     async with Sessions(world, address) as sessions:
         await asyncio.sleep(LEAD_S)
         begin, began_wall = time.monotonic(), time.time()
-        effective = await strike(world)
-        await asyncio.sleep(WATCH_S)
-        event = await world.event("promoted", began_wall)
-        promoted = monotonic_of(wall_s(event))
-        await asyncio.sleep(max(0.0, promoted + AFTER_S + 0.5 - time.monotonic()))
+        effective = await strike.do(world)
+        await asyncio.sleep(strike.rests_s)
+        event = await world.event(strike.ended_by, began_wall)
+        ended = monotonic_of(wall_s(event))
+        await asyncio.sleep(max(0.0, ended + AFTER_S + 0.5 - time.monotonic()))
         trace = await sessions.trace()
     try:
-        gaps: Gaps = gaps_around(trace, begin, promoted + AFTER_S)
+        gaps: Gaps = gaps_around(trace, begin, ended + AFTER_S)
     except ValueError as error:
         raise BenchError(f"after the fault: {error}") from error
+    again = await world.event("lockstep", began_wall)
     figures = event.figures
     total_ms = figures.get("total_ms", 0.0)
     return {
         "slowest_request_ms": gaps.slowest_request_ms,
         "service_gap_ms": gaps.service_gap_ms,
         "gap_before_ms": gaps.before_ms,
-        "effect_to_decision_ms": (promoted - effective) * 1000 - total_ms,
+        "effect_to_decision_ms": (ended - effective) * 1000 - total_ms,
         "arbitrated_ms": figures.get("arbitrated_ms", 0.0),
         "total_ms": total_ms,
+        "protected_after_s": monotonic_of(wall_s(again)) - effective,
         "event_figures": dict(figures),
         "sentence": event.sentence,
     }
 
 
-async def rounds(suite: Suite, address: str, what: str, strike: Strike) -> list[dict[str, Any]]:
-    """As many as were asked for; one that fails is reported, and the next begins with a whole cluster."""
+async def rounds(suite: Suite, address: str, strike: Strike, runs: int) -> list[dict[str, Any]]:
+    """So many; one that fails is reported, and the next begins with a whole cluster."""
     world, found = suite.world, []
-    for number in range(suite.options.runs):
+    for number in range(runs):
         try:
             await world.lockstep()
             await asyncio.sleep(SETTLE_S)
             found.append(await one_round(world, address, strike))
             gap = found[-1]["service_gap_ms"]
-            suite.say(f"{what} {number + 1}/{suite.options.runs}: service gap {gap:.0f} ms")
+            suite.say(f"{strike.what} {number + 1}/{runs}: service gap {gap:.0f} ms")
         except BenchError as error:
-            suite.problem(f"{what}, round {number + 1}: {error}")
-        if strike is power_off:
+            suite.problem(f"{strike.what}, round {number + 1}: {error}")
+        if strike.needs_healing:
             await world.heal()
     return found
 
 
-def figures_of(
-    key: str, what: str, target: tuple[float, float], found: Sequence[dict[str, Any]], *, is_planned: bool
-) -> list[Figure]:
+def figures_of(strike: Strike, found: Sequence[dict[str, Any]]) -> list[Figure]:
     """The lines of one kind of fault."""
 
-    def pick(name: str) -> tuple[float, ...]:
-        return tuple(entry[name] for entry in found)
+    def line(key: str, what: str, name: str, unit: str = "ms", target: float | None = None) -> Figure:
+        values = tuple(entry[name] for entry in found)
+        return Figure(f"{strike.key}.{key}", f"{strike.what}: {what}", unit, values, target=target)
 
-    figures = [
-        Figure(f"{key}.service", f"{what}: service gap", "ms", pick("service_gap_ms"), target=target[0]),
-        Figure(
-            f"{key}.request", f"{what}: slowest request", "ms", pick("slowest_request_ms"), target=target[1]
-        ),
-        Figure(f"{key}.arbitrated", f"{what}: agent, right to speak won", "ms", pick("arbitrated_ms")),
-        Figure(f"{key}.total", f"{what}: agent, guest speaks", "ms", pick("total_ms")),
+    noticed = [] if strike is PLANNED else [line("noticed", "agent, decided to act", "effect_to_decision_ms")]
+    return [
+        line("service", "service gap", "service_gap_ms", target=strike.targets[0]),
+        line("request", "slowest request", "slowest_request_ms", target=strike.targets[1]),
+        *noticed,
+        line("arbitrated", "agent, right to speak won", "arbitrated_ms"),
+        line("total", "agent, guest speaks", "total_ms"),
+        line("protected", "protected again", "protected_after_s", unit="s"),
     ]
-    if not is_planned:
-        noticed = pick("effect_to_decision_ms")
-        figures.insert(2, Figure(f"{key}.noticed", f"{what}: agent, decided to act", "ms", noticed))
-    return figures
 
 
-async def measure(suite: Suite, key: str, what: str, strike: Strike, target: tuple[float, float]) -> None:
-    """All rounds of one kind of fault on one VM; targets of the service gap and of the slowest request."""
+async def measure(suite: Suite, strike: Strike, runs: int) -> None:
+    """All rounds of one kind of fault on one VM."""
     async with suite.world.protected() as address:
-        found = await rounds(suite, address, what, strike)
-    suite.raw[key] = found
-    suite.add(figures_of(key, what, target, found, is_planned=strike is promote))
+        found = await rounds(suite, address, strike, runs)
+    suite.raw[strike.key] = found
+    suite.add(figures_of(strike, found))
 
 
 async def killed(suite: Suite) -> None:
-    await measure(suite, "gap-kill", "killed QEMU", kill_qemu, (200, 200))
+    await measure(suite, KILLED, suite.options.runs)
 
 
 async def powerless(suite: Suite) -> None:
-    await measure(suite, "gap-power-off", "host without power", power_off, (500, 500))
+    await measure(suite, POWERLESS, suite.options.runs)
 
 
 async def planned(suite: Suite) -> None:
-    await measure(suite, "gap-planned", "planned promotion", promote, (100, 150))
+    await measure(suite, PLANNED, suite.options.runs)
+
+
+async def others(suite: Suite) -> None:
+    """The faults that matter less often, half as many of each."""
+    for strike in OTHERS:
+        await measure(suite, strike, (suite.options.runs + 1) // 2)

@@ -67,8 +67,7 @@ class World:
         try:
             await lab_api.down(LAB)
             self.status = await lab_api.up(LAB, None, self.say)
-            sockets = [f"unix://{host.api_socket}" for host in self.status.hosts]
-            self._client = ApiClient(sockets, deadlines=Deadlines(last_s=5.0))
+            await self.ask_others_than(None)
         except BaseException:
             await self.close()
             raise
@@ -87,6 +86,14 @@ class World:
         except asyncio.CancelledError:
             await asyncio.wait([ending])
             raise
+
+    async def ask_others_than(self, host: str | None) -> None:
+        """A host that is cut off knows only what was."""
+        assert self.status is not None
+        if self._client is not None:
+            await self._client.close()
+        sockets = [f"unix://{one.api_socket}" for one in self.status.hosts if one.name != host]
+        self._client = ApiClient(sockets, deadlines=Deadlines(last_s=5.0))
 
     # ---- parts
 
@@ -233,7 +240,9 @@ class World:
 
     async def heal(self) -> None:
         """Undo every fault; returns when the cluster is whole and each host can be given a copy."""
+        await lab_api.fault(LAB, "heal")
         await lab_api.up(LAB)
+        await self.ask_others_than(None)
 
         async def is_whole() -> bool:
             nodes = (await self.api.list_nodes()).items
