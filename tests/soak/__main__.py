@@ -1,6 +1,6 @@
 """Random faults for a time.
 
-    python -m tests.soak [--minutes 30] [--faults N] [--seed N] [--from N] [--log FILE]
+    python -m tests.soak [--minutes 30] [--faults N] [--seed N] [--from N] [--log FILE] [--lab NAME]
 
 Prints every fault as it comes; at a violation the history, the events and the ends of the agents' logs, and how to
 have the same fault again. Exit code 1 then.
@@ -24,7 +24,6 @@ from testlab import Lab
 
 from tests.soak.run import History, soak
 
-LAB = "soak"
 MOST_FAULTS = 1_000_000
 
 
@@ -40,7 +39,7 @@ def main() -> int:
     numbers = range(options.first, options.first + (options.faults or MOST_FAULTS))
     with (
         tempfile.TemporaryDirectory(prefix="vdc-soak-") as folder,
-        Lab(LAB, Path(folder) / "config.yaml") as lab,
+        Lab(options.lab, Path(folder) / "config.yaml") as lab,
     ):
         try:
             soak(lab, options.seed, numbers, until_s=began + options.minutes * 60, say=say, history=history)
@@ -60,6 +59,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--from", dest="first", type=int, default=1, help="number of the first fault")
     parser.add_argument("--log", type=Path, default=None, help="write everything to this file, too")
+    parser.add_argument("--lab", default="soak", help="another name: a soak beside this one")
     options = parser.parse_args()
     options.seed = secrets.randbelow(10**6) if options.seed is None else options.seed
     return options
