@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 for folder in ("unit", "integration", "e2e"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
+
+pytest.register_assert_rewrite("cli_support", "qemu_support")  # what differs is shown, as in a test
 
 settings.register_profile("vdc", deadline=None)
 settings.load_profile("vdc")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from testlab import Lab, kill_agent, run_cli, wait_for
+from labcli import run_cli
+from testlab import Lab, kill_agent, wait_for
 
 GOOD = """
 apiVersion: mycelium.network/v1

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from testlab import Lab, timed
+from pacing import timed
+from testlab import Lab
 
 from vdc.model.errors import InvalidError
 from vdc.model.image import Blob, Image, ImageKind

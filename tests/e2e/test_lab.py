@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from testlab import Lab, timed
+from pacing import timed
+from testlab import Lab
 
 from vdc.lab.audit import audit, compare, snapshot
 

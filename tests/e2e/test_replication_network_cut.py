@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from testlab import VM, Lab, rounds, wait_for
+from pacing import rounds
+from testlab import VM, Lab, wait_for
 
 GAP_MS = 5_000
 SOON_S = 20.0  # 3 to settle, 5 for a host that was in sync before, the rest for the copying

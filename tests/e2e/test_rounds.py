@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from testlab import VM, Lab, rounds
+from pacing import rounds
+from testlab import VM, Lab
 
 
 def test_one_session_survives_all_rounds(lab: Lab, protected_vm: Callable[..., VM]) -> None:

@@ -7,7 +7,8 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from testlab import VM, Done, Lab
+from labcli import Done
+from testlab import VM, Lab
 
 RIVALS = {
     "another operator": None,

@@ -7,45 +7,40 @@ looked at (polls, the audit) asks the agents and the kernel directly, which cost
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from labaudit import audit_of
+from labcli import CLI_S, Done, run_cli
+from labkernel import Tap, taps_of
+from labvm import VM
+from pacing import wait_for
+
 from vdc.api.client import ApiClient
-from vdc.api.models import EndophyteDescription, EndophyteView
+from vdc.api.models import EndophyteView
 from vdc.api.transport import Deadlines
 from vdc.control.allot import mac_for
 from vdc.lab import api as lab_api
-from vdc.lab import faults, kernel, survey
-from vdc.lab.audit import audit
+from vdc.lab import faults, survey
 from vdc.lab.capture import Capture
 from vdc.lab.models import HostState, LabStatus
-from vdc.lab.network import netlink
-from vdc.lab.plan import HostPlan, LabPlan, Underlay
-from vdc.lab.processes import Process, kill_all, signal_all
+from vdc.lab.plan import LabPlan, Underlay
+from vdc.lab.processes import Process, kill_all
 from vdc.lab.sessions import Workload
 from vdc.lab.settings import Settings
 from vdc.lab.speakers import Verdict, judge, owners
-from vdc.model.endophyte import CopyRole, CopyStage, Observed, Phase, RunState
 from vdc.model.errors import VdcError
 
 T = TypeVar("T")
 
-POLL_S = 0.1
 _PASSED_ON = ("VDC_STATE_DIR", "VDC_CACHE_DIR", "VDC_FAILPOINTS", "PYTHONPATH")
-CLI_S = 150.0
 QUIET_S = 30.0  # until a cluster that was left alone has tidied up
-TAP_ALIAS = "vdc:port:"
 ETCD_PORT = 7379
 _ASK_ETCD = """
 import sys, urllib.request
@@ -56,58 +51,6 @@ for url in sys.argv[1:]:
     except OSError:
         print("{}")
 """
-_OFF = (None, CopyStage.ABSENT, CopyStage.DEAD, CopyStage.FAILED)
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def error_line(self) -> str:
-        """The one line that says what is wrong; fails where it is not one."""
-        lines = [line for line in self.stderr.splitlines() if not line.startswith("hint: ")]
-        assert len(lines) == 1, f"not one line: {self.stderr!r}"
-        return lines[0]
-
-    @property
-    def hint(self) -> str:
-        """What it advises."""
-        found = (line for line in self.stderr.splitlines() if line.startswith("hint: "))
-        return next(found, "").removeprefix("hint: ")
-
-
-def wait_for(
-    condition: Callable[[], T], deadline_s: float, describe: str | Callable[[], str], every_s: float = POLL_S
-) -> T:
-    """Ask until the answer is true and return it; fail with the description at the deadline."""
-    end = time.monotonic() + deadline_s
-    while not (value := condition()):
-        if time.monotonic() > end:
-            what = describe if isinstance(describe, str) else describe()
-            raise AssertionError(f"not within {deadline_s:g} s: {what}")
-        time.sleep(every_s)
-    return value
-
-
-def run_cli(
-    *arguments: str,
-    environment: Mapping[str, str],
-    stdin: str = "",
-    wrapper: Sequence[str] = (),
-    timeout_s: float = CLI_S,
-) -> Done:
-    """Run `vdc` to its end, without a terminal."""
-    program = Path(sys.executable).parent / "vdc"
-    done = subprocess.run(
-        [*wrapper, str(program), *arguments],
-        input=stdin, capture_output=True, text=True, timeout=timeout_s, env=dict(environment), check=False,
-    )  # fmt: skip
-    return Done(done.returncode, done.stdout, done.stderr)
 
 
 class Lab:
@@ -278,7 +221,7 @@ class Lab:
 
     def taps(self, host: str) -> list[Tap]:
         """The guests' ports on a host."""
-        return _taps(self.plan.host(host))
+        return taps_of(self.plan.host(host))
 
     def agent(self, host: str) -> Process:
         """The process of a host's agent."""
@@ -371,23 +314,7 @@ class Lab:
 
     def audit(self) -> list[str]:
         """What is left over, or what the records, the hosts and the kernel say differently."""
-        found = list(audit(self.name, settings=self.settings))
-        taps: dict[str, list[Tap]] = {host: _taps(self.plan.host(host)) for host in self.hosts_up()}
-        qemus = {host: {_name_of(process): process for process in self.qemus(host)} for host in self.hosts}
-        names = self.vm_names()
-        for name in names:
-            description = self.ask(lambda api, name=name: api.describe_endophyte(name))  # type: ignore[misc]
-            found += _audit_vm(description, qemus, taps)
-        uids = {self.view(name).metadata.uid for name in names}
-        for host in self.hosts_up():
-            found += [
-                f"QEMU of {name} runs on {host} and is no VM's" for name in qemus[host].keys() - set(names)
-            ]
-            found += [f"tap {tap.name} on {host} is no VM's" for tap in taps[host] if tap.uid not in uids]
-            folder = self.plan.host(host).state_dir / "vms"
-            present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-            found += [f"files of {name} are left on {host}" for name in sorted(present - set(names))]
-        return found
+        return audit_of(self)
 
     def view(self, name: str, host: str | None = None) -> EndophyteView:
         """One VM, as `host` sees it."""
@@ -411,186 +338,6 @@ class Lab:
         wait_for(is_clean, QUIET_S, lambda: f"a clean lab {when}: {'; '.join(last)}", every_s=0.5)
 
 
-@dataclass(frozen=True)
-class Tap:
-    """A guest's port on a host."""
-
-    name: str
-    uid: str
-    is_live: bool  # plugged into the overlay's bridge
-
-
-def _taps(host: HostPlan) -> list[Tap]:
-    def read() -> list[Tap]:
-        with netlink() as ip:
-            found = []
-            for link in ip.get_links():
-                alias = link.get_attr("IFLA_IFALIAS") or ""
-                if alias.startswith(TAP_ALIAS):
-                    uid = alias.removeprefix(TAP_ALIAS).split(":")[1]
-                    found.append(
-                        Tap(link.get_attr("IFLA_IFNAME"), uid, link.get_attr("IFLA_MASTER") is not None)
-                    )
-            return found
-
-    return kernel.in_namespace(host.namespace, read)
-
-
-def _name_of(process: Process) -> str:
-    words = process.command
-    for word, value in itertools.pairwise(words):
-        if word == "-name":
-            return value.split(",")[0].removeprefix("guest=")
-    return "?"
-
-
-def _audit_vm(
-    description: EndophyteDescription,
-    qemus: Mapping[str, Mapping[str, Process]],
-    taps: Mapping[str, Sequence[Tap]],
-) -> Iterator[str]:
-    """One owner: the record, what each host says of its copy, the processes and the bridges agree."""
-    view, pair = description.view, description.pair
-    name, uid = view.metadata.name, view.metadata.uid
-    if pair is None:
-        if view.status.phase not in (Phase.PENDING, Phase.STOPPED):
-            yield f"{name} is {view.status.phase} and nobody's"
-        return
-    for copy in description.copies:
-        if copy.host not in taps:
-            continue  # no power: it says nothing any more
-        process = qemus[copy.host].get(name)
-        pid = process.pid if process else None
-        if copy.pid != pid:
-            yield f"{copy.host} says that {name} is process {copy.pid}, and runs {pid}"
-        if copy.role is not None and copy.stage not in _OFF:
-            part = CopyRole.PRIMARY if copy.host == pair.primary else CopyRole.SECONDARY
-            if copy.host not in pair.hosts or copy.role is not part or copy.epoch != pair.epoch:
-                yield f"{copy.host}: {copy.role} of {name}, epoch {copy.epoch}; the record: {pair.to_json()}"
-    for host in sorted({host for host, present in qemus.items() if name in present} - set(pair.hosts)):
-        yield f"{name} runs on {host}, too; the record says {pair.hosts}"
-    for host, found in taps.items():
-        if host != pair.primary and any(tap.is_live for tap in found if tap.uid == uid):
-            yield f"{name} is on the network at {host}; its primary is {pair.primary}"
-
-
-class VM:
-    """One VM of the lab."""
-
-    def __init__(self, lab: Lab, name: str) -> None:
-        self.lab, self.name = lab, name
-        self.address = self.view().status.addresses[0]
-
-    def view(self, host: str | None = None) -> EndophyteView:
-        """As `host` (or the first that answers) sees it."""
-        return self.lab.view(self.name, host)
-
-    @property
-    def primary(self) -> str:
-        """The primary's host."""
-        copy = self.view().status.primary
-        assert copy is not None
-        return copy.host
-
-    @property
-    def secondary(self) -> str:
-        """The secondary's host."""
-        copy = self.view().status.secondary
-        assert copy is not None, f"{self.name} has no secondary"
-        return copy.host
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the arbitration record."""
-        return self.view().status.epoch
-
-    @property
-    def spare(self) -> str:
-        """A host without a copy."""
-        return next(host for host in self.lab.hosts if host not in (self.primary, self.secondary))
-
-    def qemu(self, host: str) -> Process:
-        """Its QEMU on a host."""
-        found = [process for process in self.lab.qemus(host) if _name_of(process) == self.name]
-        assert len(found) == 1, f"{len(found)} QEMUs of {self.name} on {host}"
-        return found[0]
-
-    def copy_on(self, host: str) -> Observed:
-        """What a host last said of its copy."""
-        described = self.lab.ask(lambda api: api.describe_endophyte(self.name))
-        return next(copy for copy in described.copies if copy.host == host)
-
-    def sentence_on(self, host: str) -> str:
-        """What a host itself says of its copy, though nobody else may hear it."""
-        words = [line for line in self.lab.agent_log(host).splitlines() if f"endophyte={self.name}" in line]
-        return next((line for line in reversed(words) if "rule=" in line), "")
-
-    def runs_on(self, host: str) -> bool:
-        """Whether a QEMU of it runs on a host."""
-        return any(_name_of(process) == self.name for process in self.lab.qemus(host))
-
-    def is_on_network(self, host: str) -> bool:
-        """Whether a port of it is plugged into the overlay on a host."""
-        uid = self.view().metadata.uid
-        return any(tap.is_live for tap in _taps(self.lab.plan.host(host)) if tap.uid == uid)
-
-    def kill(self, host: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to its QEMU on a host."""
-        signal_all([self.qemu(host)], number)
-
-    def wait(self, what: str, condition: Callable[[EndophyteView], bool], deadline_s: float) -> EndophyteView:
-        """Wait until its view is as described."""
-        last: list[EndophyteView] = []
-
-        def holds() -> bool:
-            try:
-                last[:] = [self.view()]
-            except VdcError:
-                return False  # an agent that was just lost; the deadline is the judge
-            return condition(last[0])
-
-        wait_for(
-            holds, deadline_s, lambda: f"{self.name} {what}; it is {last[0].status if last else 'unknown'}"
-        )
-        return last[0]
-
-    def wait_lockstep(self, deadline_s: float = 60.0) -> EndophyteView:
-        """Wait until it is protected."""
-        return self.wait("in lockstep", lambda view: view.status.protection.value == "lockstep", deadline_s)
-
-    def wait_primary(self, host: str, deadline_s: float = 20.0) -> EndophyteView:
-        """Wait until the record names this host the primary and the guest runs there."""
-
-        def is_there(view: EndophyteView) -> bool:
-            copy = view.status.primary
-            return copy is not None and copy.host == host and view.status.phase is Phase.RUNNING
-
-        return self.wait(f"running on {host}", is_there, deadline_s)
-
-    def shell(self, command: str) -> str:
-        """Run a command in the guest by its serial console; returns what it printed."""
-        printed = self.lab.ok("console", self.name, stdin=f"\necho be''gin; {command}; echo e''nd\n")
-        assert "begin" in printed and "end" in printed, printed
-        return printed.rpartition("begin")[2].partition("end")[0].strip()
-
-    def ask_run(self, state: RunState) -> None:
-        """Ask for a run state, and do not wait for it."""
-        self.lab.ask(lambda api: api.run_endophyte(self.name, state))
-
-    def ask_protection(self, *, enabled: bool) -> None:
-        """Ask for protection or against it, and do not wait for it."""
-        self.lab.ask(lambda api: api.protect_endophyte(self.name, enabled=enabled))
-
-    def event_codes(self) -> list[str]:
-        """The codes of its events, oldest first."""
-        return [event["code"] for event in self.lab.events(self.name)]
-
-
-def rounds(usual: int, full: int) -> int:
-    """How often a test repeats itself: `full` with VDC_TEST_FULL=1 in the environment."""
-    return full if os.environ.get("VDC_TEST_FULL") else usual
-
-
 def kill_agent(lab: Lab, host: str) -> int:
     """SIGKILL a host's agent; returns the pid that it had."""
     agent = lab.agent(host)
@@ -599,10 +346,3 @@ def kill_agent(lab: Lab, host: str) -> int:
     )
     assert killed == 1
     return agent.pid
-
-
-@contextmanager
-def timed() -> Iterator[Callable[[], float]]:
-    """Seconds since the block began."""
-    began = time.monotonic()
-    yield lambda: time.monotonic() - began

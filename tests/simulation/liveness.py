@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tests.simulation import agent as agents
 from tests.simulation import faults, qemu
 from tests.simulation.explore import CounterExample
 from tests.simulation.facts import violations
+from tests.simulation.settling import settle
 from tests.simulation.steps import usual_step
 from tests.simulation.world import GONE, NOBODY, World
 
@@ -26,7 +26,7 @@ class Peace:
     def trouble(self, world: World) -> CounterExample | None:
         """The run of a world that is healed, where it does not end as it should."""
         sentences = ["every fault ends"]
-        world = agents.settle(faults.heal(world))
+        world = settle(faults.heal(world))
         passed: list[int] = []
         while len(passed) < MOST_STEPS:
             mark = hash(world)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from tests.simulation.agent import settle
 from tests.simulation.explore import CounterExample
 from tests.simulation.facts import violations
 from tests.simulation.liveness import Peace
 from tests.simulation.network import REPLICATION
 from tests.simulation.qemu import emits
 from tests.simulation.searches import in_lockstep
+from tests.simulation.settling import settle
 from tests.simulation.steps import COMMAND, FAULT, NORMAL, RECOVERY, Step, own_steps, steps, usual_step
 from tests.simulation.world import World
 

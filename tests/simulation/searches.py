@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-from tests.simulation.agent import settle
 from tests.simulation.explore import CounterExample, Found, explore, path
 from tests.simulation.faults import commands
 from tests.simulation.liveness import Peace
 from tests.simulation.rules import remembers
+from tests.simulation.settling import settle
 from tests.simulation.steps import steps, usual_step
 from tests.simulation.world import GONE, World, first_world
 

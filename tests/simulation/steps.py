@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tests.simulation import adoption, control, faults, jobs, network, qemu, view
 from tests.simulation import agent as agents
-from tests.simulation import control, faults, jobs, network, qemu
+from tests.simulation.outcomes import failed
+from tests.simulation.power import lingers
 from tests.simulation.rules import kept
+from tests.simulation.settling import settle
 from tests.simulation.world import CLEAN, ENDED, HOSTS, NOBODY, ON, OPEN, PRIMARY, TORN, World
 from vdc.model.endophyte import CopyStage
 from vdc.protection.table import Action
@@ -39,24 +42,24 @@ def steps(world: World, *, surprises: bool = True, cuts: bool = True) -> Iterato
         if usual and not cost:
             usual, quiet = False, text.startswith("time: ")
         if not price or surprises:
-            yield Step(price, text, agents.settle(after), NORMAL if not cost else FAULT, only_agents)
+            yield Step(price, text, settle(after), NORMAL if not cost else FAULT, only_agents)
         if not usual and not surprises:
             break
     for text, after in faults.recoveries(world):
         if quiet or surprises:
-            yield Step(0 if quiet else 1, text, agents.settle(after), RECOVERY)
+            yield Step(0 if quiet else 1, text, settle(after), RECOVERY)
     if not surprises:
         return
     for text, after in faults.faults(world, cuts=cuts):
-        yield Step(1, text, agents.settle(after), FAULT, "the agent" in text)
+        yield Step(1, text, settle(after), FAULT, "the agent" in text)
     for text, after in faults.commands(world):
-        yield Step(1, text, agents.settle(after), COMMAND)
+        yield Step(1, text, settle(after), COMMAND)
 
 
 def own_steps(world: World) -> list[Step]:
     """What may happen by itself, in any order, with nothing going wrong."""
     return [
-        Step(0, text, agents.settle(after), NORMAL, only_agents)
+        Step(0, text, settle(after), NORMAL, only_agents)
         for text, after, cost, only_agents in _by_itself(world)
         if not cost
     ]
@@ -66,7 +69,7 @@ def usual_step(world: World) -> Step | None:
     """The first of what happens by itself; None where nothing does."""
     for text, after, cost, only_agents in _by_itself(world):
         if not cost:
-            return Step(0, text, agents.settle(after), NORMAL, only_agents)
+            return Step(0, text, settle(after), NORMAL, only_agents)
     return None
 
 
@@ -86,10 +89,10 @@ def _by_itself(world: World) -> Iterator[tuple[str, World, int, bool]]:
     for h in awake:
         process = world.hosts[h].qemu
         if world.hosts[h].agent.unread and (process is None or not process.hung):
-            after = agents.adopt(world, h) if process is not None else world.agent(h, unread=False)
+            after = adoption.adopt(world, h) if process is not None else world.agent(h, unread=False)
             yield f"{HOSTS[h]}: QEMU answers the agent that took it over", after, 0, False
     for h in awake:
-        found = agents.decision(world, h)
+        found = view.decision(world, h)
         if agents.is_news(world, h, found):
             yield f"{HOSTS[h]} decides: {found.sentence}", agents.do_pass(world, h, found), 0, False
         elif world.hosts[h].agent.job is not None:
@@ -101,7 +104,7 @@ def _by_itself(world: World) -> Iterator[tuple[str, World, int, bool]]:
     yield from _checkpoints(world)
     for h, host in enumerate(world.hosts):
         if host.power == ON and host.agent is None and network.store_answers(world, h):
-            after = agents.adopt(agents.start_agent(world, h), h)
+            after = adoption.adopt(adoption.start_agent(world, h), h)
             process = host.qemu
             is_switching = process is not None and (process.fence > 0 or process.hold)
             spared = host.saved is not None and host.saved.stage not in _UNFINISHED and not is_switching
@@ -148,21 +151,21 @@ def _waits(world: World, h: int) -> Iterator[tuple[int, str, World]]:
     yield from _silences(world, h)
     waits = agent.job is not None and agent.job.action is Action.PREPARE and agent.job.at == 2
     if waits and not jobs.run_step(world, h):  # secondary.PRIMARY_DEADLINE_S
-        (late,) = jobs.failed(world, h, f"{name}: the primary has not opened its channels for 60 s")
+        (late,) = failed(world, h, f"{name}: the primary has not opened its channels for 60 s")
         yield 60_000, late.text, late.world
-    if agent.job is not None and agent.job.action is Action.DISCARD and jobs.lingers(world, h):
+    if agent.job is not None and agent.job.action is Action.DISCARD and lingers(world, h):
         yield 300, f"{name}: passes on no longer what comes to its old copy", world.agent(h, fence=0)
     if agent.store_silent < 2 and not network.store_answers(world, h):
         limit = (2_500, 8_000)[agent.store_silent]
         after = world.agent(h, store_silent=agent.store_silent + 1)
         yield limit, f"{name}: the store has not answered for {limit} ms", after
-    if agent.stall < 2 and agents.is_stalled(world, h):
+    if agent.stall < 2 and view.is_stalled(world, h):
         limit = (2_000, 2_500)[agent.stall]
         after = world.agent(h, stall=agent.stall + 1)
         yield limit, f"{name}: no checkpoint has completed for {limit} ms", after
     if not kept("silence is not death") and agent.silence[1]:
         peer = agent.silence[0]
-        body = agents.known_body(agent)
+        body = view.known_body(agent)
         claim = (peer, body.uid, body.epoch)
         if body is not None and claim not in agent.heard:
             yield 1, f"{name}: takes the silence for death", world.agent(h, heard=agent.heard | {claim})
@@ -189,7 +192,7 @@ def _switch_times(world: World, h: int) -> Iterator[tuple[int, str, World]]:
         return
     rec, mem = agent.mirror.rec, agent.mem
     is_ours = rec is not None and rec.body.epoch == agent.fence == mem.epoch
-    if is_ours and mem.stage in agents.IN_LOCKSTEP and process.fence > 0:
+    if is_ours and mem.stage in view.IN_LOCKSTEP and process.fence > 0:
         after = world.qemu(h, fence=-process.fence).agent(h, fence=0)
         s = process.peer
         other = after.hosts[s].qemu if s != NOBODY else None
@@ -200,7 +203,7 @@ def _switch_times(world: World, h: int) -> Iterator[tuple[int, str, World]]:
 
 def _silences(world: World, h: int) -> Iterator[tuple[int, str, World]]:
     agent, name = world.hosts[h].agent, HOSTS[h]
-    peer = agents.peer_of(agents.known_body(agent), h)
+    peer = view.peer_of(view.known_body(agent), h)
     if peer == NOBODY:
         return
     quiet = [n for n in network.NETWORKS if not network.serves(world, h, peer, n)]

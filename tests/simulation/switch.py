@@ -8,10 +8,13 @@ S  leave  lockstep is left
 
 from __future__ import annotations
 
-from tests.simulation import jobs, qemu
-from tests.simulation.agent import IN_LOCKSTEP, known_body
+from tests.simulation import qemu
+from tests.simulation.commits import commit, durable
 from tests.simulation.network import MANAGEMENT, connected
+from tests.simulation.outcomes import Outcome, StepFn, failed, on
 from tests.simulation.rules import kept
+from tests.simulation.secondary import speak_save, speak_tap, tidy, tidy_done
+from tests.simulation.view import IN_LOCKSTEP, known_body
 from tests.simulation.world import (
     ALONE,
     CLEAN,
@@ -30,24 +33,24 @@ from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.protection.table import Action
 
 
-def ask_primary(world: World, h: int, job: Job) -> list[jobs.Outcome]:
+def ask_primary(world: World, h: int, job: Job) -> list[Outcome]:
     """Handover.prepare: the primary's agent fences its guest, if the epoch is still the same. From then on the job
     counts as the promotion."""
     p, epoch = job.rec.body.primary, job.rec.body.epoch
     name, other = HOSTS[h], HOSTS[p]
     if not _would_fence(world, h, p, epoch):
-        return jobs.failed(world, h, f"{name}: {other} does not fence its guest; the switch is off")
+        return failed(world, h, f"{name}: {other} does not fence its guest; the switch is off")
     mine = world.hosts[h].qemu
     told = world.hosts[h].agent.job._replace(action=Action.PROMOTE)
     world = world.qemu(p, fence=epoch).agent(p, fence=epoch)
-    unheard = jobs.failed(world, h, f"{name}: {other} fences its guest, and the answer comes too late")
+    unheard = failed(world, h, f"{name}: {other} fences its guest, and the answer comes too late")
     world = world.agent(h, job=told)
-    late = jobs.on(world.qemu(h, hold=TORN), h, f"{other} fences its guest; {name} held nothing back in time")
+    late = on(world.qemu(h, hold=TORN), h, f"{other} fences its guest; {name} held nothing back in time")
     outcomes = [*unheard, *late]
     outcomes = [one._replace(cost=1) for one in outcomes]
     if mine.hung:
         return unheard
-    held = jobs.on(world.qemu(h, hold=CLEAN), h, f"{other} fences its guest; what {name} sends is held back")
+    held = on(world.qemu(h, hold=CLEAN), h, f"{other} fences its guest; what {name} sends is held back")
     return [*held, *outcomes]
 
 
@@ -65,53 +68,51 @@ def _would_fence(world: World, h: int, p: int, epoch: int) -> bool:
     return is_present and is_able and (qemu.partner(world, p) == h or mine.hung)
 
 
-def cut(world: World, h: int, job: Job) -> list[jobs.Outcome]:
+def cut(world: World, h: int, job: Job) -> list[Outcome]:
     """Handover.speak: no checkpoint any more; what is not whole is thrown away, and it goes on as without a plan."""
     agent, process, name = world.hosts[h].agent, world.hosts[h].qemu, HOSTS[h]
     body = known_body(agent) or job.rec.body
     world = world.mem(h, role=CopyRole.PRIMARY, stage=CopyStage.PROMOTING, epoch=body.epoch)
     if process is None or process.hung:
-        return jobs.failed(world, h, f"{name}: QEMU does not answer")
+        return failed(world, h, f"{name}: QEMU does not answer")
     is_whole = process.mode in (SECONDARY, ENDED) and process.hold == CLEAN
     if is_whole or (process.mode != ALONE and not kept("only a whole hold is opened")):
         world = world.qemu(h, mode=ENDED, epoch=body.epoch)
-        return jobs.on(world, h, f"{name}: QEMU takes no checkpoint and agrees to nothing any more")
+        return on(world, h, f"{name}: QEMU takes no checkpoint and agrees to nothing any more")
     world = world.qemu(h, mode=ALONE, plan=0, peer=NOBODY, running=True, epoch=body.epoch, hold="")
-    return jobs.on(world, h, f"{name}: QEMU leaves lockstep as the new primary, without what it held back")
+    return on(world, h, f"{name}: QEMU leaves lockstep as the new primary, without what it held back")
 
 
-def open_output(world: World, h: int, job: Job) -> list[jobs.Outcome]:
+def open_output(world: World, h: int, job: Job) -> list[Outcome]:
     process, name = world.hosts[h].qemu, HOSTS[h]
     if process is None or process.hung:
-        return jobs.failed(world, h, f"{name}: QEMU does not answer")
+        return failed(world, h, f"{name}: QEMU does not answer")
     if process.mode == ALONE:
-        return jobs.on(world, h, f"{name}: the guest speaks")
+        return on(world, h, f"{name}: the guest speaks")
     world = world.qemu(h, hold=OPEN_TORN if process.hold == TORN else OPEN)
-    return jobs.on(world, h, f"{name}: what was held back goes out, and the guest speaks")
+    return on(world, h, f"{name}: what was held back goes out, and the guest speaks")
 
 
-def leave(world: World, h: int, job: Job) -> list[jobs.Outcome]:
+def leave(world: World, h: int, job: Job) -> list[Outcome]:
     process, name = world.hosts[h].qemu, HOSTS[h]
     if process is None or process.hung:
-        return jobs.failed(world, h, f"{name}: QEMU does not answer")
+        return failed(world, h, f"{name}: QEMU does not answer")
     world = world.qemu(h, mode=ALONE, plan=0, peer=NOBODY, running=True, hold="")
-    return jobs.on(world, h, f"{name}: QEMU leaves lockstep as the new primary")
+    return on(world, h, f"{name}: QEMU leaves lockstep as the new primary")
 
 
-def steps() -> tuple[jobs.StepFn, ...]:
+def steps() -> tuple[StepFn, ...]:
     """The list, with the rules that are in force."""
-    rest = (jobs.durable, cut, jobs.speak_tap, open_output, jobs.speak_save, leave, jobs.tidy, jobs.tidy_done)
+    rest = (durable, cut, speak_tap, open_output, speak_save, leave, tidy, tidy_done)
     if not kept("the fence before the commit"):
-        return (_begins_as_promotion, jobs.commit, *rest[:-3], _asks_late, *rest[-3:])
-    return (ask_primary, jobs.commit, *rest)
+        return (_begins_as_promotion, commit, *rest[:-3], _asks_late, *rest[-3:])
+    return (ask_primary, commit, *rest)
 
 
-def _begins_as_promotion(world: World, h: int, job: Job) -> list[jobs.Outcome]:
+def _begins_as_promotion(world: World, h: int, job: Job) -> list[Outcome]:
     held = world.qemu(h, hold=CLEAN) if world.hosts[h].qemu else world
-    return jobs.on(
-        held.agent(h, job=job._replace(action=Action.PROMOTE)), h, f"{HOSTS[h]}: begins the switch"
-    )
+    return on(held.agent(h, job=job._replace(action=Action.PROMOTE)), h, f"{HOSTS[h]}: begins the switch")
 
 
-def _asks_late(world: World, h: int, job: Job) -> list[jobs.Outcome]:
-    return jobs.on(world, h, f"{HOSTS[h]}: asks for the fence when it speaks already")
+def _asks_late(world: World, h: int, job: Job) -> list[Outcome]:
+    return on(world, h, f"{HOSTS[h]}: asks for the fence when it speaks already")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from test_cli_commands import ALONE, NODE, Cluster, cluster, vdc
+from cli_support import ALONE, NODE, Cluster, cluster, vdc
 
 from vdc.api import models as wire
 from vdc.cli import draining
@@ -73,7 +73,7 @@ def maintained(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 @pytest.fixture(autouse=True)
 def with_maintenance(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("test_cli_commands.Cluster", Maintained)
+    monkeypatch.setattr("cli_support.Cluster", Maintained)
 
 
 def report(

@@ -1,111 +1,22 @@
-"""A drained host is emptied, and a VM comes to the host that it shall run on, whichever leader is in its term."""
+"""A drained host is emptied, whichever leader is in its term; what cannot move stays, and it is said why."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
+from drain_support import ALONE, cluster
 from protection_world import endophyte, host, observed
-from test_control_controller import Cluster
 
-from vdc.control.controller import Controller
-from vdc.control.desired import DesiredState
-from vdc.control.events import EventLog, read_events
-from vdc.control.maintenance import MaintenanceWishes
-from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, MachineFacts
-from vdc.model.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
+from vdc.model.endophyte import CopyRole, CopyStage, MachineFacts
+from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
 from vdc.model.maintenance import DrainState, DrainWay
-from vdc.model.pair import Pair, SyncState
+from vdc.model.pair import SyncState
 from vdc.model.units import GIB, MIB
-from vdc.protection.arbitration import mark_in_sync, promote_secondary
 from vdc.store import keys
 from vdc.store.protocol import Delete
 
-ALONE = {"sync": "none", "nodes": 1}
-
-
-class Drained(Cluster):
-    """A cluster whose agents do at once what the records ask of them, a step with each `agents_act`."""
-
-    def __init__(self):
-        super().__init__()
-        self.asked: list[str] = []
-        self.refuses: Exception | None = None
-        self.wishes = MaintenanceWishes(
-            self.store, self.mirror, self.clock, DesiredState(self.store, self.mirror, self.clock, str)
-        )
-        self.new_leader()
-
-    def new_leader(self):
-        self.controller = Controller(
-            self.store, self.mirror, EventLog(self.store, "h1", self.clock), self.clock,
-            backoff_s=30.0, report=lambda sentence: None, promote=self.promote,
-        )  # fmt: skip
-
-    async def promote(self, name):
-        self.asked.append(name)
-        if self.refuses is not None:
-            raise self.refuses
-        before = self.mirror.pair(name)
-        after = promote_secondary(before, reason="asked", request_id=f"p{len(self.asked)}", now="")
-        await self.put((keys.pair(name), after.to_json()))
-
-    async def add(self, name, number, **changes):
-        made = endophyte(name, uid=f"uid-{number}", **changes)
-        await self.put((keys.endophyte(name), made.to_json()))
-        await self.settle()
-
-    async def agents_act(self):
-        """Every agent does what its part in each record asks for, and says so."""
-        for name, found in list(self.mirror.pairs.items()):
-            wanted, pair = self.mirror.endophyte(name), found.value
-            if wanted is None or wanted.run.value == "stopped":
-                continue
-            if pair.secondary is not None and not wanted.wants_secondary:
-                pair = pair.with_(epoch=pair.epoch + 1, secondary=None, sync="none")
-                await self.put((keys.pair(name), pair.to_json()))
-            if pair.sync is SyncState.SYNCING:
-                pair = mark_in_sync(pair, request_id=f"m{pair.epoch}", now="")
-                await self.put((keys.pair(name), pair.to_json()))
-            for old in self.mirror.copies(name):
-                if old.host not in pair.hosts:
-                    await self._says(name, pair, old.host, None, CopyStage.ABSENT)
-            stage = CopyStage.LOCKSTEP if pair.secondary else CopyStage.RUNNING
-            await self._says(name, pair, pair.primary, CopyRole.PRIMARY, stage)
-            if pair.secondary:
-                await self._says(name, pair, pair.secondary, CopyRole.SECONDARY, stage)
-
-    async def _says(self, name, pair, where, role, stage):
-        record = observed(where, role, stage, epoch=pair.epoch, uid=pair.uid, name=name)
-        await self.put((keys.observed(name, where), record.to_json()))
-
-    async def step(self):
-        await self.reconcile()
-        await asyncio.gather(*self.controller._mover._promotions.values())
-        await self.mirror.read_all()
-
-    async def settle(self, passes=12):
-        for _ in range(passes):
-            await self.step()
-            await self.agents_act()
-
-    async def put_away(self, name):
-        await self.store.commit([], [Delete(keys.host(name)), Delete(keys.liveness(name))])
-        await self.mirror.read_all()
-
-    def of(self, name) -> Pair:
-        return self.mirror.pair(name)
-
-    def wish_of(self, name) -> Endophyte:
-        return self.mirror.endophyte(name)
-
-    async def codes(self, name):
-        return [event.code for event in await read_events(self.store, name=name)]
-
-
-@pytest.fixture
-async def cluster():
-    return await Drained().fill()
+__all__ = ["cluster"]
 
 
 async def test_a_protected_primary_is_promoted_away_and_the_host_serves_as_no_spare(cluster):
@@ -316,17 +227,6 @@ async def test_a_host_is_not_empty_before_the_old_copy_has_ended(cluster):
     assert cluster.wishes.report("h1").left == ()
 
 
-async def test_a_target_that_is_drained_meanwhile_is_given_up(cluster):
-    await cluster.add("web", 1, **ALONE)
-    await cluster.wishes.move("web", "h3")
-    await cluster.step()
-    assert cluster.of("web").secondary == "h3"
-    await cluster.wishes.drain("h3")
-    await cluster.settle()
-    assert cluster.of("web").hosts == ("h1",)
-    assert cluster.wish_of("web").move_problem == "it cannot move to h3: h3 is drained"
-
-
 async def test_a_pass_on_an_old_view_asks_for_no_second_promotion(cluster):
     await cluster.add("web", 1)
     await cluster.wishes.drain("h1")
@@ -413,100 +313,3 @@ async def test_a_dead_host_may_be_drained_and_nothing_is_placed_there(cluster):
     assert report.items[0].state is DrainState.BLOCKED
     await cluster.settle(3)
     assert cluster.of("web").primary == "h1", "silence is no proof of death"
-
-
-async def test_migrate_moves_the_replica_first_and_then_promotes_it(cluster):
-    await cluster.add("web", 1)
-    await cluster.wishes.move("web", "h3")
-    await cluster.settle()
-    pair = cluster.of("web")
-    assert (pair.primary, cluster.wish_of("web").move) == ("h3", None)
-    assert pair.sync is SyncState.IN_SYNC
-    assert cluster.asked == ["web"]
-
-
-async def test_migrate_refuses_what_makes_no_sense(cluster):
-    await cluster.add("web", 1)
-    with pytest.raises(ConflictError) as caught:
-        await cluster.wishes.move("web", "h1")
-    assert caught.value.code == "already-primary"
-    with pytest.raises(NotFoundError):
-        await cluster.wishes.move("web", "h9")
-    await cluster.add("off", 2, run="stopped")
-    with pytest.raises(ConflictError) as off:
-        await cluster.wishes.move("off", "h2" if cluster.of("off").primary != "h2" else "h1")
-    assert (off.value.code, off.value.problem.hint) == ("not-running", "vdc start off")
-    await cluster.wishes.drain("h3", leave_stopped=True)
-    await cluster.mirror.read_all()
-    with pytest.raises(RefusedError) as refused:
-        await cluster.wishes.move("web", "h3")
-    assert "h3 is drained" in str(refused.value)
-    assert cluster.of("web").sync is SyncState.IN_SYNC
-
-
-async def test_a_move_whose_copy_fails_is_given_up_with_the_reason(cluster):
-    await cluster.add("web", 1, **ALONE)
-    await cluster.wishes.move("web", "h3")
-    await cluster.step()
-    pair = cluster.of("web")
-    assert pair.secondary == "h3"
-    alone = pair.with_(epoch=pair.epoch + 1, secondary=None, sync="none", reason="disk full on h3")
-    await cluster.put((keys.pair("web"), alone.to_json()))
-    await cluster.agents_act()
-    await cluster.settle()
-    wish = cluster.wish_of("web")
-    assert wish.move is None
-    assert "disk full on h3" in wish.move_problem
-    assert cluster.of("web").hosts == ("h1",)
-    assert "move-failed" in await cluster.codes("web")
-
-
-async def test_a_wish_that_is_taken_back_leaves_the_vm_where_it_is(cluster):
-    await cluster.add("web", 1, **ALONE)
-    await cluster.wishes.move("web", "h3")
-    await cluster.step()
-    await cluster.wishes.give_up_move("web")
-    await cluster.settle()
-    assert cluster.of("web").hosts == ("h1",)
-
-
-async def test_a_host_that_is_gone_for_good_takes_its_vm_with_it_and_the_vm_can_be_deleted(cluster):
-    await cluster.add("web", 1, **ALONE)
-    with pytest.raises(ConflictError) as caught:
-        await cluster.wishes.remove("h1", force=True)
-    assert caught.value.code == "host-alive"
-    await cluster.store.commit([], [Delete(keys.liveness("h1"))])
-    await cluster.mirror.read_all()
-    with pytest.raises(RefusedError) as refused:
-        await cluster.wishes.remove("h1")
-    assert refused.value.code == "vms-lost"
-    wish = endophyte("web", uid="uid-1", deleting=True, **ALONE)
-    await cluster.put((keys.endophyte("web"), wish.to_json()))
-    await cluster.settle(2)
-    assert cluster.of("web") is not None, "without the operator's word it may be alive"
-    assert await cluster.wishes.remove("h1", force=True) == ("web",)
-    await cluster.settle(2)
-    assert cluster.of("web") is None
-    left = [item.key for item in (await cluster.store.list(keys.ROOT)).items if "h1" in item.key]
-    assert [key for key in left if not key.startswith(keys.EVENTS)] == []
-
-
-async def test_half_a_copy_of_a_vm_that_is_lost_goes_too(cluster):
-    await cluster.add("web", 1)
-    syncing = cluster.of("web").with_(sync="syncing")
-    await cluster.put((keys.pair("web"), syncing.to_json()))
-    await cluster.store.commit([], [Delete(keys.liveness("h1"))])
-    await cluster.mirror.read_all()
-    assert await cluster.wishes.remove("h1", force=True) == ("web",)
-    await cluster.mirror.read_all()
-    pair = cluster.of("web")
-    assert (pair.epoch, pair.hosts) == (syncing.epoch + 1, ("h1",))
-
-
-async def test_a_host_whose_pair_can_go_on_is_not_removed_under_it(cluster):
-    await cluster.add("web", 1)
-    await cluster.store.commit([], [Delete(keys.liveness("h1"))])
-    await cluster.mirror.read_all()
-    with pytest.raises(ConflictError) as caught:
-        await cluster.wishes.remove("h1", force=True)
-    assert caught.value.code == "has-part"

@@ -7,10 +7,10 @@ import time
 from typing import Any
 
 import pytest
+from qemu_support import PLAN, ModelQemu, assert_golden, in_lockstep
 
 from hostagent.drivers.qemu import handover, primary, secondary
 from hostagent.drivers.qemu.qmp import QmpTimeoutError
-from tests.unit.test_qemu_dialogue import PLAN, ModelQemu, assert_golden, in_lockstep
 
 
 class ModelPrimary(ModelQemu):

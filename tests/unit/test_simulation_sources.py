@@ -13,7 +13,7 @@ from hostagent.supervisor import actions, adoption, arbiter, copy, handover, pri
 from tests.simulation import agent, jobs
 from vdc.protection.table import Action
 
-# The function, and what stands in it in this order; beside each, the step of jobs.py.
+# The function, and what stands in it in this order; beside each, the step of the simulation.
 SOURCES = [
     (primary.start, [
         "end_process()", "CopyStage.PREPARING", "create_primary",

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 import structlog
+from qemu_support import PLAN, ModelQemu, in_lockstep
 
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.supervisor import handover
 from hostagent.supervisor.copy import Copy
-from tests.unit.test_qemu_dialogue import PLAN, ModelQemu, in_lockstep
 from tests.unit.test_qemu_handover import ModelPrimary, a_primary, checkpoint
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.errors import ConflictError, FencedError, UnavailableError
