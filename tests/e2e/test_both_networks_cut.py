@@ -13,7 +13,7 @@ from vdc.lab.speakers import GATED
 def test_the_old_primary_says_nothing_after_the_new_epoch(lab: Lab, protected_vm: Callable[..., VM]) -> None:
     vm = protected_vm("web")
     before, first, second = vm.epoch, vm.primary, vm.secondary
-    since = lab.events()[0]["at"]
+    since = [event["at"] for event in lab.events("web") if event["code"] == "placed"][-1]
     with lab.workload(vm) as workload:
         workload.wait_progress(more=30, deadline_s=20)
         lab.fault("partition", first)
