@@ -20,6 +20,7 @@ def host_checks(host: NodeContext, members: tuple[MemberStatus, ...], underlay: 
         _disk(host),
         *([Check(name="underlay", level="error", sentence=underlay)] if underlay else []),
         *_links(host),
+        *_orphans(host),
         *(Check(name="host", level="warning", sentence=warning) for warning in host.record.warnings),
     )
 
@@ -98,6 +99,19 @@ def _arbiter_timing(host: NodeContext, members: tuple[MemberStatus, ...]) -> lis
         )
         for warning in timing_warnings(embedded, measured)
     ]
+
+
+def _orphans(host: NodeContext) -> list[Check]:
+    """Copies that a store which was restored or replaced knows nothing of."""
+    return [
+        Check(
+            name="records", level="error",
+            sentence=f"{host.name} has a copy of {copy.name}, and the cluster knows neither it nor that it was deleted",
+            hint=f"was etcd restored or replaced? vdc delete endophyte {copy.name} if the copy is to go",
+        )
+        for copy in host.mirror.orphans()
+        if copy.host == host.name
+    ]  # fmt: skip
 
 
 def _disk(host: NodeContext) -> Check:

@@ -109,6 +109,9 @@ class Manager:
                 supervisor.wake()
         elif key.startswith((keys.PAIRS, keys.ENDOPHYTES)):
             self._touch(keys.last_part(key))
+        elif key.startswith(keys.DELETED):
+            for supervisor in self.supervisors.values():
+                supervisor.wake()
         elif key.startswith(keys.OBSERVED):
             name, _, about = key.removeprefix(keys.OBSERVED).partition("/")
             if about != self.host.name and name in self.supervisors:

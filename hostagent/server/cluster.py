@@ -10,16 +10,16 @@ from aiohttp import web
 
 from hostagent.server import views
 from hostagent.server.context import ServerContext
-from hostagent.server.http import parse_body, stream_lines
+from hostagent.server.http import number, parse_body, stream_lines
 from hostagent.server.majority import notes_of
 from vdc import __version__
 from vdc.api import models as wire
 from vdc.api.openapi import build_openapi
-from vdc.control.events import read_events
+from vdc.control.events import MAX_EVENTS, read_events
 from vdc.images.reference import check_digest, digest_of, normalise_reference
 from vdc.images.stored import check_disk_blob
 from vdc.model.base import Record
-from vdc.model.errors import ConflictError, InvalidError, NotFoundError
+from vdc.model.errors import ConflictError, NotFoundError
 from vdc.model.event import Event
 from vdc.model.image import ImageEntry
 from vdc.protection.majority import may_lose
@@ -87,11 +87,9 @@ class ClusterHandlers:
 
     async def list_events(self, request: web.Request) -> wire.EventList:
         """See the route table."""
-        limit = request.query.get("limit", "200")
-        if not (limit.isascii() and limit.isdigit() and 0 < int(limit) <= 2000):
-            raise InvalidError(f"limit {limit[:20]!r} is not a number from 1 to 2000", code="query-invalid")
+        limit = number(request.query.get("limit", "200"), 1, MAX_EVENTS)
         name = request.query.get("name")
-        return wire.EventList(items=await views.events(self._context.host, name, int(limit)))
+        return wire.EventList(items=await views.events(self._context.host, name, limit))
 
     async def watch_events(self, request: web.Request) -> web.StreamResponse:
         """See the route table."""

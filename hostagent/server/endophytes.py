@@ -12,14 +12,15 @@ from aiohttp import web
 from hostagent.drivers.qemu.spec import SERIAL_LOG
 from hostagent.server import views
 from hostagent.server.context import ServerContext
-from hostagent.server.http import parse_body, stream_lines
+from hostagent.server.http import number, parse_body, stream_lines
 from hostagent.server.promotion import promote
 from hostagent.supervisor.logs import earlier_log
 from vdc.api import models as wire
 from vdc.control.desired import parse_manifest
+from vdc.control.tombstones import bury
 from vdc.model.base import Record
 from vdc.model.endophyte import Endophyte, RunState
-from vdc.model.errors import ConflictError, InvalidError
+from vdc.model.errors import ConflictError, InvalidError, NotFoundError
 from vdc.store import keys
 
 LOG_TAIL_BYTES = 256 * 1024
@@ -67,7 +68,14 @@ class EndophyteHandlers:
 
     async def delete_endophyte(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""
-        endophyte = await self._context.desired.delete(_name(request))
+        name = _name(request)
+        try:
+            endophyte = await self._context.desired.delete(name)
+        except NotFoundError:
+            context = self._context.host
+            if not (hosts := await bury(context.store, context.mirror, name, context.clock)):
+                raise
+            return wire.Acknowledged(sentence=f"what {', '.join(hosts)} kept of {name} is being deleted")
         return wire.Acknowledged(sentence=f"{endophyte.name} is being deleted")
 
     async def run_endophyte(self, request: web.Request) -> wire.EndophyteView:
@@ -99,14 +107,25 @@ class EndophyteHandlers:
         return await stream_lines(request, self._changes(request.query.get("name")))
 
     async def _changes(self, only: str | None) -> AsyncIterator[Record]:
-        changed: asyncio.Queue[str] = asyncio.Queue()
-        unsubscribe = self._mirror.subscribe(changed.put_nowait)
+        changed = asyncio.Event()
+        due: dict[
+            str, None
+        ] = {}  # names, each once: whoever reads slowly misses states in between, nothing else
         shown: dict[str, wire.EndophyteView] = {}
+
+        def note(key: str) -> None:
+            due.update(dict.fromkeys(self._named_by(key)))
+            changed.set()
+
+        unsubscribe = self._mirror.subscribe(note)
         try:
-            changed.put_nowait("")
+            note("")
             while True:
-                key = await changed.get()
-                for name in self._named_by(key):
+                await changed.wait()
+                changed.clear()
+                while due:
+                    name = next(iter(due))
+                    del due[name]
                     endophyte = self._mirror.endophyte(name)
                     if endophyte is None or (only and name != only):
                         continue
@@ -148,8 +167,8 @@ class EndophyteHandlers:
     async def endophyte_log(self, request: web.Request) -> wire.LogText:
         """See the route table. Read on the primary's host; others hand the request on."""
         name = _name(request)
-        offset = _number(request.query["offset"], 0, 2**63) if "offset" in request.query else None
-        lines = _number(request.query.get("lines", "200"), 1, 100_000)
+        offset = number(request.query["offset"], 0, 2**63) if "offset" in request.query else None
+        lines = number(request.query.get("lines", "200"), 0, 100_000)
         host = await self._primary_host(name)
         if host != self._context.host.name:
             peer = self._context.peer(host)
@@ -191,12 +210,6 @@ def _name(request: web.Request) -> str:
     return request.match_info["name"]
 
 
-def _number(text: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-        raise InvalidError(f"{text[:20]!r} is not a number from {least} to {most}", code="query-invalid")
-    return int(text)
-
-
 def _read_log(path: Path, lines: int, offset: int | None) -> tuple[str, int]:
     """From the byte `offset` on, or the last `lines`; with the offset of the end. A shorter log begins anew."""
     try:
@@ -212,5 +225,5 @@ def _read_log(path: Path, lines: int, offset: int | None) -> tuple[str, int]:
         begin = size - len(data)
     text = data.decode(errors="replace")
     if offset is None:
-        text = "".join(text.splitlines(keepends=True)[-lines:])
+        text = "".join(text.splitlines(keepends=True)[-lines:]) if lines else ""
     return text, begin + len(data)

@@ -15,7 +15,9 @@ from vdc.model.base import Record
 from vdc.model.errors import BugError, InvalidError, Problem, VdcError
 
 MAX_BODY_BYTES = 1024 * 1024
+WRITE_S = 30.0  # a reader that takes nothing for so long is gone, or stands still
 BODY_S = 10.0  # a record has arrived by then, or its sender has no intention to send it
+_MOST_DIGITS = 20
 _log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[object]]
@@ -25,7 +27,7 @@ async def parse_body(request: web.Request) -> object:
     """The JSON body, at most MAX_BODY_BYTES, no duplicate keys, no NaN. Raises InvalidError."""
     try:
         async with asyncio.timeout(BODY_S):
-            text = await request.text()
+            text = (await request.read()).decode()  # in no other encoding, whatever the header says
     except TimeoutError as error:
         raise InvalidError(f"the body did not come within {BODY_S:g} s", code="body-late") from error
     except UnicodeDecodeError as error:
@@ -34,6 +36,14 @@ async def parse_body(request: web.Request) -> object:
         return json.loads(text or "{}", object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidError(f"the body is not JSON: {error}", code="body-invalid") from error
+
+
+def number(text: str, least: int, most: int) -> int:
+    """A number of a query. Raises InvalidError."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    if not (is_number and least <= int(text) <= most):
+        raise InvalidError(f"{text[:20]!r} is not a number from {least} to {most}", code="query-invalid")
+    return int(text)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -88,7 +98,12 @@ async def stream_lines(request: web.Request, records: AsyncIterator[Record]) -> 
     async with aclosing(records) as lines:  # type: ignore[type-var]
         async for record in lines:
             try:
-                await response.write(record.to_json().encode() + b"\n")
+                async with asyncio.timeout(WRITE_S):
+                    await response.write(record.to_json().encode() + b"\n")
             except ConnectionResetError:
+                break
+            except TimeoutError:
+                if request.transport is not None:
+                    request.transport.abort()
                 break
     return response

@@ -162,7 +162,8 @@ class Handover:
                     await ask_primary(self._pair)
             except TimeoutError as late:
                 raise UnavailableError(
-                    f"{self._pair.primary} did not stop speaking within {ASK_S:g} s", code="primary-late"
+                    f"{self._pair.primary} did not stop speaking within {ASK_S:g} s; epoch {self._pair.epoch} stays",
+                    code="primary-late",
                 ) from late
             if await self._hold.is_set():
                 break

@@ -9,7 +9,7 @@ from hostagent.supervisor.host import HostContext
 from vdc.model.endophyte import Observed
 from vdc.model.errors import UnavailableError
 from vdc.store import keys
-from vdc.store.protocol import Put
+from vdc.store.protocol import Delete, Put
 
 FIGURES_EVERY_S = 5.0
 STORE_RETRY_S = 0.2
@@ -52,6 +52,7 @@ class Publisher:
         if not record.uid:
             endophyte = host.mirror.endophyte(self._name)
             if endophyte is None:
+                await self._withdraw()
                 return
             record = record.with_(uid=endophyte.uid)  # nothing is here (any more), and that is worth saying
         own = f"{self._name}/{host.name}"
@@ -64,6 +65,12 @@ class Publisher:
             self._published = record
             self._published_at_s = host.clock.boottime_s()
         host.mirror.unstored.pop(own, None)
+
+    async def _withdraw(self) -> None:
+        """The VM is gone, and so is what was here of it: nothing is left to say."""
+        if self._published is not None:
+            await self._host.store.commit([], [Delete(keys.observed(self._name, self._host.name))])
+            self._published = None
 
     def _is_news(self, record: Observed) -> bool:
         """Whether its meaning changed, or its figures did and are due."""

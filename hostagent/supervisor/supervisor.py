@@ -132,9 +132,9 @@ class Supervisor:
                 decision.sentence, endophyte=self.name, rule=f"{decision.row.state}/{decision.row.event}"
             )
             self._sentence = decision.sentence
-            if decision.row.event is Event.PEER_LOST_UNDECIDED:
+            if (code := _TOLD.get(decision.row.event)) is not None:
                 await self.host.tell(
-                    self.name, "undecided", decision.sentence,
+                    self.name, code, decision.sentence,
                     epoch=self.copy.state.epoch, severity=Severity.WARNING,
                 )  # fmt: skip
         await self._dispatch(decision)
@@ -297,13 +297,15 @@ class Supervisor:
             raise ConflictError(f"{self.name} is not in lockstep here", code="not-in-lockstep")
 
         comparison = Verification(self.copy, pair, peer)
-        result = await self._as_job(Action.HOLD, "comparison", lambda: comparison.run(dry_run=dry_run))
-        if result.is_same is False:
-            reason = f"the replica differs: {result.sentence}"
-            await self._as_job(
-                Action.GO_ALONE, "departure", lambda: primary.alone(self.copy, endophyte, pair, reason)
-            )
-        return result
+
+        async def work() -> VerifyResult:
+            result = await comparison.run(dry_run=dry_run)
+            if result.is_same is False:  # one job with what follows from it: whoever asked may have gone away
+                self._job_action = Action.GO_ALONE
+                await primary.alone(self.copy, endophyte, pair, f"the replica differs: {result.sentence}")
+            return result
+
+        return await self._as_job(Action.HOLD, "comparison", work)
 
     async def freeze(self, epoch: int) -> Frozen:
         """Freeze this host's secondary at a checkpoint. Refused where `epoch` is not the present one."""
@@ -382,6 +384,7 @@ def _is_same_work(action: Action, running: Action | None) -> bool:
 _UNDISTURBED = frozenset(
     {Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP, Action.PAUSE, Action.RESUME}
 )
+_TOLD = {Event.PEER_LOST_UNDECIDED: "undecided", Event.ORPHANED: "orphaned"}  # holding, and why, is news
 _CALLS_OFF = (Action.ENTER, Action.ADOPT_EPOCH)  # where they fail they give the secondary up themselves
 _WORK = {
     Action.TAKE_OVER: Action.PROMOTE,

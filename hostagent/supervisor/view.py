@@ -30,6 +30,7 @@ def snapshot(copy: Copy, *, retry_due: bool) -> Snapshot:
         peer_observed=_observed_of(copy, endophyte, peer),
         store_silent_ms=host.store_silent_ms(),
         limits=host.limits(budget),
+        is_orphan=host.mirror.is_orphan(copy.name, copy.state.uid),
     )
 
 

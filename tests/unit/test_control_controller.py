@@ -208,6 +208,8 @@ async def test_deletion_waits_for_the_disks_and_then_leaves_nothing(cluster):
     assert await cluster.pair() is not None
     await cluster.says("h1", None, CopyStage.ABSENT, 1)
     await cluster.reconcile()
+    assert not cluster.mirror.is_orphan("web", endophyte().uid), "a host that was away has to know"
+    assert cluster.mirror.is_orphan("web", "another")
     left = [item.key for item in (await cluster.store.list(keys.ROOT)).items if "web" in item.key]
     assert [key for key in left if not key.startswith(keys.EVENTS)] == []
     assert [item.key for item in (await cluster.store.list(keys.SLOTS)).items] == []

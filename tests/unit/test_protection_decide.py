@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from protection_world import endophyte, observed, pair, primary_in, secondary_in
 
@@ -161,6 +163,16 @@ def test_nothing_is_removed_while_the_store_is_silent():
     silent = Snapshot(me="h3", endophyte=None, pair=None, copy=files, store_silent_ms=5_000)
     assert action(silent) is Action.HOLD
     assert action(Snapshot(me="h3", endophyte=None, pair=None, copy=files)) is Action.SWEEP
+
+
+def test_a_copy_that_the_cluster_does_not_know_is_kept():
+    for copy in (
+        CopyView(role=CopyRole.PRIMARY, stage=CopyStage.RUNNING, epoch=2, alive=True, has_files=True),
+        CopyView(role=None, stage=CopyStage.ABSENT, has_files=True),  # of a VM that is off
+    ):
+        unknown = Snapshot(me="h3", endophyte=None, pair=None, copy=copy, is_orphan=True)
+        assert action(unknown) is Action.HOLD
+        assert action(dataclasses.replace(unknown, is_orphan=False)) in (Action.DISCARD, Action.SWEEP)
 
 
 def test_a_guest_that_powered_itself_off_stays_off():

@@ -91,8 +91,10 @@ def drawn():
             **{flag: chance.random() < {**OFTEN, **SELDOM}.get(flag, 0.3) for flag in FLAGS},
         )  # fmt: skip
         peer = PeerView(chance.choice(silences), chance.choice(silences), copy_dead=chance.random() < 0.1)
+        wish, record = chance.choice(wishes), chance.choice(pairs)
         yield Snapshot(
-            me="h1", endophyte=chance.choice(wishes), pair=chance.choice(pairs), copy=copy, peer=peer,
+            me="h1", endophyte=wish, pair=record, copy=copy, peer=peer,
+            is_orphan=wish is None and record is None and chance.random() < 0.5,
             peer_observed=chance.choice(others), store_silent_ms=chance.choice([0.0, 0.0, 3_000.0, 9_000.0]),
         )  # fmt: skip
 

@@ -56,6 +56,13 @@ async def test_a_body_that_is_no_json_is_refused(client, body):
     assert (status, problem["code"]) == (400, "body-invalid")
 
 
+async def test_no_encoding_but_utf_8_is_read_whatever_the_sender_says(client):
+    for name in ("nope", "punycode", "utf-16"):
+        header = {"Content-Type": f"application/json; charset={name}"}
+        async with client.post("/echo", data=b'{"a": 1}', headers=header) as answer:
+            assert (answer.status, await answer.json()) == (200, {"a": 1})
+
+
 async def test_an_unknown_field_is_named(client):
     status, problem = await ask(client, "/run", b'{"state":"running","sate":1}')
     assert (status, problem["code"]) == (400, "body-invalid")

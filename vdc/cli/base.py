@@ -177,6 +177,13 @@ def to_reference(_ctx: click.Context, param: click.Parameter, value: str | None)
         raise click.BadParameter(f"{error}; {error.problem.hint}", param=param) from error
 
 
+def to_reason(_ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Callback of a parameter that others are shown: at most 500 characters, or a usage error."""
+    if len(value) > 500:
+        raise click.BadParameter(f"{len(value)} characters; at most 500", param=param)
+    return value
+
+
 def to_name(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Callback of a parameter that names an object: the name, or a usage error."""
     from vdc.model.ids import check_dns_label

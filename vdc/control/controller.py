@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from vdc.control.clock import Clock
 from vdc.control.drain import Mover, Promote, Surroundings
 from vdc.control.events import EventLog, trim_events
+from vdc.control.tombstones import tombstone
 from vdc.control.turns import Turns
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.errors import RefusedError, UnavailableError
@@ -213,7 +214,10 @@ class Controller:
                 return
         if any(copy.stage is not CopyStage.ABSENT and copy.host in self._mirror.alive for copy in copies):
             return
-        removed = [
+        removed: list[Put | Delete] = [
+            *tombstone(
+                endophyte.uid, self._clock.wall(), self._mirror.deleted
+            ),  # before anybody misses the rest
             Delete(keys.endophyte(name)),
             Delete(keys.pair(name)),
             Delete(keys.observed(name, ""), is_prefix=True),

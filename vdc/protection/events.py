@@ -16,6 +16,7 @@ class Event(StrEnum):
     ALWAYS = "always"
     RECORD_UNKNOWN = "record_unknown"
     RECORD_OLDER = "record_older"
+    ORPHANED = "orphaned"
     TOOK_OVER_ALREADY = "took_over_already"
     WON_AND_DIED = "won_and_died"
     LEFTOVERS = "leftovers"
@@ -124,6 +125,7 @@ PREDICATES: Mapping[Event, Callable[[Snapshot], bool]] = {
     Event.ALWAYS: lambda s: True,
     Event.RECORD_UNKNOWN: lambda s: s.is_store_silent,
     Event.RECORD_OLDER: lambda s: s.pair is not None and s.pair.epoch < s.copy.epoch,
+    Event.ORPHANED: lambda s: s.is_orphan and (s.copy.alive or s.copy.has_files),
     Event.TOOK_OVER_ALREADY: _took_over_already,
     Event.WON_AND_DIED: _won_and_died,
     Event.LEFTOVERS: lambda s: s.copy.has_files and not s.copy.alive,

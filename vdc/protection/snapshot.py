@@ -69,6 +69,7 @@ class Snapshot:
     peer_observed: Observed | None = None
     store_silent_ms: float = 0.0
     limits: Limits = field(default_factory=Limits)
+    is_orphan: bool = False  # the store knows neither this VM nor that it was deleted
 
     @property
     def role(self) -> CopyRole | None:

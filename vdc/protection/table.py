@@ -81,10 +81,12 @@ S, E, A = State, Event, Action
 TABLE: tuple[Row, ...] = (
     Row(S.OUTSIDE, E.RECORD_UNKNOWN, A.HOLD, S.OUTSIDE, "waits to learn what belongs here"),
     Row(S.OUTSIDE, E.RECORD_OLDER, A.HOLD, S.OUTSIDE, "the record as seen here is older than this copy"),
+    Row(S.OUTSIDE, E.ORPHANED, A.HOLD, S.OUTSIDE, "kept: the cluster knows neither this VM nor that it was deleted"),
     Row(S.OUTSIDE, E.LEFTOVERS, A.SWEEP, S.OUTSIDE, "removing the files of an old copy"),
     Row(S.OUTSIDE, E.ALWAYS, A.HOLD, S.OUTSIDE, "not on this host"),
     Row(S.STRAY, E.RECORD_UNKNOWN, A.HOLD, S.STRAY, "waits to learn who may speak"),
     Row(S.STRAY, E.RECORD_OLDER, A.HOLD, S.STRAY, "the record as seen here is older than this copy"),
+    Row(S.STRAY, E.ORPHANED, A.HOLD, S.STRAY, "left alone: the cluster knows neither this VM nor that it was deleted"),
     Row(S.STRAY, E.TOOK_OVER_ALREADY, A.TAKE_OVER, S.P_RUNNING, "promoted under epoch {epoch}; taking over"),
     Row(S.STRAY, E.WON_AND_DIED, A.INHERIT, S.P_DEAD, "promoted under epoch {epoch}, and the copy ended since"),
     Row(S.STRAY, E.ALWAYS, A.DISCARD, S.OUTSIDE, "a newer epoch ({epoch}) is in force; ending this host's copy"),

@@ -15,6 +15,7 @@ ADDRESSES = ROOT + "addresses/"
 SLOTS = ROOT + "slots/"
 EVENTS = ROOT + "events/"
 MAINTENANCE = ROOT + "maintenance/"
+DELETED = ROOT + "deleted/"
 LEADER = ROOT + "leader"
 LINEAGE = ROOT + "lineage"
 
@@ -47,6 +48,11 @@ def pair(name: str) -> str:
 def observed(name: str, host_name: str) -> str:
     """What one host sees of its copy."""
     return f"{OBSERVED}{name}/{host_name}"
+
+
+def deleted(uid: str) -> str:
+    """That a VM was deleted; the value says when. Without it a copy whose record is missing is kept."""
+    return DELETED + uid
 
 
 def network(name: str) -> str:

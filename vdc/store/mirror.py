@@ -55,7 +55,7 @@ _PARSED: dict[str, type[Record]] = {
     keys.IMAGES: ImageEntry,
     keys.MAINTENANCE: Maintenance,
 }
-_PLAIN = (keys.LIVENESS, keys.IMAGE_NAMES, keys.LEADER)
+_PLAIN = (keys.LIVENESS, keys.IMAGE_NAMES, keys.LEADER, keys.DELETED)
 
 Listener = Callable[[str], None]
 
@@ -131,6 +131,21 @@ class Mirror:
     def image_names(self) -> dict[str, str]:
         """Digest by reference."""
         return self._texts[keys.IMAGE_NAMES]
+
+    @property
+    def deleted(self) -> dict[str, str]:
+        """When VMs were deleted, by uid: of the newest some thousands."""
+        return self._texts[keys.DELETED]
+
+    def is_orphan(self, name: str, uid: str) -> bool:
+        """Whether a copy has no record at all: neither a VM of its name, nor that this one was deleted."""
+        is_unknown = self.pair(name) is None and self.endophyte(name) is None
+        return bool(uid) and is_unknown and uid not in self.deleted
+
+    def orphans(self) -> tuple[Observed, ...]:
+        """Copies that hosts have of VMs that have no record."""
+        shown = [found.value for found in self._table(keys.OBSERVED, Observed).values()]
+        return tuple(copy for copy in shown if self.is_orphan(copy.name, copy.uid))
 
     @property
     def alive(self) -> frozenset[str]:

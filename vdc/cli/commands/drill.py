@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=1), default=300.0, show_default=True, metavar="SECONDS",
+    "--timeout", type=click.FloatRange(min=1, max=3600), default=300.0, show_default=True, metavar="SECONDS",
     help="How long to wait until it is protected again.",
 )  # fmt: skip
 @output_option()

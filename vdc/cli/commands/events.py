@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(cls=VdcCommand, example="vdc events\nvdc events web --watch")
 @click.argument("name", required=False)
 @click.option("-w", "--watch", is_flag=True, help="Go on and print every event as it happens.")
-@click.option("--limit", type=click.IntRange(1, 10_000), help="The last so many only.")
+@click.option("--limit", type=click.IntRange(1, 2_000), help="The last so many only.")
 @output_option()
 def events(name: str | None, watch: bool, limit: int | None, output: str) -> None:
     """What happened, oldest first; times are UTC."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vdc.cli.base import VdcGroup, output_option
+from vdc.cli.base import VdcGroup, output_option, to_reason
 
 if TYPE_CHECKING:
     from vdc.api.client import ApiClient
@@ -52,7 +52,7 @@ def describe_node(name: str, output: str | None) -> None:
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=DRAIN_S, show_default=True,
     metavar="SECONDS", help="How long --wait waits; the host stays drained afterwards.",
 )  # fmt: skip
-@click.option("--reason", default="", metavar="TEXT", help="Why; shown to others.")
+@click.option("--reason", default="", metavar="TEXT", callback=to_reason, help="Why; shown to others.")
 @click.option("--leave-stopped", is_flag=True, help="Stopped VMs may stay, with their disks.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done.")
 @output_option()
