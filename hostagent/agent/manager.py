@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from hostagent.drivers.net import consent, nft
+from hostagent.drivers.net import consent
+from hostagent.drivers.net.nft import NftError
 from hostagent.drivers.process.sweep import sweep_processes
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.supervisor import Supervisor
@@ -27,6 +28,7 @@ class Manager:
         self._placed: dict[str, str | None] = {}
         self._following: dict[str, int] = {}  # the epochs that `_placed` is made of
         self._follow_news = asyncio.Event()
+        self._consent_trouble = ""
 
     def find(self, name: str) -> Supervisor:
         """The supervisor of an Endophyte; NotFoundError where this host has no part in it."""
@@ -60,6 +62,7 @@ class Manager:
             self._on_change("")
             while True:
                 await self._forget_lost()
+                await self._keep_consent()
                 await asyncio.sleep(SWEEP_EVERY_S)
                 await self._drop_idle()
         finally:
@@ -85,10 +88,23 @@ class Manager:
         try:
             for ifname in await self.host.overlay.sweep(known):
                 self.host.log.info("removed a tap that nothing owns", ifname=ifname)
-            for table in await consent.sweep(known) if nft.is_present() else ():
+            for table in await consent.sweep(known):
                 self.host.log.info("removed rules that nothing owns", table=table)
         except VdcError as error:
             self.host.log.warning("left-over taps could not be looked for", why=str(error))
+
+    async def _keep_consent(self) -> None:
+        """The kernel's second gate, where each copy has to have it and nowhere else."""
+        tables, trouble = await consent.present(), ""
+        for name, supervisor in list(self.supervisors.items()):
+            try:
+                if done := await supervisor.keep_consent(tables):
+                    self.host.log.warning(done, endophyte=name)
+            except NftError as error:
+                trouble = str(error)
+        if trouble and trouble != self._consent_trouble:
+            self.host.log.warning("the kernel's second gate cannot be set", why=trouble)
+        self._consent_trouble = trouble
 
     def wake_peers_of(self, host_name: str) -> None:
         """A peer fell silent, was heard again, or told of a death."""

@@ -44,10 +44,11 @@ async def _without_process(copy: Copy) -> None:
     if state.role is CopyRole.SECONDARY and state.stage is CopyStage.PREPARING:
         await _prepare_again(copy)
         return
-    if state.role is not None and state.stage not in _OVER:
-        await copy.save(stage=CopyStage.DEAD)
-    if state.role is not None and copy.state.stage is CopyStage.DEAD:
+    is_dead = state.role is not None and (state.stage not in _OVER or state.stage is CopyStage.DEAD)
+    if is_dead:  # told first: a disk that takes no more writes must not keep it secret
         copy.host.heartbeats.tell_dead(state.uid, state.epoch)
+        copy.mark_stage(CopyStage.DEAD)
+        await copy.save(stage=CopyStage.DEAD)
 
 
 async def _with_process(copy: Copy) -> None:
@@ -71,15 +72,16 @@ async def look_again(copy: Copy) -> None:
         copy.host.log.warning("the guest runs, QEMU does not answer", endophyte=copy.name, why=str(error))
         await _unanswered(copy)
         return
-    copy.is_unread = False
     if live.status == "restore-vm":  # the earlier agent died while it refreshed an emulated guest's code
         await copy.session().execute(Command.CONT)
     if state.role is CopyRole.SECONDARY and state.stage is CopyStage.PREPARING:
         await _prepare_again(copy)
+        copy.is_unread = False
         return
     stage = _stage_now(copy, live)
     if live.is_colo:
         await after_restart(copy)
+    copy.is_unread = False  # what failed until here is tried again
     copy.host.log.info("taken over", endophyte=copy.name, pid=copy.pid, was=state.stage, now=stage)
     if live.status == "shutdown":  # the guest powered itself off while nobody listened
         copy.powered_off.set()

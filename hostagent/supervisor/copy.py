@@ -75,6 +75,7 @@ class Copy:
         self.guest_reset = self.guest_crashed = False
         self.booting_since_s: float | None = None  # powered on or reset, and not seen at rest since
         self.powered_off = asyncio.Event()
+        self.consent_epoch = 0  # of the lockstep for which this process has set the kernel's gate
         self.fenced_epoch = 0  # under which this primary stopped speaking for a planned promotion
         self.fence_timer: asyncio.Task[None] | None = None
         self.trouble = DiskTrouble()
@@ -170,7 +171,7 @@ class Copy:
         require_memory(
             cost_bytes, f"{'' if is_primary else 'the secondary of '}{self.name} on {self.host.name}"
         )
-        await consent.end(endophyte.uid)  # of a QEMU before this one
+        await consent.end_if_any(endophyte.uid)  # of a QEMU before this one
         for index, nic in enumerate(endophyte.nics):
             port = Port.of(endophyte.uid, index, nic.mac, is_gated=endophyte.manifest.spec.is_gated)
             await self.host.overlay.attach_port(port, live=role is CopyRole.PRIMARY)
@@ -309,7 +310,7 @@ class Copy:
         Unless it `is_news`, the peers are not told that this copy has died.
         """
         self.forget_fence()
-        self.fenced_epoch = 0
+        self.fenced_epoch = self.consent_epoch = 0
         if self._watcher is not None and not is_news:
             self._watcher.cancel()
             self._watcher = None
@@ -340,7 +341,7 @@ class Copy:
 
     async def remove_ports(self) -> None:
         """Remove its taps."""
-        await consent.end(self.state.uid)
+        await consent.end_if_any(self.state.uid)
         for ifname in self._taps():
             await self.host.overlay.remove_port(ifname)
 

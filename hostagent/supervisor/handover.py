@@ -55,8 +55,9 @@ async def fence(copy: Copy, epoch: int) -> None:
     plan = copy.state.plan
     if plan is None or copy.state.stage not in _IN_LOCKSTEP:
         raise ConflictError(f"{copy.name} is not in lockstep on {copy.host.name}", code="not-in-lockstep")
+    qmp = copy.session()  # before the timer of an earlier fence is given up
     copy.forget_fence()
-    await handover.fence(copy.session(), plan.plan())
+    await handover.fence(qmp, plan.plan())
     copy.fenced_epoch = epoch
     copy.fence_timer = asyncio.create_task(_lift_later(copy, epoch), name=f"{copy.name} fence")
     await copy.reach(Step.HANDOVER_FENCED)

@@ -12,11 +12,10 @@ from contextlib import suppress
 
 from hostagent.drivers.disk.copy import disk_specs
 from hostagent.drivers.host.room import require_disk
-from hostagent.drivers.net import consent, tap_name
 from hostagent.drivers.qemu import kept, primary
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor import resync
+from hostagent.supervisor import consent, resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.machine import disk_sources, machine_spec
@@ -95,7 +94,7 @@ async def adopt_epoch(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     if earlier is not None and earlier.epoch != pair.epoch:
         await copy.remember_epoch(pair.epoch)
         await copy.reconnect()
-        await _take_out(copy, earlier)  # its channels would keep their ports
+        await consent.take_out(copy, earlier)  # its channels would keep their ports
     await copy.reach(Step.ADOPT_LEFT)
     await copy.disks.renew(pair.epoch)
     await copy.reach(Step.ADOPT_EPOCH)
@@ -190,7 +189,7 @@ async def _call_off(copy: Copy, pair: Pair, error: VdcError) -> None:
         copy.name, "protection-failed", sentence, epoch=pair.epoch, severity=Severity.WARNING
     )
     if copy.state.plan is not None:
-        await _take_out(copy, copy.state.plan)
+        await consent.take_out(copy, copy.state.plan)
     await copy.reach(Step.CALL_OFF_LEFT)
     after = await swap_pair(
         copy.host,
@@ -205,7 +204,7 @@ async def _call_off(copy: Copy, pair: Pair, error: VdcError) -> None:
 
 async def mark(copy: Copy, pair: Pair) -> None:
     """Record that the secondary may be promoted from now on, and close the tap to what it does not consent to."""
-    await _require_consent(copy)
+    await consent.require(copy)
     await copy.reach(Step.MARK_CONSENT)
     after = await swap_pair(
         copy.host, copy.name, pair.epoch, lambda p, r, now: mark_in_sync(p, request_id=r, now=now)
@@ -219,27 +218,6 @@ async def mark(copy: Copy, pair: Pair) -> None:
         f"primary on {after.primary} in lockstep with {after.secondary}",
         epoch=after.epoch,
     )
-
-
-async def _require_consent(copy: Copy) -> None:
-    """Before the secondary may be promoted: the kernel shuts this guest up when the secondary leaves."""
-    plan = copy.state.plan
-    assert plan is not None
-    await consent.require(
-        consent.Consent(
-            uid=copy.state.uid,
-            taps=tuple(tap_name(copy.state.uid, index) for index in range(plan.nics)),
-            interface=copy.host.config.replication.interface,
-            secondary_address=plan.secondary_address,
-            migration_port=plan.plan().ports.migration,
-            lapse_ms=consent.lapse_ms(plan.checkpoint_ms),
-        )
-    )
-
-
-async def _take_out(copy: Copy, plan: PlanRecord) -> None:
-    """All of a lockstep, out of QEMU and out of the kernel: the guest needs nobody's consent any more."""
-    await asyncio.gather(primary.leave(copy.session(), plan.plan()), consent.end(copy.state.uid))
 
 
 async def alone(
@@ -285,7 +263,7 @@ async def leave(copy: Copy, endophyte: Endophyte | None, pair: Pair) -> None:
         await resync.record_withdrawn(copy, pair)
     qmp = copy.session()
     if plan is not None:
-        await _take_out(copy, plan)
+        await consent.take_out(copy, plan)
     await copy.reach(Step.LEAVE_PARTS)
     is_to_run = endophyte is None or endophyte.run is not RunState.PAUSED
     if is_to_run and not copy.powered_off.is_set():

@@ -7,12 +7,12 @@ supervisor; a different decision cancels it first. Nothing here knows QEMU's com
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from typing import TypeVar
 
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor import primary, secondary
+from hostagent.supervisor import consent, secondary
 from hostagent.supervisor.actions import act
 from hostagent.supervisor.adoption import look_again, take_over_after_restart
 from hostagent.supervisor.copy import Copy
@@ -20,7 +20,7 @@ from hostagent.supervisor.ending import end_copy
 from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.publisher import Publisher
-from hostagent.supervisor.verification import Freezer, Peer, Verification
+from hostagent.supervisor.verification import Freezer, Peer, comparing
 from hostagent.supervisor.view import observed, snapshot
 from hostagent.supervisor.waking import read_epoch_after_sleep
 from vdc.api.models import Frozen, VerifyResult
@@ -84,7 +84,7 @@ class Supervisor:
         """Never returns; cancelling it leaves the guest alone (I8)."""
         publisher = asyncio.create_task(self._publisher.run(), name=f"{self.name} publisher")
         try:
-            await take_over_after_restart(self.copy)
+            await self._look(take_over_after_restart)
             due_s = self.host.clock.boottime_s()
             while True:
                 self._wakeup.clear()
@@ -98,6 +98,13 @@ class Supervisor:
             publisher.cancel()
             await self._cancel_job()
             await self.copy.close()
+
+    async def _look(self, at: Callable[[Copy], Awaitable[None]]) -> None:
+        """At an earlier agent's copy. What cannot be done about it now is done by the table, or by the next look."""
+        try:
+            await at(self.copy)
+        except VdcError as error:
+            self.host.log.warning("taking over is not complete", endophyte=self.name, why=str(error))
 
     async def _guarded_pass(self) -> float:
         """One pass; returns when to look again. Whatever it fails at, the guest keeps its supervisor."""
@@ -124,7 +131,7 @@ class Supervisor:
         self._watch_for_crash()
         await self._keep_session()
         if self.copy.is_unread:
-            await look_again(self.copy)
+            await self._look(look_again)
         await self.copy.trouble.look(self.copy)
         decision = decide(snapshot(self.copy, retry_due=self.host.clock.boottime_s() >= self._retry_at_s))
         if decision.sentence != self._sentence:
@@ -249,6 +256,13 @@ class Supervisor:
 
     # ---- what the API asks for
 
+    async def keep_consent(self, tables: Collection[str]) -> str:
+        """See consent.keep; not while a job is at it."""
+        if self._exclusive.locked():
+            return ""
+        async with self._exclusive:
+            return await consent.keep(self.copy, tables)
+
     async def promote_planned(self, reason: str, ask_primary: AskPrimary, follows: NetworkFollows) -> Pair:
         """Take over from a healthy primary: it stops speaking first, then the epoch is won, then this one speaks.
 
@@ -292,19 +306,11 @@ class Supervisor:
 
     async def verify(self, peer: Peer, *, dry_run: bool) -> VerifyResult:
         """Compare both copies, as the primary; one that differs is given up, so that a fresh one is made."""
-        pair, endophyte = self.host.mirror.pair(self.name), self.host.mirror.endophyte(self.name)
-        if pair is None or self.copy.state.stage is not CopyStage.LOCKSTEP or pair.primary != self.host.name:
-            raise ConflictError(f"{self.name} is not in lockstep here", code="not-in-lockstep")
 
-        comparison = Verification(self.copy, pair, peer)
+        def as_departure() -> None:
+            self._job_action = Action.GO_ALONE
 
-        async def work() -> VerifyResult:
-            result = await comparison.run(dry_run=dry_run)
-            if result.is_same is False:  # one job with what follows from it: whoever asked may have gone away
-                self._job_action = Action.GO_ALONE
-                await primary.alone(self.copy, endophyte, pair, f"the replica differs: {result.sentence}")
-            return result
-
+        work = comparing(self.copy, peer, dry_run=dry_run, as_departure=as_departure)
         return await self._as_job(Action.HOLD, "comparison", work)
 
     async def freeze(self, epoch: int) -> Frozen:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,16 @@ from hostagent.drivers.process import ProcessHandle
 from hostagent.drivers.qemu import exports, freezing, memory
 from hostagent.drivers.qemu.memory import RamBlock
 from hostagent.drivers.qemu.qmp import QmpError
+from hostagent.supervisor import primary
 from hostagent.supervisor.copy import QEMU_LOG, Copy
 from vdc.api import models as wire
-from vdc.model.errors import ConflictError, UnavailableError
+from vdc.model.endophyte import CopyStage, Endophyte
+from vdc.model.errors import ConflictError, FencedError, UnavailableError
 from vdc.model.event import Severity
 from vdc.model.pair import Pair
 from vdc.model.units import MIB
 
+_AGAIN_S = 0.5
 HOLD_S = 30.0  # longest that a secondary stays frozen
 ATTEMPTS = 12
 CHECKPOINT_S = 5.0
@@ -89,6 +92,9 @@ class Freezer:
             self._is_frozen = await asyncio.to_thread(
                 freezing.freeze_at_checkpoint, process, copy.folder / QEMU_LOG, CHECKPOINT_S
             )
+            if self._is_frozen and not self._marker.exists():  # released before it stood still
+                self._is_frozen = False
+                freezing.thaw(process)
         finally:
             if not self._is_frozen:
                 await self.release()
@@ -306,6 +312,44 @@ class Verification:
         if self._copy.process is None:
             raise ConflictError(f"{self._copy.name} does not run here", code="not-primary")
         return self._copy.process.pid
+
+
+def comparing(
+    copy: Copy, peer: Peer, *, dry_run: bool, as_departure: Callable[[], None]
+) -> Callable[[], Awaitable[wire.VerifyResult]]:
+    """The job that compares both copies and gives up one that differs; it calls `as_departure` first then.
+
+    Raises ConflictError where this host is not the primary of a lockstep.
+    """
+    pair, endophyte = copy.host.mirror.pair(copy.name), copy.host.mirror.endophyte(copy.name)
+    if pair is None or copy.state.stage is not CopyStage.LOCKSTEP or pair.primary != copy.host.name:
+        raise ConflictError(f"{copy.name} is not in lockstep here", code="not-in-lockstep")
+    comparison = Verification(copy, pair, peer)
+
+    async def work() -> wire.VerifyResult:
+        result = await comparison.run(dry_run=dry_run)
+        if result.is_same is False:  # one job with what follows from it: whoever asked may have gone away
+            as_departure()
+            await _give_up_differing(copy, endophyte, pair, result.sentence)
+        return result
+
+    return work
+
+
+async def _give_up_differing(copy: Copy, endophyte: Endophyte | None, pair: Pair, why: str) -> None:
+    """A replica that was proven different must not be promoted: until the record says so, it is said again."""
+    while True:
+        try:
+            await primary.alone(copy, endophyte, pair, f"the replica differs: {why}")
+            return
+        except (UnavailableError, FencedError, ConflictError) as error:
+            copy.host.log.warning(
+                "a differing replica is not given up yet", endophyte=copy.name, why=str(error)
+            )
+        present = copy.host.mirror.pair(copy.name)
+        if present is not None and present.epoch != pair.epoch:
+            return
+        await asyncio.sleep(_AGAIN_S)
 
 
 def _sentence(result: wire.VerifyResult) -> str:

@@ -20,18 +20,18 @@ SOURCES = [
         "bootable", "copy.start(", "CopyStage.RUNNING",
     ]),
     (primary.adopt_epoch, [
-        "remember_epoch", "_take_out(", "disks.renew", "save(epoch=pair.epoch, plan=None",
+        "remember_epoch", "take_out(", "disks.renew", "save(epoch=pair.epoch, plan=None",
         "save(plan=", "open_channels", "_call_off(", "save(epoch=pair.epoch, listening_epoch=",
     ]),
     (primary.enter, [
         "save(stage=CopyStage.ENTERING)", "primary.enter(",
         "_call_off", "CopyStage.CHECKPOINTING",
     ]),
-    (primary._call_off, ["CopyStage.LEAVING", "_take_out(", "swap_pair(", "CopyStage.RUNNING"]),
+    (primary._call_off, ["CopyStage.LEAVING", "take_out(", "swap_pair(", "CopyStage.RUNNING"]),
     (primary.mark, ["swap_pair(", "save(stage=CopyStage.LOCKSTEP)"]),
     (primary.alone, ["remember_epoch(", "swap_pair(", "await durable", "CopyStage.LEAVING", "await leave("]),
     (primary.leave, [
- "stage is CopyStage.LOCKSTEP", "remember_epoch(", "CopyStage.LEAVING", "record_withdrawn(", "_take_out(",
+ "stage is CopyStage.LOCKSTEP", "remember_epoch(", "CopyStage.LEAVING", "record_withdrawn(", "take_out(",
         "primary.resume(", "disks.renew", "save(stage=CopyStage.RUNNING",
     ]),
     (primary.isolate, ["sever(", "quiesce(", "save(stage=CopyStage.ISOLATED)"]),

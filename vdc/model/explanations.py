@@ -37,6 +37,11 @@ EXPLANATIONS: Mapping[str, Explanation] = {
     "stopped": Explanation(_N, "as asked; says so where the guest did not shut down when asked"),
     "guest-powered-off": Explanation(_N, "the guest shut itself down; it stays off until `vdc start`"),
     "deleted": Explanation(_N, "gone, disks included"),
+    "consent-missing": Explanation(
+        _W, "the VM is protected, but without the kernel's second gate: a primary whose agent is dead at the wrong "
+        "moment may send acknowledgements that nobody agreed to",
+        "the reason names what is missing: nftables, or netdev hooks in the kernel",
+    ),
     "orphaned": Explanation(
         _W, "a host has a copy of a VM that the cluster knows nothing of, nor that it was deleted; it is left as it is",
         "was etcd restored or replaced? bring back the right one; `vdc delete endophyte NAME` if the copy is to go",

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import subprocess
 
-from vdc.model.errors import RefusedError
+from hostagent.drivers.process.spawn import in_thread
+from vdc.model.errors import UnavailableError
 
 _DEADLINE_S = 10.0
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 
-class NftError(RefusedError):
+class NftError(UnavailableError):
     """The kernel's packet filter could not be set or read."""
 
     default_code = "nftables-failed"
     default_hint = "install nftables; the kernel needs nf_tables with bridge and netdev support"
 
 
-def is_present() -> bool:
-    """Whether this host has the program; without it no rule was ever set."""
-    return shutil.which("nft", path=_PATH) is not None
-
-
 async def apply(script: str) -> None:
     """Carry out a script, wholly or not at all. Raises NftError."""
-    await asyncio.to_thread(_run, ["-f", "-"], script)
+    await in_thread(_run, ["-f", "-"], script)  # what is begun is done before anything else is asked
 
 
 async def tables(family: str) -> tuple[str, ...]:
     """The names of a family's tables. Raises NftError."""
-    lines = await asyncio.to_thread(_run, ["list", "tables", family])
+    lines = await in_thread(_run, ["list", "tables", family])
     return tuple(line.split()[2] for line in lines.splitlines() if line.startswith(f"table {family} "))
 
 

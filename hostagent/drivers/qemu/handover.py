@@ -113,8 +113,10 @@ async def fence(qmp: QmpSession, plan: LockstepPlan) -> None:
 
 async def unfence(qmp: QmpSession, plan: LockstepPlan) -> None:
     """Back to ordinary lockstep. Idempotent; harmless where the lockstep has been left."""
+    await _checkpoint_every(
+        qmp, plan.checkpoint_ms
+    )  # first: its packets open the kernel's gate, if that has closed
     await _set_output(qmp, plan, is_on=True)
-    await _checkpoint_every(qmp, plan.checkpoint_ms)
 
 
 async def is_fenced(qmp: QmpSession, plan: LockstepPlan) -> bool:

@@ -9,6 +9,7 @@ loop. It names only what this plan made; `query-yank` also lists the monitors' o
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
@@ -33,16 +34,21 @@ from hostagent.drivers.qemu.steps import (
 )
 
 
-async def leave(qmp: QmpSession, plan: LockstepPlan) -> dict[str, float]:
+async def leave(
+    qmp: QmpSession, plan: LockstepPlan, opened: Awaitable[None] | None = None
+) -> dict[str, float]:
     """Remove every part of `plan` from this QEMU; returns milliseconds per step.
 
-    Idempotent, and right in every partial stage. It does not start a guest that was stopped on purpose.
+    Idempotent, and right in every partial stage. It does not start a guest that was stopped on purpose. `opened`
+    is awaited before the gate opens: what waits there goes out at once, and would be lost behind a closed tap.
     """
     watch = Stopwatch()
     await _yank(qmp, plan)
     watch.lap("yank")
     await _break_migration(qmp)
     watch.lap("break_migration")
+    if opened is not None:
+        await opened
     await remove_objects(qmp, plan.primary_objects())
     watch.lap("remove_filters")
     await _await_migration_end(qmp)
