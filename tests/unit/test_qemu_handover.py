@@ -72,7 +72,7 @@ async def test_a_primary_without_a_checkpoint_is_left_as_it_was(monkeypatch: pyt
     with pytest.raises(QmpTimeoutError):
         await handover.fence(qemu, PLAN)
     assert qemu.outputs == ["on", "on"]
-    assert f'"x-checkpoint-delay": {PLAN.checkpoint_ms}' in qemu.said[-1]
+    assert f'"x-checkpoint-delay": {PLAN.checkpoint_ms}' in qemu.said[-2]
 
 
 async def test_unfencing_after_lockstep_is_harmless() -> None:

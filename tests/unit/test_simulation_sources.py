@@ -55,7 +55,7 @@ SOURCES = [
         "arbitrate(", "FencedError", "_show(host, KeyValue(",
     ]),
     (adoption._with_process, ["is_unread = True", "look_again("]),
-    (adoption.look_again, ["_unanswered(", "is_unread = False", "_prepare_again(", "_stage_now(", "after_restart("]),
+    (adoption.look_again, ["_unanswered(", "_prepare_again(", "_stage_now(", "after_restart(", "is_unread = False"]),
     (adoption._prepare_again, ["end_process(is_news=False)", "CopyStage.ABSENT"]),
     (adoption._unanswered, ["_prepare_again(", "CopyStage.DEAD", "CopyStage.LEAVING"]),
     (adoption._stage_now, [

@@ -349,7 +349,7 @@ async def test_io_that_is_refused_while_a_withdrawn_secondary_is_left_ends_no_co
     async def nothing(*_, **__):
         return None
 
-    async def refuse(qmp, plan):
+    async def refuse(qmp, plan, opened):
         copy._on_event("BLOCK_IO_ERROR", {"action": "stop", "reason": "Input/output error"}, 0.0)
         assert (copy.state.stage, copy.state.epoch) == (CopyStage.LEAVING, after.epoch)
         assert not copy.trouble.is_torn
