@@ -34,7 +34,8 @@ test: setup check ## all checks, then the simulation deeper, integration and end
 	@echo '==> integration tests'
 	@.venv/bin/pytest tests/integration
 	@echo '==> end-to-end tests'
-	@.venv/bin/pytest tests/e2e -n 2 --dist loadfile
+	@.venv/bin/pytest tests/e2e -m 'not alone' -n 2 --dist loadfile
+	@.venv/bin/pytest tests/e2e -m alone
 
 check: ## format, lint, types, layers, scripts, unit tests (under two minutes)
 	@images/setup/check.sh

@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable
 
+import pytest
 from testlab import VM, Lab
 
 from tests.integration.packet_probes import Datagrams, Retransmissions
@@ -28,6 +29,7 @@ ANSWERED_S = 1.2
 FIGURES = ("arbitrated_ms", "total_ms", "cut_ms", "network_ms", "open_output_ms")
 
 
+@pytest.mark.alone
 def test_a_planned_promotion_loses_no_packet(lab: Lab, protected_vm: Callable[..., VM]) -> None:
     vm = protected_vm("web")
     namespace, lost = lab.plan.client_namespace, list[str]()

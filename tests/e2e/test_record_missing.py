@@ -76,4 +76,7 @@ def test_what_the_cluster_does_not_know_is_kept(lab: Lab) -> None:
     for vm, (_, folder) in places.items():
         lab.ok("delete", "endophyte", vm.name)
         wait_for(lambda folder=folder: not folder.exists(), 20, f"what was kept of {vm.name} is gone")  # type: ignore[misc]
-    assert lab.cli("delete", "endophyte", "running").error_line.endswith("(endophyte-not-found)")
+    wait_for(
+        lambda: lab.cli("delete", "endophyte", "running").error_line.endswith("(endophyte-not-found)"),
+        20, "nobody speaks of it any more",
+    )  # fmt: skip

@@ -125,13 +125,13 @@ class Datagrams:
         """How long after `since`, in ms, those were sent that got no answer."""
         return [
             round((at - since) * 1000)
-            for number, at in list(self.sent_at.items())
+            for number, at in self.sent_at.copy().items()  # at once: datagrams still go out
             if since <= at <= until and self.answered_at.get(number, at + 2 * _LATEST_S) - at > _LATEST_S
         ]
 
     def longest_gap_ms(self, since: float, until: float) -> float:
         """The longest time without any answer."""
-        times = sorted(at for at in list(self.answered_at.values()) if since <= at <= until)
+        times = sorted(at for at in self.answered_at.copy().values() if since <= at <= until)
         return max((b - a) * 1000 for a, b in pairwise(times))
 
 

@@ -106,8 +106,13 @@ async def remove_image(api: ApiClient, name: str) -> None:
 
 async def _delete_endophyte(api: ApiClient, name: str, wait_s: float | None) -> None:
     from vdc.cli.waiting import wait_gone
+    from vdc.model.errors import NotFoundError
 
-    uid = (await api.get_endophyte(name)).metadata.uid
+    try:
+        uid = (await api.get_endophyte(name)).metadata.uid
+    except NotFoundError:
+        await api.delete_endophyte(name)  # a host may have a copy that the cluster does not know
+        return
     await api.delete_endophyte(name)
     if wait_s is not None:
         await wait_gone(api, name, uid, wait_s)
