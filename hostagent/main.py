@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 import structlog
 
-from hostagent.agent import lineage
+from hostagent.agent import recovery
 from hostagent.agent.agent import Agent
 from hostagent.agent.witness import WitnessAgent
 from hostagent.config import AgentConfig, load_config
@@ -98,7 +98,7 @@ def rejoin(config_file: Path, replace: str) -> None:
     """Replace the member; the agent's next start joins."""
     config = _load(config_file)
     try:
-        sentence = asyncio.run(lineage.rejoin(config, replace))
+        sentence = asyncio.run(recovery.rejoin(config, replace))
     except VdcError as error:
         _fail(f"{error} ({error.code})", error.problem.hint)
     click.echo(sentence)
@@ -119,7 +119,7 @@ def go_on_alone(config_file: Path, confirm: str) -> None:
     if confirm != config.host:
         raise click.UsageError(f"{confirm[:60]!r} is not this host's name: nothing was done")
     try:
-        sentence = asyncio.run(lineage.go_on_alone(config, getpass.getuser()))
+        sentence = asyncio.run(recovery.go_on_alone(config, getpass.getuser()))
     except VdcError as error:
         _fail(f"{error} ({error.code})", error.problem.hint)
     click.echo(sentence)

@@ -11,7 +11,9 @@ from hypothesis import settings
 for folder in ("unit", "integration", "e2e"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
-pytest.register_assert_rewrite("cli_support", "qemu_support")  # what differs is shown, as in a test
+pytest.register_assert_rewrite(
+    "cli_support", "etcd_support", "qemu_support"
+)  # what differs is shown, as in a test
 
 settings.register_profile("vdc", deadline=None)
 settings.load_profile("vdc")

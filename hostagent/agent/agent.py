@@ -120,6 +120,7 @@ class Agent:
             if (note := pair_without_witness(len(embedded.members))) is not None:
                 self._log.warning(note)
         self._lineage = LineageKeeper(self.config, self._member)
+        await self._lineage.resume()
         await self._lineage.ask_before_voting(session)
         if self._member is not None and self._lineage.may_vote:
             self._member.check_data()
@@ -222,7 +223,7 @@ class Agent:
             session=session,
             members=members,
             checks=checks,
-            override=Override(host, store, self._member, self._lineage.begin, manager.find),
+            override=Override(host, store, self._member, self._lineage, manager.find),
         )
         api = ApiServer(
             build_app(context), socket=self.config.state_dir / "api.sock",

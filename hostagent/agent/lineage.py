@@ -5,12 +5,16 @@ member with old data and copies under old epochs. It must not vote again, whatev
 may still find; and it must look at the new records, where the ordinary rules end its stale copies.
 
 Asked before the member starts (the other agents' API), and heard from then on (heartbeats, the records).
+
+A lineage that begins here is decided by the mark beside the member's data (`EmbeddedMember.go_on_alone`), while
+the member is down. All that follows is repeatable and is made good by whoever runs next, this agent or a later one:
+`lineage.json` before the member runs or any peer is told, the record in the store as soon as the member serves.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,9 +24,7 @@ from pydantic import ValidationError
 
 from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
-from hostagent.drivers.etcd.wal import undecided
 from hostagent.drivers.process import in_thread, write_atomically
-from hostagent.server.override import pairs_in
 from hostagent.supervisor.node import NodeContext
 from vdc.api.client import ApiClient
 from vdc.api.transport import Deadlines
@@ -36,6 +38,7 @@ from vdc.store.protocol import Put, StateStore, Unchanged
 
 LINEAGE_FILE = "lineage.json"
 ASK_S = 0.7
+FOUND = "found decided after a restart"
 LOOK_EVERY_S = 0.2
 MEMBERS_EVERY_LOOKS = 25
 
@@ -46,6 +49,11 @@ class LocalLineage(Record):
     number: int = 0
     left_out: bool = False
     members: tuple[str, ...] = ()  # hosts with a member of this lineage, as far as is known; empty: all
+    begun: Lineage | None = None  # the record that the store has to have of it, where it began on this host
+
+    def began_on(self, host: str) -> bool:
+        """Whether it was this host's member that went on alone. An earlier version did not keep the record."""
+        return not self.left_out and (self.begun is not None or self.members == (host,))
 
 
 def load(state_dir: Path) -> LocalLineage:
@@ -71,10 +79,16 @@ class LineageKeeper:
         self._config = config
         self._member = member
         self._log = structlog.get_logger()
+        self._saving = asyncio.Lock()
         self.known = load(config.state_dir)
 
+    async def resume(self) -> None:
+        """Take over what was decided here and not remembered: before the member starts, and anybody is told."""
+        if self._member is not None:
+            self.known = await taken_over(self._config, self._member)
+
     async def ask_before_voting(self, session: aiohttp.ClientSession) -> None:
-        """Ask every other agent once. Silence says nothing; a newer lineage keeps the member from starting."""
+        """Ask every other agent once. Silence says nothing; a newer lineage keeps the member from running."""
         embedded = self._config.etcd.embedded
         if embedded is None or self._member is None:
             return
@@ -85,6 +99,8 @@ class LineageKeeper:
         newest = max(told.values(), default=0)
         if newest > self.known.number:
             await self._learn(newest, (name for name, number in told.items() if number == newest))
+        if self.known.left_out:
+            await self._member.stop()  # an earlier agent may have left it running
 
     @property
     def may_vote(self) -> bool:
@@ -103,10 +119,40 @@ class LineageKeeper:
             names.insert(0, self._config.host)
         return [f"http://{embedded.members[name]}:{embedded.client_port}" for name in names]
 
-    async def begin(self, host: NodeContext, number: int) -> None:
-        """This host's member has begun lineage `number`: remembered before any peer is told."""
-        self.known = LocalLineage(number=number, members=(host.name,))
-        await save(self._config.state_dir, self.known)
+    async def begin(
+        self, host: NodeContext, store: EtcdStore, record: Lineage, look: Callable[[Path], None]
+    ) -> None:
+        """Let this host's member go on alone and begin `record`; on return that is decided, whatever may crash.
+
+        It is carried out by the member's `run`, and recorded by `keep`. `look` and the errors are those of
+        `EmbeddedMember.go_on_alone`; also RefusedError where the data here is of an older lineage,
+        ConflictError where a newer one has begun meanwhile. Cancelled: decided, or nothing was changed.
+        """
+        member = self._member
+        assert member is not None
+        if self.known.left_out:
+            raise RefusedError(
+                f"the data of the etcd member here is older than lineage {self.known.number}, which is in force",
+                code="left-out", hint=f"bring back {' or '.join(self.known.members) or 'a host of it'}",
+            )  # fmt: skip
+
+        def check(data_dir: Path) -> None:
+            self._check_is_newest(record.number)
+            look(data_dir)
+
+        async def remember() -> None:
+            self._check_is_newest(record.number)
+            host.lineage = record.number  # whatever is written from here on is of the new one
+            following = LocalLineage(number=record.number, members=(host.name,), begun=record)
+            self.known = following
+            store.use_only(self.endpoints())  # the others may still find a majority, of the older one
+            await self._remember(following)
+
+        await member.go_on_alone(check, record.number, remember)
+
+    def owes_record(self, host: NodeContext) -> bool:
+        """Whether a lineage has begun here that the store does not tell of yet."""
+        return self.known.began_on(host.name) and host.mirror.lineage.number < self.known.number
 
     async def keep(self, host: NodeContext, store: EtcdStore) -> None:
         """Tell the peers, and stand down when one of them tells of a newer lineage; never returns."""
@@ -117,38 +163,37 @@ class LineageKeeper:
             host.heartbeats.tell_lineage(0 if self.known.left_out else self.known.number)
             newest, hosts = host.heartbeats.newest_lineage()
             recorded = host.mirror.lineage
-            if (
-                host.mirror.synced.is_set()
-                and recorded.number < self.known.number
-                and not self.known.left_out
-            ):
+            is_owed = self.owes_record(host)
+            if is_owed and host.mirror.synced.is_set():
                 await self._complete(host)
             if newest > self.known.number:
                 await self._stand_down(host, store, newest, hosts)
             elif recorded.number > self.known.number:
                 await self._stand_down(host, store, recorded.number, (recorded.host,))
             looks += 1
-            if self.known.number and looks % MEMBERS_EVERY_LOOKS == 0:
+            if self.known.number and not is_owed and looks % MEMBERS_EVERY_LOOKS == 0:
                 await self._follow_members(store)
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _complete(self, host: NodeContext) -> None:
-        """An earlier agent died between beginning a lineage and recording it: the record is owed."""
-        record = Lineage(
-            number=self.known.number, host=host.name, at=host.clock.wall(), reason="recorded after a restart"
-        )
+        """Record the lineage that began here. Whoever asked for it may be gone, and an earlier agent too."""
+        record = self.known.begun or begun(self._config, self.known.number, reason=FOUND).begun
+        assert record is not None
         with suppress(UnavailableError):
             await record_lineage(host.store, record)
+            host.store_heard_at_s = host.clock.boottime_s()
 
     async def _follow_members(self, store: EtcdStore) -> None:
         """Who has re-joined may be asked again; who was left out may not."""
+        before = self.known
         try:
             names = sorted(one.name for one in await store.admin.members() if one.name)
         except UnavailableError:
             return
-        if names and tuple(names) != self.known.members:
-            self.known = self.known.with_(members=tuple(names))
-            await save(self._config.state_dir, self.known)
+        # Where one has begun meanwhile these are members of an older one.
+        is_current = self.known is before
+        if is_current and names and tuple(names) != before.members:
+            await self._remember(before.with_(members=tuple(names)))
             store.use_only(self.endpoints())
 
     async def _stand_down(
@@ -170,9 +215,19 @@ class LineageKeeper:
 
     async def _learn(self, number: int, hosts: Iterable[str]) -> None:
         has_old_data = self._member is not None and self._member.has_data
-        self.known = LocalLineage(number=number, left_out=has_old_data, members=tuple(sorted(hosts)))
-        await save(self._config.state_dir, self.known)
+        await self._remember(LocalLineage(number=number, left_out=has_old_data, members=tuple(sorted(hosts))))
         self._log.warning("a newer lineage is in force", lineage=number, left_out=has_old_data)
+
+    async def _remember(self, known: LocalLineage) -> None:
+        self.known = known
+        async with self._saving:  # one after the other, so that the newest is what stays
+            await save(self._config.state_dir, self.known)
+
+    def _check_is_newest(self, number: int) -> None:
+        if number <= self.known.number:
+            raise ConflictError(
+                f"lineage {self.known.number} has begun at the same time", code="lineage-raced"
+            )
 
 
 async def record_lineage(store: StateStore, record: Lineage) -> None:
@@ -183,72 +238,23 @@ async def record_lineage(store: StateStore, record: Lineage) -> None:
         await store.commit([compare], [Put(keys.LINEAGE, record.to_json())])
 
 
-async def go_on_alone(config: AgentConfig, by: str) -> str:
-    """As `vdc promote replica --force` begins a lineage, for a host whose agent has seen no records since it
-    started, and is stopped now. Raises VdcError; ConflictError while the agent runs.
-
-    Nobody is promoted by this: afterwards the agent can read the records, and forcing a promotion is possible.
-    """
-    embedded = config.etcd.embedded
-    if embedded is None:
-        raise RefusedError("this host runs no etcd member of its own", code="etcd-external")
-    if (config.state_dir / "api.sock").exists():
-        raise ConflictError(
-            "the agent runs", code="agent-runs", hint="stop it first, or: vdc promote replica --force"
-        )
-    member = EmbeddedMember(config.host, embedded, state_dir=config.state_dir, runtime=config.runtime)
-    member.check_data()
-    running = asyncio.create_task(member.run(), name="etcd")
-    store = EtcdStore([member.endpoint])
-    try:
-        await member.running()  # else one that an agent left running would go on as it is
-        await member.go_on_alone(lambda folder: _check_undecided(folder, config.host))
-        present = await store.get(keys.LINEAGE)
-        before = Lineage.from_json(present.value).number if present else 0
-        number = max(before, load(config.state_dir).number) + 1
-        await save(config.state_dir, LocalLineage(number=number, members=(config.host,)))
-        left_out = tuple(sorted(embedded.members.keys() - {config.host}))
-        await record_lineage(
-            store,
-            Lineage(
-                number=number, host=config.host, left_out=left_out, by=by, at=SystemClock().wall(),
-                reason="hostagent go-on-alone",
-            ),
-        )  # fmt: skip
-    finally:
-        await store.close()
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-    return f"{config.host} goes on alone under lineage {number}; start its agent"
-
-
-def _check_undecided(data_dir: Path, me: str) -> None:
-    for found in (pair for entry in undecided(data_dir) for pair in pairs_in(entry)):
-        if found.primary != me:
-            raise RefusedError(
-                f"{found.primary} asked at the last moment to go on with {found.name} under epoch {found.epoch}",
-                code="decision-pending", hint=f"bring {found.primary} back",
-            )  # fmt: skip
-
-
-async def rejoin(config: AgentConfig, replaces: str = "") -> str:
-    """Give this host's member up and announce a new one; what was done as a sentence. Raises VdcError.
-
-    Data of an older lineage is put aside (`etcd.old`); any other data is refused.
-    """
-    if config.etcd.embedded is None:
-        raise RefusedError(
-            "this host runs no etcd member of its own", code="etcd-external",
-            hint="etcd.endpoints names another cluster's",
-        )  # fmt: skip
+async def taken_over(config: AgentConfig, member: EmbeddedMember) -> LocalLineage:
+    """What is remembered here, and what was decided before whoever decided it could remember it."""
     known = load(config.state_dir)
-    member = EmbeddedMember(
-        config.host, config.etcd.embedded, state_dir=config.state_dir, runtime=config.runtime
+    if member.lineage > known.number:
+        known = begun(config, member.lineage, reason=FOUND)
+        await save(config.state_dir, known)
+    return known
+
+
+def begun(config: AgentConfig, number: int, *, by: str = "", reason: str) -> LocalLineage:
+    """A lineage that begins on this host, and leaves every other member out."""
+    assert config.etcd.embedded is not None
+    left_out = tuple(sorted(config.etcd.embedded.members.keys() - {config.host}))
+    record = Lineage(
+        number=number, host=config.host, left_out=left_out, by=by, at=SystemClock().wall(), reason=reason
     )
-    await member.rejoin(replaces=replaces, discard=known.left_out)
-    if known.left_out:
-        await save(config.state_dir, known.with_(left_out=False))
-    return f"{config.host} joins as a new etcd member when its agent starts"
+    return LocalLineage(number=number, members=(config.host,), begun=record)
 
 
 async def _lineages(

@@ -112,7 +112,7 @@ class WitnessAgent(Agent):
             session=session,
             members=members,
             checks=checks,
-            override=Override(host, store, self._member, self._lineage.begin, nobody.find),
+            override=Override(host, store, self._member, self._lineage, nobody.find),
         )
         self.config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
         api = ApiServer(

@@ -65,6 +65,7 @@ class ClusterHandlers:
             may_lose=max(0, left),
             witnesses=tuple(n for n, found in sorted(self._mirror.hosts.items()) if found.value.is_witness),
             lineage=self._mirror.lineage,
+            forcing=self._context.override.doing,
             notes=notes_of(host, members),
         )
 

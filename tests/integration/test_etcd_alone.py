@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.agent import lineage
+from hostagent.agent import lineage, recovery
 from hostagent.config import AgentConfig, EtcdConfig
 from hostagent.drivers.etcd.wal import undecided
-from hostagent.server.override import pairs_in
+from hostagent.server.undecided import pairs_in
 from tests.integration.test_embedded_etcd import ROOT, WAIT_S, Hosts
 from vdc.model.errors import ConflictError, RefusedError
 from vdc.model.lineage import Lineage
@@ -52,10 +52,13 @@ async def test_it_goes_on_with_its_data_and_the_others_join_anew(hosts: Hosts) -
 
     seen: list[tuple[bytes, ...]] = []
     with pytest.raises(RefusedError):
-        await member.go_on_alone(_refuse)
+        await member.go_on_alone(_refuse, 1, _remember)
     with pytest.raises(StoreUnavailableError):
         await store.get("/t/a", deadline_s=1.0)
-    await member.go_on_alone(lambda folder: seen.append(undecided(folder)))
+    assert not await member.is_going_alone() and member.lineage == 0
+    await member.go_on_alone(lambda folder: seen.append(undecided(folder)), 1, _remember)
+    await hosts.healthy("h1")
+    assert not await member.is_going_alone() and member.lineage == 1
     assert len(seen) == 1 and not any(b"/t/a" in entry for entry in seen[0])
     item = await store.get("/t/a")
     assert item and item.value == "1"
@@ -102,8 +105,8 @@ async def test_what_may_have_been_decided_is_seen_in_the_log(hosts: Hosts) -> No
         key = keys.pair("web")
         with pytest.raises((UnknownOutcomeError, StoreUnavailableError)):
             await store.commit_everywhere([Unchanged(key, 0)], [Put(key, PAIR.to_json())], deadline_s=1.0)
-        await member.suspend()
-        entries = undecided(member.data_dir)
+        async with member.suspended():
+            entries = undecided(member.data_dir)
     finally:
         for pid in others:
             os.kill(pid, signal.SIGCONT)
@@ -115,6 +118,10 @@ async def test_what_may_have_been_decided_is_seen_in_the_log(hosts: Hosts) -> No
 
 def _refuse(_: Path) -> None:
     raise RefusedError("not now")
+
+
+async def _remember() -> None:
+    """Nothing runs here that would have to know of the lineage."""
 
 
 def _command(hosts: Hosts, host: str) -> str:
@@ -139,15 +146,18 @@ async def test_by_command_where_the_agent_has_seen_no_records(hosts: Hosts) -> N
     socket = config.state_dir / "api.sock"
     socket.touch()
     with pytest.raises(ConflictError, match="the agent runs"):
-        await lineage.go_on_alone(config, "somebody")
+        await recovery.go_on_alone(config, "somebody")
     socket.unlink()
 
-    assert "lineage 1" in await lineage.go_on_alone(config, "somebody")
+    assert "lineage 1" in await recovery.go_on_alone(config, "somebody")
     record = await store.get(keys.LINEAGE)
     assert record and Lineage.from_json(record.value).left_out == ("h2", "h3")
-    assert lineage.load(config.state_dir) == lineage.LocalLineage(number=1, members=("h1",))
+    known = lineage.load(config.state_dir)
+    assert (known.number, known.members, known.left_out) == (1, ("h1",), False)
     item = await store.get("/t/a")
     assert item and item.value == "1"
+    with pytest.raises(ConflictError, match="a majority"):
+        await recovery.go_on_alone(config, "somebody")  # done; it would cut off who has joined since
     hosts.members["h1"] = hosts.member("h1")  # the agent that starts now takes the member over
     hosts.start("h1")
     await hosts.healthy("h1")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import io
-import struct
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from etcd_support import entry, state
 from protection_world import endophyte, pair, secondary_in
 
 from hostagent.agent.lineage import LineageKeeper, LocalLineage, load, save
 from hostagent.config import AgentConfig
 from hostagent.drivers.etcd.wal import undecided
-from hostagent.server.override import pairs_in
+from hostagent.server.undecided import pairs_in
 from vdc.api.models import ClusterStatus, EndophyteDescription, EndophyteView, ViewMetadata
 from vdc.cli.errors import UsageFault
 from vdc.cli.forcing import confirm_name, explanation
@@ -112,29 +112,6 @@ async def test_who_was_left_out_asks_the_others_and_does_not_vote(tmp_path: Path
 
 
 # ---- etcd's log
-
-
-def varint(number: int) -> bytes:
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes(found + bytes([number]))
-
-
-def record(kind: int, data: bytes) -> bytes:
-    body = b"\x08" + varint(kind) + b"\x10" + varint(12345) + b"\x1a" + varint(len(data)) + data
-    padding = -len(body) % 8
-    head = len(body) | ((0x80 | padding) << 56 if padding else 0)
-    return struct.pack("<Q", head) + body + bytes(padding)
-
-
-def entry(index: int, data: bytes) -> bytes:
-    return record(2, b"\x10\x01\x18" + varint(index) + b"\x22" + varint(len(data)) + data)
-
-
-def state(commit: int) -> bytes:
-    return record(3, b"\x08\x01\x10\x02\x18" + varint(commit))
 
 
 def test_only_what_is_not_known_to_be_decided_is_reported(tmp_path: Path) -> None:

@@ -315,6 +315,7 @@ class ClusterStatus(Record):
     may_lose: int = 0  # how many more members may be lost before nothing can be decided
     witnesses: tuple[str, ...] = ()
     lineage: Lineage = Lineage()
+    forcing: str = ""  # what a forced promotion on this host is doing
     notes: tuple[str, ...] = ()  # sentences about what should worry somebody
 
 

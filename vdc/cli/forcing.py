@@ -6,10 +6,12 @@ first that is the right one does it.
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 
 from vdc.api.client import ApiClient
 from vdc.api.models import ClusterStatus, EndophyteDescription, PromoteResult
@@ -18,6 +20,7 @@ from vdc.cli.text import clean
 from vdc.model.errors import NotFoundError, Problem, UnavailableError, VdcError
 from vdc.model.pair import Pair, SyncState
 
+PROGRESS_EVERY_S = 1.0
 _ELSEWHERE = ("agent-unreachable", "host-unreachable", "no-copy", "no-secondary")
 
 
@@ -30,13 +33,38 @@ async def forced(endpoints: Sequence[str], name: str, to: str | None, confirm: s
     for endpoint in endpoints:
         async with ApiClient([endpoint]) as api:
             try:
-                return await api.promote_endophyte(name, to=to, force=True, confirm=name, by=_who())
+                request = api.promote_endophyte(name, to=to, force=True, confirm=name, by=_who())
+                return await _told(api, request)
             except VdcError as error:
                 is_better = failure.code in _ELSEWHERE or error.code not in _ELSEWHERE
                 failure = error if is_better else failure
                 if error.code not in _ELSEWHERE:
                     break
     raise failure
+
+
+async def _told(api: ApiClient, request: Awaitable[PromoteResult]) -> PromoteResult:
+    """Wait for the answer, and say meanwhile what the agent is doing."""
+    telling = asyncio.create_task(_tell(api), name="progress")
+    try:
+        return await request
+    except asyncio.CancelledError:
+        print("What has begun goes on without you; the same command again joins it.", file=sys.stderr)
+        raise
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+
+async def _tell(api: ApiClient) -> None:
+    said = ""
+    while True:
+        await asyncio.sleep(PROGRESS_EVERY_S)
+        with suppress(VdcError):
+            doing = (await api.cluster()).forcing
+            if doing not in ("", said):
+                said = doing
+                print(f"  {clean(said)}", file=sys.stderr)
 
 
 async def _look(endpoints: Sequence[str], name: str) -> tuple[EndophyteDescription, ClusterStatus]:

@@ -6,6 +6,10 @@ A member that has lost its data must not simply start again: under its old ident
 time on what it has voted on already, and acknowledged writes could be lost. So the first healthy start leaves
 a mark beside the data, and a member with the mark and without data is refused. `rejoin` brings it back under
 a new identity; it is for an operator to ask for, because only people know that the data will not come back.
+
+`go_on_alone` is for an operator too. It writes a decision into the mark while the member is down, together with
+the lineage that begins. From then on the member starts by going on alone until its log tells that it has, and
+never again after that: no crash continues the old lineage, and none cuts off who has joined the new one.
 """
 
 from __future__ import annotations
@@ -14,9 +18,9 @@ import asyncio
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
-from typing import Any
 
 from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd.argv import (
@@ -28,16 +32,18 @@ from hostagent.drivers.etcd.argv import (
     peer_url,
     sandboxed,
 )
+from hostagent.drivers.etcd.mark import Mark, MarkFile
+from hostagent.drivers.etcd.wal import decided, make_durable
 from hostagent.drivers.process import (
     Backoff,
     ProcessHandle,
     Supervised,
+    finished,
     in_thread,
     spawn,
     spawn_in_sandbox,
-    write_atomically,
 )
-from vdc.model.errors import RefusedError, UnavailableError, VdcError
+from vdc.model.errors import BugError, RefusedError, UnavailableError, VdcError
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
 from vdc.store.etcd_admin import MemberStatus
@@ -71,7 +77,7 @@ class EmbeddedMember:
         self.mark_path = state_dir / "etcd-joined.json"
         self.pidfile = state_dir / "etcd.pid"
         self._runtime = runtime
-        self._exclusive = asyncio.Lock()
+        self._mark = MarkFile(self.mark_path)
         self._process = Supervised(f"etcd member {host}", self._start, self.pidfile, backoff=backoff)
 
     @property
@@ -127,7 +133,7 @@ class EmbeddedMember:
                 while True:
                     status = await store.admin.member_status(self.endpoint)
                     if status.is_healthy and await _serves(store):
-                        await in_thread(self._write_mark, {"joined": True})
+                        await in_thread(self._mark.change, self._joined)
                         return status
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
@@ -146,7 +152,7 @@ class EmbeddedMember:
 
     def check_data(self) -> None:
         """Raise RefusedError where this member has joined before and its data is gone."""
-        if self._mark().get("joined") and not self.has_data:
+        if self._mark.read().joined and not self.has_data:
             raise RefusedError(
                 f"the data of etcd member {self.host} is gone from {self.data_dir}; it must not vote again",
                 code="etcd-data-lost",
@@ -169,24 +175,45 @@ class EmbeddedMember:
                 code="etcd-not-running", hint=f"see {self.log_path}",
             ) from None  # fmt: skip
 
-    async def suspend(self) -> None:
-        """End the process for a moment, with its log written out; `run` would start it again at once."""
-        handle = self.handle
-        if handle is not None:
-            await handle.terminate(_SUSPEND_GRACE_S)
+    def suspended(self) -> AbstractAsyncContextManager[None]:
+        """The process has ended with its log written out, and is not started before this is left."""
+        return self._process.suspended(_SUSPEND_GRACE_S)
 
-    async def go_on_alone(self, look: Callable[[Path], None], deadline_s: float = 20.0) -> None:
-        """Make this member the only one of its cluster, with the data that it has: a majority was lost for good.
+    @property
+    def lineage(self) -> int:
+        """The lineage that its data began, where a human has let it go on alone; else 0."""
+        return self._mark.read().lineage
 
-        Only for a human to ask for: the others may have decided something that this one has not heard of.
-        `look` is given the data folder while nothing writes to it, and may raise; then nothing was changed.
-        Raises UnavailableError where the member does not serve in time. Repeatable.
+    async def is_going_alone(self) -> bool:
+        """Whether a human has decided that it goes on alone, and its log does not tell yet that it has."""
+        try:
+            return (await in_thread(self._mark.change, self._settled)).alone
+        except (OSError, ValueError):
+            return self._mark.read().alone  # while etcd writes to its log nobody has to be able to read it
+
+    async def go_on_alone(
+        self, look: Callable[[Path], None], lineage: int, remember: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Decide that this member becomes the only one of its cluster, with the data that it has, and begins `lineage`.
+
+        Only for a human to ask for: a majority was lost for good, and the others may have decided something
+        that this one has not heard of. `look` is given the data folder while nothing writes to it, in a thread,
+        and may raise; then nothing was changed. On return the decision is durable, and `run` carries it out.
+        `remember` is awaited before: no request is served under the lineage that the caller does not know of.
+
+        Cancelled: all of that is done, or nothing. Raises RefusedError without data, BugError where the log
+        cannot be read.
         """
-        async with self._exclusive:
-            await self.suspend()
-            look(self.data_dir)
-            await in_thread(self._write_mark, {"joined": True, "alone": True})
-        await self.wait_healthy(deadline_s)
+        async with self.suspended():
+            self.check_data()
+            await in_thread(look, self.data_dir)
+            await finished(self._decide(lineage, remember))
+
+    async def _decide(self, lineage: int, remember: Callable[[], Awaitable[None]]) -> None:
+        known = await in_thread(self._durably_decided)
+        mark = Mark(joined=True, lineage=lineage, alone=True, decided=known)
+        await in_thread(self._mark.change, lambda before: mark)
+        await remember()
 
     async def rejoin(self, deadline_s: float = 20.0, *, replaces: str = "", discard: bool = False) -> None:
         """Replace this host's member by a new one with empty data; the next start of `run` joins.
@@ -221,23 +248,20 @@ class EmbeddedMember:
             await store.close()
         if self.has_data:
             await in_thread(_put_aside, self.data_dir)
-        await in_thread(self._write_mark, {"joined": False, "rejoining": True, "cluster": cluster})
+        await in_thread(self._mark.change, lambda before: Mark(rejoining=True, cluster=cluster))
 
     async def _start(self) -> ProcessHandle:
-        async with self._exclusive:  # not while somebody looks at the data
-            return await self._start_now()
-
-    async def _start_now(self) -> ProcessHandle:
         self.check_data()
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        mark = self._mark()
+        mark = await in_thread(self._mark_to_start_by)
         seen_dir = self.data_dir if self._runtime is None else SANDBOX_DATA_DIR
         argv = member_argv(
             self.host, self.config, seen_dir,
-            is_rejoining=bool(mark.get("rejoining")), initial_cluster=str(mark.get("cluster", "")),
-            is_alone=bool(mark.get("alone")),
+            is_rejoining=mark.rejoining, initial_cluster=mark.cluster, is_alone=mark.alone,
         )  # fmt: skip
+        if mark.alone:
+            _LOG.warning("etcd member %s goes on alone; lineage %d begins", self.host, mark.lineage)
         if self._runtime is None:
             return await spawn(
                 argv, pidfile=self.pidfile, log_path=self.log_path, tag="etcd", env=ENVIRONMENT
@@ -259,18 +283,27 @@ class EmbeddedMember:
                 _LOG.warning("%s", error)
             await asyncio.sleep(_MARK_POLL_S)
 
-    def _mark(self) -> dict[str, Any]:
+    def _mark_to_start_by(self) -> Mark:
         try:
-            found = json.loads(self.mark_path.read_text())
-        except FileNotFoundError:
-            return {}
-        except ValueError:
-            return {"joined": True}  # torn: the careful reading
-        return found if isinstance(found, dict) else {"joined": True}
+            return self._mark.change(self._settled)
+        except (OSError, ValueError) as error:
+            raise _unreadable(error) from error
 
-    def _write_mark(self, mark: dict[str, Any]) -> None:
-        if self._mark() != mark:
-            write_atomically(self.mark_path, json.dumps(mark) + "\n")
+    def _settled(self, mark: Mark) -> Mark:
+        """The decision to go on alone ends where the log tells that it was carried out."""
+        return mark.with_(alone=False) if mark.alone and decided(self.data_dir) > mark.decided else mark
+
+    def _joined(self, mark: Mark) -> Mark:
+        with suppress(OSError, ValueError):  # as in `is_going_alone`; the next start asks again
+            mark = self._settled(mark)
+        return mark.with_(joined=True, rejoining=False, cluster="")
+
+    def _durably_decided(self) -> int:
+        try:
+            make_durable(self.data_dir)
+            return decided(self.data_dir)
+        except (OSError, ValueError) as error:
+            raise _unreadable(error) from error
 
     async def _unhealthy(
         self, status: MemberStatus, deadline_s: float, *, has_died: bool
@@ -302,6 +335,10 @@ class EmbeddedMember:
                 return last_complaint(log.read().decode("utf-8", "replace"))
         except OSError:
             return ""
+
+
+def _unreadable(error: Exception) -> BugError:
+    return BugError(f"etcd's log cannot be read: {error}")
 
 
 async def _serves(store: EtcdStore) -> bool:

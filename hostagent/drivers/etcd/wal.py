@@ -4,12 +4,18 @@ Such an entry may have been decided all the same: the leader counts this member'
 it the result with its next message. A member that is made to go on alone forgets these entries, so whoever
 asks for that has to look at them first. The log is only read, while no etcd runs on it.
 
+Going on alone (`--force-new-cluster`) is itself written here: etcd appends the removal of every other member
+after what it knows to be decided, and writes down that this is decided when it votes for itself, before it serves
+anybody (restartAsStandaloneNode in server/etcdserver/raft.go). So the highest decided index tells whether a
+member that was to go on alone has done so.
+
 Format (etcd 3.5, server/storage/wal): frames of a little-endian length (its top byte tells the padding) and a
 protobuf record {1: type, 3: data}; type 2 is a raft entry {3: index, 4: data}, type 3 the state {3: commit}.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -26,10 +32,7 @@ def undecided(data_dir: Path) -> tuple[bytes, ...]:
     """
     entries: dict[int, bytes] = {}
     commit = 0
-    files = sorted((data_dir / "member" / "wal").glob("*.wal"))
-    if not files:
-        raise ValueError(f"there is no etcd log below {data_dir}")
-    for path in files:
+    for path in _files(data_dir):
         with path.open("rb") as file:
             for kind, data in _records(file):
                 if kind == _STATE:
@@ -40,6 +43,37 @@ def undecided(data_dir: Path) -> tuple[bytes, ...]:
                         del entries[later]
                     entries[index] = _bytes(data, 4)
     return tuple(entries[index] for index in sorted(entries) if index > commit)
+
+
+def decided(data_dir: Path) -> int:
+    """The highest index that this member knows to be decided. Raises ValueError as `undecided`.
+
+    While etcd runs the end of the log may be read half-written; that is a ValueError too, or an older index.
+    """
+    for path in reversed(_files(data_dir)):  # each file begins with the state at its time
+        with path.open("rb") as file:
+            found = [_number(data, 3) for kind, data in _records(file) if kind == _STATE]
+        if found:
+            return max(found)
+    return 0
+
+
+def make_durable(data_dir: Path) -> None:
+    """Let what was read outlive a power cut, also where etcd was killed before it could see to that itself."""
+    for path in _files(data_dir):
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _files(data_dir: Path) -> list[Path]:
+    """Oldest first. Raises ValueError where there is none."""
+    files = sorted((data_dir / "member" / "wal").glob("*.wal"))
+    if not files:
+        raise ValueError(f"there is no etcd log below {data_dir}")
+    return files
 
 
 def _records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

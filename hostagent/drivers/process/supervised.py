@@ -11,7 +11,8 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,18 @@ class Supervised:
         """End the program, to have it started anew at once: an end that was asked for is no failure."""
         if self._handle is not None:
             self._is_restart_asked = self._handle.signal(signal.SIGTERM)
+
+    @asynccontextmanager
+    async def suspended(self, grace_s: float = 5.0) -> AsyncIterator[None]:
+        """The program has ended, and is not started again before this is left. Raises ProcessStuckError.
+
+        One that an earlier agent left running is ended too, also where `run` has not taken it over yet.
+        """
+        async with self._changing:
+            handle = self._handle or await self._find(self._pidfile)
+            if handle is not None:
+                await handle.terminate(grace_s)
+            yield
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """End the program and keep it ended, also where `run` is not running. Raises ProcessStuckError."""

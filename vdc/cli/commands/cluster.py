@@ -49,6 +49,8 @@ def status_text(found: ClusterStatus) -> list[str]:
         left_out = f", left out: {', '.join(found.lineage.left_out)}" if found.lineage.left_out else ""
         since = f"since {found.lineage.at}, from {found.lineage.host}, by {found.lineage.by or '?'}"
         lines.append(f"Lineage:   {found.lineage.number} ({since}{left_out})")
+    if found.forcing:
+        lines.append(f"Forcing:   {found.forcing}")
     lines.append(f"Members:   {healthy} of {len(found.members)} answer")
     for member in found.members:
         word = (
