@@ -151,6 +151,15 @@ async def test_protecting_against_the_manifest_is_refused(world):
     assert caught.value.code == "protection-off"
 
 
+async def test_protecting_without_a_host_for_the_replica_is_refused_with_what_to_raise(world):
+    await world.desired.create(manifest(nodes=1))
+    with pytest.raises(RefusedError) as caught:
+        await world.desired.set_protection("web", enabled=True)
+    assert caught.value.code == "protection-off"
+    assert "virtualComputer.dedicatedNodes" in caught.value.problem.hint
+    assert not (await world.desired.set_protection("web", enabled=False)).protect
+
+
 async def test_deleting_twice_is_deleting_once_and_the_name_stays_taken_meanwhile(world):
     await world.desired.create(manifest())
     first = await world.desired.delete("web")

@@ -13,7 +13,7 @@ from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 from vdc.model.ids import new_uid
 from vdc.model.image import ImageEntry
-from vdc.model.manifest import ComputerType, EndophyteManifest
+from vdc.model.manifest import ComputerType, EndophyteManifest, MemorySync
 from vdc.model.units import format_size
 from vdc.protection.placement import Occupancy, choose_primary
 from vdc.store import keys
@@ -100,15 +100,11 @@ class DesiredState:
         return await self.change(name, raise_count)
 
     async def set_protection(self, name: str, *, enabled: bool) -> Endophyte:
-        """Wish lockstep on or off; refused where the manifest says `memorySync: none`."""
+        """Wish lockstep on or off; refused where the manifest rules it out (`protection-off`)."""
 
         def switch(endophyte: Endophyte) -> Endophyte:
-            if enabled and not endophyte.manifest.spec.wants_protection:
-                raise RefusedError(
-                    f"the manifest of {name} says memorySync: none",
-                    code="protection-off",
-                    hint="apply the manifest with memorySync: continuous",
-                )
+            if enabled:
+                _check_protectable(endophyte.manifest)
             return endophyte.with_(protect=enabled)
 
         return await self.change(name, switch)
@@ -228,6 +224,22 @@ def _check_fits_image(manifest: EndophyteManifest, entry: ImageEntry) -> None:
     ]
     if sizeless:
         raise InvalidError(f"disk {sizeless[0]} has neither an image nor a size", code="disk-size-missing")
+
+
+def _check_protectable(manifest: EndophyteManifest) -> None:
+    name, computer = manifest.metadata.name, manifest.spec.virtual_computer
+    if computer.memory_sync is MemorySync.NONE:
+        raise RefusedError(
+            f"the manifest of {name} says memorySync: none",
+            code="protection-off",
+            hint="apply the manifest with memorySync: continuous",
+        )
+    if not manifest.spec.wants_protection:
+        raise RefusedError(
+            f"the manifest of {name} sets {computer.dedicated_nodes} host aside, and a replica needs another one",
+            code="protection-off",
+            hint="apply the manifest with virtualComputer.dedicatedNodes: 2 or more",
+        )
 
 
 def _check_changeable(before: EndophyteManifest, after: EndophyteManifest) -> None:

@@ -78,7 +78,6 @@ class Endophyte(Record):
         return (
             self.protect
             and self.manifest.spec.wants_protection
-            and self.manifest.spec.virtual_computer.dedicated_nodes > 1
             and self.run is RunState.RUNNING
             and not self.deleting
         )
