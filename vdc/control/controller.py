@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from vdc.control.clock import Clock
 from vdc.control.drain import Mover, Promote, Surroundings
 from vdc.control.events import EventLog, trim_events
+from vdc.control.images import remove_unneeded_images
 from vdc.control.turns import Turns
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.errors import RefusedError, UnavailableError
@@ -115,6 +116,8 @@ class Controller:
                 await self._say_once(name, refusal.code, str(refusal))
             except Exception as error:  # one Endophyte's boundary: the others get their turn
                 self._report(f"{name}: defect in the controller: {error!r}")
+        for digest in await remove_unneeded_images(self._store, self._mirror):
+            self._report(f"image {digest} has no name any more and no VM is made of it: removed")
 
     async def _reconcile_one(self, name: str) -> None:
         found, pair = self._mirror.endophytes.get(name), self._mirror.pairs.get(name)

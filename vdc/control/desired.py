@@ -127,7 +127,7 @@ class DesiredState:
         spec = manifest.spec
         if spec.virtual_computer.type is ComputerType.CONTAINER:
             raise RefusedError("type: container is not supported yet", code="type-unsupported")
-        entry = self.find_image(spec.image)
+        entry, named = await self._find_image(spec.image)
         _check_fits_image(manifest, entry)
         self._check_ports(manifest)
         uid = new_uid()
@@ -143,21 +143,24 @@ class DesiredState:
             *(keys.mac(nic.mac) for nic in nics),
         ]
         main = keys.endophyte(manifest.metadata.name)
-        compares = [Unchanged(key, 0) for key in (main, *reserved)]
+        compares = [named, *(Unchanged(key, 0) for key in (main, *reserved))]
         return endophyte, compares, [Put(main, endophyte.to_json()), *(Put(key, uid) for key in reserved)]
 
-    def find_image(self, reference: str) -> ImageEntry:
-        """The image behind a name. Raises NotFoundError (`image-not-found`) with how to get one."""
+    async def _find_image(self, reference: str) -> tuple[ImageEntry, Unchanged]:
+        """The image behind a name, and the compare that the name still leads there: one without a name may go.
+
+        Raises NotFoundError (`image-not-found`) with how to get one.
+        """
         name = self._canonical(reference)
-        digest = self._mirror.image_names.get(name)
-        entry = self._mirror.images.get(digest) if digest else None
-        if entry is None:
+        named = await self._store.get(keys.image_name(name))
+        entry = await self._store.get(keys.image(named.value)) if named else None
+        if named is None or entry is None:
             raise NotFoundError(
                 f"image {name} does not exist here",
                 code="image-not-found",
                 hint=f"import it with `vdc image import FILE --name {name}`, or choose one of `vdc image ls`",
             )
-        return entry.value
+        return ImageEntry.from_json(entry.value), Unchanged(named.key, named.mod_revision)
 
     def _check_ports(self, manifest: EndophyteManifest) -> None:
         if manifest.spec.ports:
