@@ -86,6 +86,10 @@ class Drained(Cluster):
             await self.step()
             await self.agents_act()
 
+    async def falls_silent(self, *names):
+        await self.store.commit([], [Delete(keys.liveness(name)) for name in names])
+        await self.mirror.read_all()
+
     async def put_away(self, name):
         await self.store.commit([], [Delete(keys.host(name)), Delete(keys.liveness(name))])
         await self.mirror.read_all()

@@ -10,6 +10,7 @@ from protection_world import endophyte, host, observed
 
 from vdc.model.endophyte import CopyRole, CopyStage, MachineFacts
 from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
+from vdc.model.host import HostRole
 from vdc.model.maintenance import DrainState, DrainWay
 from vdc.model.pair import SyncState
 from vdc.model.units import GIB, MIB
@@ -313,3 +314,12 @@ async def test_a_dead_host_may_be_drained_and_nothing_is_placed_there(cluster):
     assert report.items[0].state is DrainState.BLOCKED
     await cluster.settle(3)
     assert cluster.of("web").primary == "h1", "silence is no proof of death"
+
+
+async def test_a_witness_is_no_host_that_may_run_guests(cluster):
+    await cluster.put((keys.host("h3"), host("h3").with_(role=HostRole.WITNESS).to_json()))
+    await cluster.wishes.drain("h2")
+    await cluster.mirror.read_all()
+    with pytest.raises(RefusedError) as caught:
+        await cluster.wishes.drain("h1")
+    assert caught.value.code == "last-host"
