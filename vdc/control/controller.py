@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vdc.control.clock import Clock
@@ -85,6 +86,7 @@ class Controller:
         """Pass after each change and once a second; ends only by cancellation or loss of the store."""
         wake = asyncio.Event()
         unsubscribe = self._mirror.subscribe(lambda key: wake.set() if _matters(key) else None)
+        arbiter = asyncio.create_task(self._mind_arbiter(), name="arbiter")
         try:
             passes = 0
             while True:
@@ -93,14 +95,23 @@ class Controller:
                 passes += 1
                 if passes % TRIM_EVERY_PASSES == 0:
                     await trim_events(self._store)
-                try:
-                    await asyncio.wait_for(wake.wait(), PASS_EVERY_S)
-                except TimeoutError:
-                    if self._keep_arbiter_away is not None:
-                        await self._keep_arbiter_away()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PASS_EVERY_S):  # wait_for may forget that it was cancelled
+                        await wake.wait()
         finally:
             unsubscribe()
+            arbiter.cancel()
+            await asyncio.gather(arbiter, return_exceptions=True)
             await self._mover.close()
+
+    async def _mind_arbiter(self) -> None:
+        """Beside the passes, which have no pause on a busy cluster and must not wait for a member that is dead."""
+        while self._keep_arbiter_away is not None:
+            await asyncio.sleep(PASS_EVERY_S)
+            try:
+                await self._keep_arbiter_away()
+            except Exception as error:  # this task's boundary: nobody would start it again
+                self._report(f"defect in keeping the arbiter away: {error!r}")
 
     async def reconcile(self) -> None:
         """One pass over everything. A fault with one Endophyte does not keep the others from their turn."""
