@@ -8,6 +8,7 @@ import pytest
 from protection_world import endophyte, host, observed, pair
 from test_control_desired import World
 
+from hostagent.server.views import endophyte_view
 from vdc.control import controller
 from vdc.control.controller import Controller
 from vdc.control.events import EventLog, read_events
@@ -180,6 +181,8 @@ async def test_nobody_is_tried_whom_the_primary_does_not_hear(cluster):
     await cluster.put((keys.observed("web", "h1"), deaf.to_json()))
     await cluster.reconcile()
     assert (await cluster.pair()).secondary is None
+    shown = endophyte_view(cluster.mirror, cluster.mirror.endophyte("web"))
+    assert "do not hear each other" in shown.status.sentence
     await cluster.put((keys.observed("web", "h1"), deaf.with_(unreachable=("h2",)).to_json()))
     await cluster.reconcile()
     assert (await cluster.pair()).secondary == "h3"
