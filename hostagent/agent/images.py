@@ -1,7 +1,7 @@
 """Every host keeps every image: the next secondary must not depend on a host that just died.
 
-Content goes when the last image that needs it has gone. Only what was seen as part of an image is ever removed:
-a blob that nothing names yet may be an upload that is about to be registered.
+Content goes when the last image that needs it has gone (`vdc image rm`, or vdc/control/images.py). Only what was seen
+as part of an image is ever removed: a blob that nothing names yet may be an upload that is about to be registered.
 """
 
 from __future__ import annotations

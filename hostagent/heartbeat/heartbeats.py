@@ -183,6 +183,12 @@ class Heartbeats:
         now = self._clock.boottime_s()
         return tuple(sorted(name for name, peer in self._peers.items() if not _is_settled(peer, now)))
 
+    def settling(self) -> tuple[str, ...]:
+        """Those of `unsettled` whose network works again, and only has to go on for a while."""
+        now = self._clock.boottime_s()
+        peers = [(name, peer) for name, peer in self._peers.items() if not _is_settled(peer, now)]
+        return tuple(sorted(name for name, peer in peers if _works(peer)))
+
     def is_deaf(self, host: str) -> bool:
         """Whether `host` has said for a while that it does not hear us on the replication network.
 
@@ -299,4 +305,8 @@ class Heartbeats:
 
 
 def _is_settled(peer: Peer, now: float) -> bool:
-    return not peer.suspected["replication"] and not peer.is_deaf and now >= peer.settles_at_s
+    return _works(peer) and now >= peer.settles_at_s
+
+
+def _works(peer: Peer) -> bool:
+    return not peer.suspected["replication"] and not peer.is_deaf

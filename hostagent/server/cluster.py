@@ -149,7 +149,7 @@ class ClusterHandlers:
     async def _strip_name(
         self, digest: str, name: str, compares: list[Unchanged], operations: list[Put | Delete]
     ) -> None:
-        """The name moves to another image; the one that had it keeps its content."""
+        """The name moves to another image. The one that had it keeps its content while a VM is made of it."""
         item = await self._store.get(keys.image(digest))
         if item is not None:
             entry = ImageEntry.from_json(item.value)

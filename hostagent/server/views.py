@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hostagent.supervisor.node import NodeContext
 from vdc.api.models import EndophyteDescription, EndophyteView, ViewMetadata
+from vdc.control.drain import situation
 from vdc.control.events import read_events
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, RunState
 from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
@@ -14,7 +15,6 @@ from vdc.protection.majority import pair_without_witness
 from vdc.protection.placement import (
     Occupancy,
     choose_primary,
-    choose_secondary,
     primary_cost_bytes,
     secondary_cost_bytes,
 )
@@ -72,15 +72,14 @@ def _problem(mirror: Mirror, endophyte: Endophyte) -> str:
     pair = mirror.pair(endophyte.name)
     if endophyte.deleting or (pair is not None and (pair.secondary or not endophyte.wants_protection)):
         return ""
-    hosts = [found.value for name, found in mirror.hosts.items() if name in mirror.alive]
-    endophytes = {name: found.value for name, found in mirror.endophytes.items()}
-    pairs = (found.value for found in mirror.pairs.values())
-    occupancy = Occupancy.of(pairs, endophytes, without=endophyte.name)
     try:
-        if pair is None:
-            choose_primary(endophyte, hosts, occupancy)
-        else:
-            choose_secondary(endophyte, pair, hosts, occupancy)
+        if pair is not None:
+            situation(mirror, endophyte, pair).place_for_copy()
+            return ""
+        hosts = [found.value for name, found in mirror.hosts.items() if name in mirror.alive]
+        endophytes = {name: found.value for name, found in mirror.endophytes.items()}
+        pairs = (found.value for found in mirror.pairs.values())
+        choose_primary(endophyte, hosts, Occupancy.of(pairs, endophytes, without=endophyte.name))
     except RefusedError as refusal:
         return str(refusal)
     return ""

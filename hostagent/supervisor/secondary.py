@@ -29,7 +29,7 @@ from vdc.model.event import Severity
 from vdc.model.pair import Pair
 from vdc.model.step import Step
 from vdc.protection.arbitration import promote_secondary
-from vdc.protection.placement import why_not_a_pair
+from vdc.protection.placement import as_started, why_not_a_pair
 
 PRIMARY_DEADLINE_S = 60.0
 
@@ -51,10 +51,8 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         await copy.reach(Step.PREPARE_LISTENING)
         facts = observed.machine
         assert facts is not None
-        reason = why_not_a_pair(host.mirror.hosts[pair.primary].value, host.record)
-        if not reason and facts.qemu_version != host.record.qemu.version:
-            reason = f"the primary was started by QEMU {facts.qemu_version}, this host runs {host.record.qemu.version}"
-        if reason:
+        started = as_started(host.mirror.hosts[pair.primary].value, facts)
+        if reason := why_not_a_pair(started, host.record):
             raise RefusedError(reason, code="lockstep-impossible")
         require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
         record, facts, resumes = await resync.secondary_disks(copy, endophyte, pair, entry.image, observed)

@@ -110,6 +110,7 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
     """What this host tells the others of its copy."""
     state, meter = copy.state, copy.meter
     is_copying = state.stage is CopyStage.ENTERING
+    beats = copy.host.heartbeats if state.role is CopyRole.PRIMARY else None
     return Observed(
         name=copy.name,
         host=copy.host.name,
@@ -129,7 +130,8 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
         listening_epoch=state.listening_epoch,
         machine=state.machine,
         incarnation=copy.host.record.incarnation,
-        unreachable=copy.host.heartbeats.unsettled() if state.role is CopyRole.PRIMARY else (),
+        unreachable=beats.unsettled() if beats else (),
+        settling=beats.settling() if beats else (),
         copying=copy.copying.shown if is_copying else None,
         older=state.older,
         resumes=state.resumes,

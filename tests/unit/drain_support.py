@@ -28,6 +28,7 @@ class Drained(Cluster):
         super().__init__()
         self.asked: list[str] = []
         self.refuses: Exception | None = None
+        self.more: dict[str, dict[str, object]] = {}  # what a host says besides, as a primary's
         self.wishes = MaintenanceWishes(
             self.store, self.mirror, self.clock, DesiredState(self.store, self.mirror, self.clock, str)
         )
@@ -73,7 +74,8 @@ class Drained(Cluster):
                 await self._says(name, pair, pair.secondary, CopyRole.SECONDARY, stage)
 
     async def _says(self, name, pair, where, role, stage):
-        record = observed(where, role, stage, epoch=pair.epoch, uid=pair.uid, name=name)
+        more = self.more.get(where, {}) if role is CopyRole.PRIMARY else {}
+        record = observed(where, role, stage, epoch=pair.epoch, uid=pair.uid, name=name, **more)
         await self.put((keys.observed(name, where), record.to_json()))
 
     async def step(self):
@@ -85,6 +87,10 @@ class Drained(Cluster):
         for _ in range(passes):
             await self.step()
             await self.agents_act()
+
+    async def falls_silent(self, *names):
+        await self.store.commit([], [Delete(keys.liveness(name)) for name in names])
+        await self.mirror.read_all()
 
     async def put_away(self, name):
         await self.store.commit([], [Delete(keys.host(name)), Delete(keys.liveness(name))])

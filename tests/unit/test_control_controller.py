@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from protection_world import endophyte, host, observed, pair
 from test_control_desired import World
 
+from hostagent.server.views import endophyte_view
+from vdc.control import controller
 from vdc.control.controller import Controller
 from vdc.control.events import EventLog, read_events
 from vdc.model.endophyte import CopyRole, CopyStage
@@ -177,6 +181,8 @@ async def test_nobody_is_tried_whom_the_primary_does_not_hear(cluster):
     await cluster.put((keys.observed("web", "h1"), deaf.to_json()))
     await cluster.reconcile()
     assert (await cluster.pair()).secondary is None
+    shown = endophyte_view(cluster.mirror, cluster.mirror.endophyte("web"))
+    assert "do not hear each other" in shown.status.sentence
     await cluster.put((keys.observed("web", "h1"), deaf.with_(unreachable=("h2",)).to_json()))
     await cluster.reconcile()
     assert (await cluster.pair()).secondary == "h3"
@@ -235,3 +241,30 @@ async def test_two_endophytes_never_share_replication_ports(cluster):
     await cluster.reconcile()
     slots = [found.value.slot for found in cluster.mirror.pairs.values()]
     assert sorted(slots) == [0, 1]
+
+
+async def test_the_arbiter_is_looked_after_while_pass_follows_pass(cluster, monkeypatch):
+    monkeypatch.setattr(controller, "PASS_EVERY_S", 0.001)
+    looked, twice = [], asyncio.Event()
+
+    async def keep_away():
+        looked.append(len(looked))
+        if len(looked) == 1:
+            raise ValueError("a defect")
+        twice.set()
+
+    async def busy_pass():
+        cluster.mirror._notify(keys.host("h1"))
+        await asyncio.sleep(0)
+
+    leader = Controller(
+        cluster.store, cluster.mirror, EventLog(cluster.store, "h1", cluster.clock), cluster.clock,
+        backoff_s=30.0, report=lambda sentence: None, keep_arbiter_away=keep_away,
+    )  # fmt: skip
+    leader.reconcile = busy_pass
+    term = asyncio.create_task(leader.run())
+    await asyncio.wait_for(twice.wait(), 5)
+    assert not term.done()
+    term.cancel()
+    await asyncio.gather(term, return_exceptions=True)
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "arbiter"]

@@ -151,6 +151,31 @@ async def test_protecting_against_the_manifest_is_refused(world):
     assert caught.value.code == "protection-off"
 
 
+async def test_protecting_without_a_host_for_the_replica_is_refused_with_what_to_raise(world):
+    await world.desired.create(manifest(nodes=1))
+    with pytest.raises(RefusedError) as caught:
+        await world.desired.set_protection("web", enabled=True)
+    assert caught.value.code == "protection-off"
+    assert "virtualComputer.dedicatedNodes" in caught.value.problem.hint
+    assert not (await world.desired.set_protection("web", enabled=False)).protect
+
+
+async def test_an_image_whose_name_moves_meanwhile_is_not_what_a_vm_is_made_of(world):
+    other = "sha256:" + "1" * 64
+    image = ImageEntry(digest=other, image=Image(kind=ImageKind.KERNEL), names=("mycelium/mini:latest",))
+    commit, moved = world.store.commit, []
+
+    async def after_an_import(compares, operations):
+        if not moved:
+            moved.append(True)
+            name = Put(keys.image_name("mycelium/mini:latest"), other)
+            await commit([], [Put(keys.image(other), image.to_json()), name])
+        return await commit(compares, operations)
+
+    world.store.commit = after_an_import
+    assert (await world.desired.create(manifest())).image_digest == other
+
+
 async def test_deleting_twice_is_deleting_once_and_the_name_stays_taken_meanwhile(world):
     await world.desired.create(manifest())
     first = await world.desired.delete("web")

@@ -10,6 +10,7 @@ from protection_world import endophyte, host, observed
 
 from vdc.model.endophyte import CopyRole, CopyStage, MachineFacts
 from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
+from vdc.model.host import HostRole
 from vdc.model.maintenance import DrainState, DrainWay
 from vdc.model.pair import SyncState
 from vdc.model.units import GIB, MIB
@@ -313,3 +314,54 @@ async def test_a_dead_host_may_be_drained_and_nothing_is_placed_there(cluster):
     assert report.items[0].state is DrainState.BLOCKED
     await cluster.settle(3)
     assert cluster.of("web").primary == "h1", "silence is no proof of death"
+
+
+async def test_an_unprotected_vm_does_not_go_to_a_roomier_host_that_its_primary_does_not_hear(cluster):
+    await cluster.put((keys.host("h3"), host("h3", memory=16 * GIB).to_json()))
+    await cluster.put((keys.host("h1"), host("h1", memory=32 * GIB).to_json()))
+    await cluster.add("web", 1, **ALONE)
+    assert cluster.of("web").primary == "h1"
+    cluster.more["h1"] = {"unreachable": ("h3",)}
+    await cluster.agents_act()
+    await cluster.wishes.drain("h1")
+    await cluster.settle()
+    assert cluster.of("web").primary == "h2"
+
+
+async def test_a_replica_on_a_drained_host_waits_for_a_link_that_settles_and_not_for_a_broken_one(cluster):
+    await cluster.add("web", 1)
+    cluster.more["h1"] = {"unreachable": ("h3",), "settling": ("h3",)}
+    await cluster.agents_act()
+    await cluster.wishes.drain("h2")
+    await cluster.settle()
+    assert (cluster.of("web").secondary, cluster.of("web").sync) == ("h2", SyncState.IN_SYNC)
+    item = cluster.wishes.report("h2").left[0]
+    assert (item.state, item.to) == (DrainState.WAITING, "h3")
+    assert "have heard each other for a while" in item.sentence
+    cluster.more["h1"] = {"unreachable": ("h3",)}
+    await cluster.agents_act()
+    assert "goes on unprotected" in cluster.wishes.report("h2").left[0].sentence
+    await cluster.settle()
+    assert cluster.of("web").secondary is None
+
+
+async def test_a_guest_is_judged_by_the_qemu_that_started_it_when_its_replica_moves(cluster):
+    """The runtime of h1 was upgraded in place; the guest there, h2 and h3 still run the older QEMU."""
+    await cluster.add("web", 1)
+    facts = MachineFacts(accelerator="tcg", cpu_model="max", qemu_version="11.1.3", disk_sizes_bytes=())
+    cluster.more["h1"] = {"machine": facts}
+    await cluster.agents_act()
+    await cluster.put((keys.host("h1"), host("h1", version="12.0.0").to_json()))
+    await cluster.wishes.drain("h2")
+    await cluster.settle()
+    pair = cluster.of("web")
+    assert (pair.hosts, pair.sync) == (("h1", "h3"), SyncState.IN_SYNC)
+
+
+async def test_a_witness_is_no_host_that_may_run_guests(cluster):
+    await cluster.put((keys.host("h3"), host("h3").with_(role=HostRole.WITNESS).to_json()))
+    await cluster.wishes.drain("h2")
+    await cluster.mirror.read_all()
+    with pytest.raises(RefusedError) as caught:
+        await cluster.wishes.drain("h1")
+    assert caught.value.code == "last-host"

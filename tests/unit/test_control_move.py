@@ -7,6 +7,7 @@ from drain_support import ALONE, cluster
 
 from vdc.model.errors import ConflictError, NotFoundError, RefusedError
 from vdc.model.pair import SyncState
+from vdc.protection.status import STOPPED_BY_DISK
 from vdc.store import keys
 
 __all__ = ["cluster"]
@@ -76,3 +77,64 @@ async def test_a_wish_that_is_taken_back_leaves_the_vm_where_it_is(cluster):
     await cluster.wishes.give_up_move("web")
     await cluster.settle()
     assert cluster.of("web").hosts == ("h1",)
+
+
+async def hears(cluster, host, **links):
+    cluster.more[host] = links
+    await cluster.agents_act()
+
+
+async def test_a_target_that_the_primary_does_not_hear_is_refused_and_the_replica_stays(cluster):
+    await cluster.add("web", 1)
+    await hears(cluster, "h1", unreachable=("h3",))
+    with pytest.raises(RefusedError) as caught:
+        await cluster.wishes.move("web", "h3")
+    assert caught.value.code == "cannot-move"
+    assert "do not hear each other" in str(caught.value)
+    await cluster.settle()
+    assert (cluster.of("web").hosts, cluster.of("web").sync) == (("h1", "h2"), SyncState.IN_SYNC)
+
+
+async def test_a_replica_is_not_given_up_for_a_target_whose_link_broke_after_the_wish(cluster):
+    await cluster.add("web", 1)
+    epoch = cluster.of("web").epoch
+    await cluster.wishes.move("web", "h3")
+    await hears(cluster, "h1", unreachable=("h3",))
+    await cluster.settle()
+    assert (cluster.of("web").hosts, cluster.of("web").epoch) == (("h1", "h2"), epoch)
+    assert cluster.wish_of("web").move is None
+    assert "do not hear each other" in cluster.wish_of("web").move_problem
+
+
+async def test_a_replica_is_given_up_only_when_the_link_to_its_new_host_has_settled(cluster):
+    await cluster.add("web", 1)
+    await hears(cluster, "h1", unreachable=("h3",), settling=("h3",))
+    await cluster.wishes.move("web", "h3")
+    await cluster.settle()
+    assert (cluster.of("web").hosts, cluster.of("web").sync) == (("h1", "h2"), SyncState.IN_SYNC)
+    assert cluster.wish_of("web").move is not None
+    await hears(cluster, "h1")
+    await cluster.settle()
+    assert (cluster.of("web").primary, cluster.wish_of("web").move) == ("h3", None)
+
+
+async def test_a_move_whose_link_breaks_after_the_replica_went_is_given_up_and_protected_again(cluster):
+    await cluster.add("web", 1)
+    await cluster.wishes.move("web", "h3")
+    await cluster.step()
+    assert cluster.of("web").secondary is None
+    await hears(cluster, "h1", unreachable=("h3",))
+    await cluster.settle()
+    assert "do not hear each other" in cluster.wish_of("web").move_problem
+    assert (cluster.of("web").hosts, cluster.of("web").sync) == (("h1", "h2"), SyncState.IN_SYNC)
+
+
+async def test_a_guest_that_its_disk_stopped_is_not_copied(cluster):
+    await cluster.add("web", 1, **ALONE)
+    await cluster.wishes.move("web", "h3")
+    await hears(cluster, "h1", qemu=STOPPED_BY_DISK)
+    await cluster.settle(3)
+    assert (cluster.of("web").secondary, cluster.wish_of("web").move.to) == (None, "h3")
+    await hears(cluster, "h1")
+    await cluster.settle()
+    assert cluster.of("web").primary == "h3"

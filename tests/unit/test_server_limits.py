@@ -40,6 +40,12 @@ def test_a_vm_without_protection_has_no_limits():
     assert not limits_of(alone)
 
 
+def test_what_cannot_be_protected_is_not_held():
+    assert not endophyte(nodes=1).manifest.spec.is_gated
+    assert not limits_of(endophyte(nodes=1))
+    assert endophyte(nodes=2).manifest.spec.is_gated
+
+
 def test_the_manifest_names_it_in_camel_case():
     manifest = EndophyteManifest.model_validate(
         {

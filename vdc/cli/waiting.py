@@ -53,8 +53,7 @@ def moved_to(host: str) -> Goal:
 
 def goal_of(spec: EndophyteSpec) -> Goal:
     """What `create --wait` and `apply --wait` wait for: running, and in lockstep where that is asked for."""
-    protected = spec.wants_protection and spec.virtual_computer.dedicated_nodes > 1
-    return LOCKSTEP if protected else RUNNING
+    return LOCKSTEP if spec.wants_protection else RUNNING
 
 
 async def wait_for(

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vdc.control.clock import Clock
-from vdc.control.drain import Mover, Promote, Surroundings
+from vdc.control.drain import Mover, Promote, Surroundings, situation
 from vdc.control.events import EventLog, trim_events
+from vdc.control.images import remove_unneeded_images
 from vdc.control.tombstones import tombstone
 from vdc.control.turns import Turns
-from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
+from vdc.model.endophyte import CopyStage, Endophyte
 from vdc.model.errors import RefusedError, UnavailableError
 from vdc.model.event import Severity
 from vdc.model.host import Host
@@ -25,8 +27,7 @@ from vdc.model.pair import Pair, SyncState
 from vdc.model.step import Step
 from vdc.protection.arbitration import add_secondary, new_pair, with_spares
 from vdc.protection.invariants import check_transition
-from vdc.protection.placement import Occupancy, choose_primary, choose_secondary, choose_spares
-from vdc.protection.status import STOPPED_BY_DISK
+from vdc.protection.placement import Occupancy, choose_primary, choose_spares
 from vdc.store import keys
 from vdc.store.mirror import Mirror, Versioned
 from vdc.store.protocol import Delete, Put, StateStore, Unchanged
@@ -85,6 +86,7 @@ class Controller:
         """Pass after each change and once a second; ends only by cancellation or loss of the store."""
         wake = asyncio.Event()
         unsubscribe = self._mirror.subscribe(lambda key: wake.set() if _matters(key) else None)
+        arbiter = asyncio.create_task(self._mind_arbiter(), name="arbiter")
         try:
             passes = 0
             while True:
@@ -93,14 +95,23 @@ class Controller:
                 passes += 1
                 if passes % TRIM_EVERY_PASSES == 0:
                     await trim_events(self._store)
-                try:
-                    await asyncio.wait_for(wake.wait(), PASS_EVERY_S)
-                except TimeoutError:
-                    if self._keep_arbiter_away is not None:
-                        await self._keep_arbiter_away()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PASS_EVERY_S):  # wait_for may forget that it was cancelled
+                        await wake.wait()
         finally:
             unsubscribe()
+            arbiter.cancel()
+            await asyncio.gather(arbiter, return_exceptions=True)
             await self._mover.close()
+
+    async def _mind_arbiter(self) -> None:
+        """Beside the passes, which have no pause on a busy cluster and must not wait for a member that is dead."""
+        while self._keep_arbiter_away is not None:
+            await asyncio.sleep(PASS_EVERY_S)
+            try:
+                await self._keep_arbiter_away()
+            except Exception as error:  # this task's boundary: nobody would start it again
+                self._report(f"defect in keeping the arbiter away: {error!r}")
 
     async def reconcile(self) -> None:
         """One pass over everything. A fault with one Endophyte does not keep the others from their turn."""
@@ -116,6 +127,8 @@ class Controller:
                 await self._say_once(name, refusal.code, str(refusal))
             except Exception as error:  # one Endophyte's boundary: the others get their turn
                 self._report(f"{name}: defect in the controller: {error!r}")
+        for digest in await remove_unneeded_images(self._store, self._mirror):
+            self._report(f"image {digest} has no name any more and no VM is made of it: removed")
 
     async def _reconcile_one(self, name: str) -> None:
         found, pair = self._mirror.endophytes.get(name), self._mirror.pairs.get(name)
@@ -162,26 +175,14 @@ class Controller:
             await self._log(endophyte.name, "placed", f"placed on {primary}", pair.epoch)
 
     async def _protect(self, endophyte: Endophyte, pair: Versioned[Pair]) -> None:
-        primary = self._mirror.observed(endophyte.name, pair.value.primary)
-        runs = (
-            primary is not None
-            and primary.uid == endophyte.uid
-            and primary.role is CopyRole.PRIMARY
-            and primary.stage is CopyStage.RUNNING
-            and primary.epoch == pair.value.epoch
-            and primary.qemu != STOPPED_BY_DISK
-            and primary.restarts >= endophyte.restarts  # else it is about to be powered off
-        )
-        if not runs or primary is None:
+        now = situation(self._mirror, endophyte, pair.value, self._backing_off(endophyte.uid))
+        if not now.is_running_alone:
             return
-        assert primary is not None
         busy = self._turns.busy_hosts(self._pairs(), self._mirror.alive)
-        older = [copy.host for copy in pair.value.older if copy.record_name in primary.older]
-        secondary = choose_secondary(
-            endophyte, pair.value, self._hosts_for_copy(endophyte, pair.value), self._occupancy(endophyte.name),
-            avoid=self._backing_off(endophyte.uid), unreachable=frozenset(primary.unreachable),
-            busy=busy, older=older,
-        )  # fmt: skip
+        recorded = now.copies[pair.value.primary].older
+        older = [copy.host for copy in pair.value.older if copy.record_name in recorded]
+        only = endophyte.move.to if endophyte.move is not None else None
+        secondary = now.place_for_copy(only=only, busy=busy, older=older)
         if secondary in busy or pair.value.primary in busy:
             self._turns.reserve(pair.value.primary, secondary)
             await self._say_once(endophyte.name, "resync-queued", QUEUED, Severity.NORMAL)
@@ -280,12 +281,6 @@ class Controller:
 
     def _alive_hosts(self) -> list[Host]:
         return [found.value for name, found in self._mirror.hosts.items() if name in self._mirror.alive]
-
-    def _hosts_for_copy(self, endophyte: Endophyte, pair: Pair) -> list[Host]:
-        """Every one that answers; where the VM shall move, its own and its target alone."""
-        move = endophyte.move
-        wanted = None if move is None else {pair.primary, move.to}
-        return [host for host in self._alive_hosts() if wanted is None or host.name in wanted]
 
     def _occupancy(self, without: str) -> Occupancy:
         endophytes = {name: found.value for name, found in self._mirror.endophytes.items()}

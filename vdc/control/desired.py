@@ -13,7 +13,7 @@ from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 from vdc.model.ids import new_uid
 from vdc.model.image import ImageEntry
-from vdc.model.manifest import ComputerType, EndophyteManifest
+from vdc.model.manifest import ComputerType, EndophyteManifest, MemorySync
 from vdc.model.units import format_size
 from vdc.protection.placement import Occupancy, choose_primary
 from vdc.store import keys
@@ -100,15 +100,11 @@ class DesiredState:
         return await self.change(name, raise_count)
 
     async def set_protection(self, name: str, *, enabled: bool) -> Endophyte:
-        """Wish lockstep on or off; refused where the manifest says `memorySync: none`."""
+        """Wish lockstep on or off; refused where the manifest rules it out (`protection-off`)."""
 
         def switch(endophyte: Endophyte) -> Endophyte:
-            if enabled and not endophyte.manifest.spec.wants_protection:
-                raise RefusedError(
-                    f"the manifest of {name} says memorySync: none",
-                    code="protection-off",
-                    hint="apply the manifest with memorySync: continuous",
-                )
+            if enabled:
+                _check_protectable(endophyte.manifest)
             return endophyte.with_(protect=enabled)
 
         return await self.change(name, switch)
@@ -131,7 +127,7 @@ class DesiredState:
         spec = manifest.spec
         if spec.virtual_computer.type is ComputerType.CONTAINER:
             raise RefusedError("type: container is not supported yet", code="type-unsupported")
-        entry = self.find_image(spec.image)
+        entry, named = await self._find_image(spec.image)
         _check_fits_image(manifest, entry)
         self._check_ports(manifest)
         uid = new_uid()
@@ -147,21 +143,24 @@ class DesiredState:
             *(keys.mac(nic.mac) for nic in nics),
         ]
         main = keys.endophyte(manifest.metadata.name)
-        compares = [Unchanged(key, 0) for key in (main, *reserved)]
+        compares = [named, *(Unchanged(key, 0) for key in (main, *reserved))]
         return endophyte, compares, [Put(main, endophyte.to_json()), *(Put(key, uid) for key in reserved)]
 
-    def find_image(self, reference: str) -> ImageEntry:
-        """The image behind a name. Raises NotFoundError (`image-not-found`) with how to get one."""
+    async def _find_image(self, reference: str) -> tuple[ImageEntry, Unchanged]:
+        """The image behind a name, and the compare that the name still leads there: one without a name may go.
+
+        Raises NotFoundError (`image-not-found`) with how to get one.
+        """
         name = self._canonical(reference)
-        digest = self._mirror.image_names.get(name)
-        entry = self._mirror.images.get(digest) if digest else None
-        if entry is None:
+        named = await self._store.get(keys.image_name(name))
+        entry = await self._store.get(keys.image(named.value)) if named else None
+        if named is None or entry is None:
             raise NotFoundError(
                 f"image {name} does not exist here",
                 code="image-not-found",
                 hint=f"import it with `vdc image import FILE --name {name}`, or choose one of `vdc image ls`",
             )
-        return entry.value
+        return ImageEntry.from_json(entry.value), Unchanged(named.key, named.mod_revision)
 
     def _check_ports(self, manifest: EndophyteManifest) -> None:
         if manifest.spec.ports:
@@ -228,6 +227,22 @@ def _check_fits_image(manifest: EndophyteManifest, entry: ImageEntry) -> None:
     ]
     if sizeless:
         raise InvalidError(f"disk {sizeless[0]} has neither an image nor a size", code="disk-size-missing")
+
+
+def _check_protectable(manifest: EndophyteManifest) -> None:
+    name, computer = manifest.metadata.name, manifest.spec.virtual_computer
+    if computer.memory_sync is MemorySync.NONE:
+        raise RefusedError(
+            f"the manifest of {name} says memorySync: none",
+            code="protection-off",
+            hint="apply the manifest with memorySync: continuous",
+        )
+    if not manifest.spec.wants_protection:
+        raise RefusedError(
+            f"the manifest of {name} sets {computer.dedicated_nodes} host aside, and a replica needs another one",
+            code="protection-off",
+            hint="apply the manifest with virtualComputer.dedicatedNodes: 2 or more",
+        )
 
 
 def _check_changeable(before: EndophyteManifest, after: EndophyteManifest) -> None:

@@ -16,6 +16,7 @@ from vdc.model.maintenance import DrainItem, DrainReport, DrainState, DrainWay, 
 from vdc.model.pair import Pair, SyncState
 from vdc.protection.arbitration import go_alone
 from vdc.protection.drain import Do, drain_item, step_for_move
+from vdc.protection.invariants import check_transition
 from vdc.store import keys
 from vdc.store.mirror import Mirror, Versioned
 from vdc.store.protocol import Delete, Put, StateStore, Unchanged
@@ -102,23 +103,17 @@ class MaintenanceWishes:
         """Forget a host that is gone for good; returns the VMs that are lost with it.
 
         That it is gone is the operator's word, and the proof of death that I5 asks for: its VMs count as ended,
-        so that they can be deleted. Raises NotFoundError, ConflictError (`host-alive`, `has-part`), RefusedError
-        (`vms-lost`: only with `force`).
+        so that they can be deleted. With `force` its replicas are given up where nobody else can do that, because
+        the primary's host does not answer either; who may start a guest does not change by it. Raises
+        NotFoundError, ConflictError (`host-alive`, `has-part`), RefusedError (`vms-lost`: only with `force`).
         """
         await self.require_host(host)
         if await self._store.get(keys.liveness(host)) is not None:
             raise ConflictError(
                 f"{host} answers", code="host-alive", hint=f"vdc node drain {host}, then stop its agent"
             )
-        pairs = [found for found in self._mirror.pairs.values() if host in found.value.hosts]
-        for found in pairs:
-            pair = found.value
-            if pair.secondary == host or pair.sync is SyncState.IN_SYNC:
-                raise ConflictError(
-                    f"{pair.name} is about to go on without {host}; the record still names it",
-                    code="has-part",
-                    hint=f"try again in a moment; vdc describe endophyte {pair.name}",
-                )
+        named = [found for found in self._mirror.pairs.values() if host in found.value.hosts]
+        pairs = await self._without_replicas(host, named, force=force)
         lost = tuple(sorted(found.value.name for found in pairs))
         if lost and not force:
             raise RefusedError(
@@ -128,6 +123,54 @@ class MaintenanceWishes:
             )
         await self._forget(host, pairs)
         return lost
+
+    async def _without_replicas(
+        self, host: str, pairs: list[Versioned[Pair]], *, force: bool
+    ) -> list[Versioned[Pair]]:
+        """Give up the replicas on a host that is gone; returns the pairs of which it has the only copy.
+
+        Raises ConflictError (`has-part`) where the other copy may go on: its host lives, or has not been declared
+        gone yet. Of two hosts that are gone, each with replicas of the other's VMs, each has to be declared gone
+        before any of these VMs is lost.
+        """
+        for pair in (found.value for found in pairs):
+            is_replica = pair.secondary == host
+            if not is_replica and pair.sync is not SyncState.IN_SYNC:
+                continue  # it has the only copy
+            other = pair.primary if is_replica else pair.secondary
+            assert other is not None
+            if await self._store.get(keys.liveness(other)) is not None:
+                raise _has_part(
+                    f"{pair.name} is about to go on without {host}; the record still names it",
+                    f"try again in a moment; vdc describe endophyte {pair.name}",
+                )
+            if is_replica and not force:
+                raise _has_part(
+                    f"{host} has the replica of {pair.name}, whose primary's host {other} does not answer",
+                    f"bring {other} back, or vdc node remove {host} --force gives the replica up",
+                )
+        for found in pairs:
+            if found.value.secondary == host:
+                await self._give_up_replica(host, found)
+        kept = [found for found in pairs if found.value.primary == host]
+        for pair in (found.value for found in kept):
+            if pair.sync is SyncState.IN_SYNC:
+                raise _has_part(
+                    f"the replica of {pair.name} on {pair.secondary} is complete, and may be all that is left of it",
+                    f"bring {pair.secondary} back; where that is gone for good too: "
+                    f"vdc node remove {pair.secondary} --force, then this again",
+                )
+        return kept
+
+    async def _give_up_replica(self, host: str, found: Versioned[Pair]) -> None:
+        pair, key = found.value, keys.pair(found.value.name)
+        reason, request, at = f"{host} was declared gone for good", uuid.uuid4().hex, self._clock.wall()
+        after = go_alone(pair, reason=reason, request_id=request, now=at)
+        after = after.with_(spares=tuple(spare for spare in after.spares if spare != host))
+        check_transition(pair, after)
+        compares = [*(Unchanged(keys.liveness(one), 0) for one in pair.hosts), Unchanged(key, found.revision)]
+        if not (await self._store.commit(compares, [Put(key, after.to_json())])).succeeded:
+            raise ConflictError(f"{pair.name} changed, or one of its hosts came back", code="host-alive")
 
     async def _forget(self, host: str, pairs: list[Versioned[Pair]]) -> None:
         for digest, found in list(self._mirror.images.items()):
@@ -166,7 +209,10 @@ class MaintenanceWishes:
         others = [
             name
             for name, found in self._mirror.hosts.items()
-            if name != host and name not in drained and found.value.schedulable and name in self._mirror.alive
+            if name not in {host, *drained}
+            and found.value.schedulable
+            and not found.value.is_witness
+            and name in self._mirror.alive
         ]
         if not others:
             raise RefusedError(
@@ -210,6 +256,10 @@ class MaintenanceWishes:
         step = step_for_move(situation(self._mirror, moved, pair))
         if step.do is Do.GIVE_UP:
             raise RefusedError(f"{name} cannot move to {to}: {step.sentence}", code="cannot-move")
+
+
+def _has_part(sentence: str, hint: str) -> ConflictError:
+    return ConflictError(sentence, code="has-part", hint=hint)
 
 
 def _refuse_for_stopped(report: DrainReport, host: str) -> None:

@@ -78,7 +78,6 @@ class Endophyte(Record):
         return (
             self.protect
             and self.manifest.spec.wants_protection
-            and self.manifest.spec.virtual_computer.dedicated_nodes > 1
             and self.run is RunState.RUNNING
             and not self.deleting
         )
@@ -163,6 +162,7 @@ class Observed(Record):
     machine: MachineFacts | None = None  # primary: what a secondary's QEMU has to be like
     incarnation: str = ""  # of the agent that wrote this
     unreachable: tuple[str, ...] = ()  # primary: hosts that it cannot rely on over the replication network
+    settling: tuple[str, ...] = ()  # primary: those of them that are heard again, and not for long enough yet
     copying: CopyProgress | None = None
     older: tuple[str, ...] = ()  # primary: the older copies since which it has recorded all its writes
     resumes: str = ""  # secondary: the older copy (one of the primary's `older`) that its disks are

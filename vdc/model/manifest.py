@@ -158,8 +158,9 @@ class EndophyteSpec(ManifestRecord):
 
     @property
     def wants_protection(self) -> bool:
-        """Whether a secondary in lockstep is asked for."""
-        return self.virtual_computer.memory_sync is MemorySync.CONTINUOUS
+        """Whether a secondary in lockstep is asked for, and a host for it set aside."""
+        computer = self.virtual_computer
+        return computer.memory_sync is MemorySync.CONTINUOUS and computer.dedicated_nodes > 1
 
     @property
     def is_gated(self) -> bool:

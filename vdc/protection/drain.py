@@ -7,7 +7,7 @@ promotion. Nothing here ever stops a guest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,7 +16,8 @@ from vdc.model.errors import RefusedError
 from vdc.model.host import Host
 from vdc.model.maintenance import DrainItem, DrainState, DrainWay
 from vdc.model.pair import Pair, SyncState
-from vdc.protection.placement import Occupancy, choose_secondary
+from vdc.protection.placement import Occupancy, as_started, choose_secondary
+from vdc.protection.status import STOPPED_BY_DISK
 
 _GONE = (CopyStage.ABSENT, CopyStage.DEAD, CopyStage.FAILED)
 
@@ -67,6 +68,7 @@ class Situation:
             and primary.role is CopyRole.PRIMARY
             and primary.stage is CopyStage.RUNNING
             and primary.epoch == pair.epoch
+            and primary.qemu != STOPPED_BY_DISK
             and primary.restarts >= self.endophyte.restarts  # else it is about to be powered off
         )
 
@@ -76,18 +78,46 @@ class Situation:
         stages = [copy.stage for host in self.pair.hosts if (copy := self.copies.get(host))]
         return self.pair.sync is SyncState.IN_SYNC and stages == [CopyStage.LOCKSTEP] * 2
 
-    def place_for_copy(self, *, only: str | None = None) -> str:
-        """The best host for a second copy. Raises RefusedError with each host's reason."""
-        wanted = self.alive if only is None else self.alive & {self.pair.primary, only}
-        able = [self._as_started(host) for name, host in self.hosts.items() if name in wanted]
-        return choose_secondary(self.endophyte, self.pair, able, self.occupancy(), avoid=self.avoid)
+    def place_for_copy(
+        self,
+        *,
+        only: str | None = None,
+        busy: frozenset[str] = frozenset(),
+        older: Collection[str] = (),
+        once_settled: bool = False,
+    ) -> str:
+        """The best host for a second copy: what is planned by it is what the controller does by it.
 
-    def _as_started(self, host: Host) -> Host:
-        """The primary's host with the QEMU that the guest was started by: an upgrade may have come since."""
-        primary = self.copies.get(host.name)
-        if host.name != self.pair.primary or primary is None or primary.machine is None:
-            return host
-        return host.with_(qemu=host.qemu.with_(version=primary.machine.qemu_version))
+        `only`: where the VM shall move. `once_settled`: as if links that are settling had done so. Raises
+        RefusedError with each host's reason.
+        """
+        wanted = self.alive if only is None else self.alive & {self.pair.primary, only}
+        primary = self.copies.get(self.pair.primary)
+        deaf = frozenset(primary.unreachable if primary else ())
+        if primary is not None and once_settled:
+            deaf -= frozenset(primary.settling)
+        able = [
+            as_started(host, primary.machine) if primary is not None and name == primary.host else host
+            for name, host in self.hosts.items()
+            if name in wanted
+        ]
+        return choose_secondary(
+            self.endophyte, self.pair, able, self.occupancy(), avoid=self.avoid, unreachable=deaf,
+            busy=busy, older=older,
+        )  # fmt: skip
+
+    def place_or_wait(self, *, only: str | None = None) -> str | Step:
+        """The host for a second copy, or the wait for a link to one that settles. Raises RefusedError.
+
+        Waiting ends by itself: the link settles within seconds, or counts as broken again.
+        """
+        try:
+            return self.place_for_copy(only=only)
+        except RefusedError:
+            to = self.place_for_copy(only=only, once_settled=True)
+        return Step(
+            Do.WAIT, f"waits until {self.pair.primary} and {to} have heard each other for a while", to
+        )
 
 
 def step_for_move(s: Situation) -> Step:
@@ -113,9 +143,11 @@ def step_for_move(s: Situation) -> Step:
     if pair.secondary is None and move.to in s.avoid:
         return Step(Do.GIVE_UP, f"the copy on {move.to} failed: {pair.reason}")
     try:
-        s.place_for_copy(only=move.to)
+        to = s.place_or_wait(only=move.to)
     except RefusedError as refusal:
         return Step(Do.GIVE_UP, _why_not(refusal))
+    if isinstance(to, Step):
+        return to
     if pair.secondary is not None:
         return Step(Do.WITHDRAW, f"moving the replica to {move.to}", move.to)
     if s.is_running_alone:
@@ -173,9 +205,11 @@ def _primary_off(s: Situation) -> Step:
     if pair.secondary is None and primary is not None and primary.stage is CopyStage.FAILED:
         return Step(Do.BLOCKED, f"could not be started on {pair.primary}")
     try:
-        to = s.place_for_copy()
+        to = s.place_or_wait()
     except RefusedError as refusal:
         return Step(Do.BLOCKED, _why_not(refusal))
+    if isinstance(to, Step):
+        return to
     if pair.secondary is not None:
         return Step(Do.WITHDRAW, f"its replica on {pair.secondary}, which is drained too, moves to {to}", to)
     if s.is_running_alone:
@@ -190,11 +224,13 @@ def _replica_off(s: Situation) -> Step:
     if pair.primary not in s.alive:
         return Step(Do.WAIT, f"{pair.primary} does not answer; the replica may be the only copy")
     try:
-        to = s.place_for_copy()
+        to = s.place_or_wait()
     except RefusedError as refusal:
         if pair.primary in s.drained:
             return Step(Do.BLOCKED, f"its primary's host {pair.primary} is drained too: {_why_not(refusal)}")
         return Step(Do.WITHDRAW, f"its replica is given up, it goes on unprotected: {_why_not(refusal)}")
+    if isinstance(to, Step):
+        return to
     return Step(Do.WITHDRAW, f"its replica moves to {to}", to)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from vdc.model.endophyte import Endophyte
+from vdc.model.endophyte import Endophyte, MachineFacts
 from vdc.model.errors import RefusedError
 from vdc.model.host import Host
 from vdc.model.pair import Pair
@@ -73,8 +73,18 @@ def why_not(endophyte: Endophyte, host: Host, occupancy: Occupancy, need_bytes: 
     return ""
 
 
+def as_started(host: Host, machine: MachineFacts | None) -> Host:
+    """A primary's host with the QEMU that its guest was started by: an upgrade may have come since."""
+    if machine is None:
+        return host
+    return host.with_(qemu=host.qemu.with_(version=machine.qemu_version))
+
+
 def why_not_a_pair(primary: Host, secondary: Host) -> str:
-    """The reason why two hosts cannot be in lockstep with each other; empty where they can."""
+    """The reason why two hosts cannot be in lockstep with each other; empty where they can.
+
+    `primary` is to be `as_started`.
+    """
     if secondary.is_witness:
         return "is a witness"
     for host in (primary, secondary):

@@ -117,7 +117,7 @@ def resume(host: str) -> None:
 
 @node.command("remove", example="vdc node remove h3\nvdc node remove h3 --force --confirm h3")
 @click.argument("host")
-@click.option("--force", is_flag=True, help="Give up the VMs whose only copy is there.")
+@click.option("--force", is_flag=True, help="Give up the VMs whose only copy is there, and replicas.")
 @click.option(
     "--confirm", metavar="HOST", help="With --force: the host's name once more, instead of being asked."
 )
@@ -125,7 +125,7 @@ def remove(host: str, force: bool, confirm: str | None) -> None:
     """Forget a host that is gone for good.
 
     With --force you declare that the host is dead and will never run its VMs again: those without another copy
-    are lost, and can be deleted and made anew.
+    are lost, and can be deleted and made anew. Its replicas are given up where the primary's host is dead too.
     """
     from vdc.cli.session import call
 
