@@ -40,7 +40,7 @@ async def leave(
     """Remove every part of `plan` from this QEMU; returns milliseconds per step.
 
     Idempotent, and right in every partial stage. It does not start a guest that was stopped on purpose. `opened`
-    is awaited before the gate opens: what waits there goes out at once, and would be lost behind a closed tap.
+    is awaited before the gate opens: what the guest sends from then on would be lost behind a closed tap.
     """
     watch = Stopwatch()
     await _yank(qmp, plan)
