@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor import consent, secondary
+from hostagent.supervisor import consent, jobs, secondary
 from hostagent.supervisor.actions import act
 from hostagent.supervisor.adoption import look_again, take_over_after_restart
 from hostagent.supervisor.copy import Copy
@@ -47,6 +47,7 @@ _STAGES: Mapping[State, CopyStage] = {
     State.S_LOCKSTEP: CopyStage.LOCKSTEP,
     State.P_LOCKSTEP: CopyStage.LOCKSTEP,
 }
+_TOLD = {Event.PEER_LOST_UNDECIDED: "undecided", Event.ORPHANED: "orphaned"}  # holding, and why, is news
 
 
 class Supervisor:
@@ -59,6 +60,7 @@ class Supervisor:
         self.copy = Copy(host, name, self.wake)
         self._job: asyncio.Task[None] | None = None
         self._job_action: Action | None = None
+        self._job_leads_to: Collection[State] = ()
         self._sentence = ""
         self._error = ""
         self._failures = 0
@@ -150,26 +152,28 @@ class Supervisor:
     async def _dispatch(self, decision: Decision) -> None:
         action = decision.action
         is_busy = self._job is not None and not self._job.done()
-        if action is Action.HOLD or (is_busy and _is_same_work(action, self._job_action)):
+        if action is Action.HOLD or (is_busy and jobs.is_same_work(action, self._job_action)):
             return
-        if is_busy and self._job_action in _UNDISTURBED:
+        if is_busy and self._job_action in jobs.UNDISTURBED:
             return
         if is_busy and self._is_own_doing(decision):
             return
+        if is_busy and decision.row.state in self._job_leads_to and action not in jobs.INTERRUPTS:
+            return  # it has done what it was for; what is left of it is told and noted
         if action is Action.NOTE:
             await self._note(decision)
             return
         if action is self._failed_action and self.host.clock.boottime_s() < self._retry_at_s:
             return
         await self._cancel_job()
-        self._job_action = action
+        self._job_action, self._job_leads_to = action, jobs.leads_to(decision)
         self._job = asyncio.create_task(self._execute(decision), name=f"{self.name} {action}")
 
     def _is_own_doing(self, decision: Decision) -> bool:
         """Whether the running job does this already, or its commit is seen before it is done."""
         if self._job_action is Action.MARK:
             return decision.row.to is State.P_LOCKSTEP
-        is_calling_off = self.copy.state.stage is CopyStage.LEAVING and self._job_action in _CALLS_OFF
+        is_calling_off = self.copy.state.stage is CopyStage.LEAVING and self._job_action in jobs.CALLS_OFF
         return is_calling_off and decision.action in (Action.LEAVE, Action.GO_ALONE)
 
     async def _note(self, decision: Decision) -> None:
@@ -206,7 +210,7 @@ class Supervisor:
         self._failures = self._failures + 1 if action is self._failed_action else 1
         self._failed_action = action
         pause = min(MAX_RETRY_S, FIRST_RETRY_S * 2 ** min(self._failures - 1, 10))
-        if isinstance(error, UnavailableError) and action in _URGENT:
+        if isinstance(error, UnavailableError) and action in jobs.URGENT:
             pause = 0.05  # somebody waits for it: who may speak is open, or decided and not carried out
         if action is Action.ENTER and self.copy.state.stage is CopyStage.ENTERING:
             self.copy.mark_stage(CopyStage.LEAVING)
@@ -232,7 +236,7 @@ class Supervisor:
             await asyncio.gather(self._job, return_exceptions=True)
             if self._job_action is Action.ENTER and self.copy.state.stage is CopyStage.ENTERING:
                 self.copy.mark_stage(CopyStage.LEAVING)  # nobody copies any more: the table finishes it
-        self._job, self._job_action = None, None
+        self._job, self._job_action, self._job_leads_to = None, None, ()
 
     async def _keep_session(self) -> None:
         """Connect again to a QEMU that lives; without a session its events would go unheard."""
@@ -378,23 +382,3 @@ class Supervisor:
             raise ConflictError(
                 f"{self.host.name} is not the primary of {self.name} under epoch {epoch}", code="not-primary"
             )
-
-
-def _is_same_work(action: Action, running: Action | None) -> bool:
-    """Whether a running job already does what is decided now: its commit may show before the job is done."""
-    return running is not None and _WORK.get(action, action) == _WORK.get(running, running)
-
-
-# Jobs that are never left half-done: those that end the process, so that its end is no news while they run, and the
-# user's pause and its end, which would not be told.
-_UNDISTURBED = frozenset(
-    {Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP, Action.PAUSE, Action.RESUME}
-)
-_TOLD = {Event.PEER_LOST_UNDECIDED: "undecided", Event.ORPHANED: "orphaned"}  # holding, and why, is news
-_CALLS_OFF = (Action.ENTER, Action.ADOPT_EPOCH)  # where they fail they give the secondary up themselves
-_WORK = {
-    Action.TAKE_OVER: Action.PROMOTE,
-    Action.LEAVE: Action.GO_ALONE,
-    Action.ADOPT_EPOCH: Action.GO_ALONE,
-}
-_URGENT = (Action.PROMOTE, Action.TAKE_OVER, Action.GO_ALONE, Action.LEAVE, Action.MARK)

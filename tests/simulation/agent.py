@@ -20,9 +20,7 @@ WITHOUT_PAIR = frozenset(
     }
 )  # fmt: skip
 CALLS_OFF = (Action.ENTER, Action.ADOPT_EPOCH)
-UNDISTURBED = frozenset(
-    {Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP, Action.PAUSE, Action.RESUME}
-)
+UNDISTURBED = frozenset({Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP})
 SAME_WORK = {
     Action.TAKE_OVER: Action.PROMOTE,
     Action.LEAVE: Action.GO_ALONE,

@@ -10,6 +10,7 @@ import inspect
 import pytest
 
 from hostagent.supervisor import actions, adoption, arbiter, copy, handover, primary, secondary, supervisor
+from hostagent.supervisor import jobs as supervisor_jobs
 from tests.simulation import agent, jobs
 from vdc.protection.table import Action
 
@@ -79,7 +80,7 @@ SOURCES = [
     ]),
     (supervisor.Supervisor._pass, ["is_readable", "decide(", "_dispatch("]),
     (supervisor.Supervisor._dispatch, [
-        "Action.HOLD", "_UNDISTURBED", "_is_own_doing(",
+        "Action.HOLD", "UNDISTURBED", "_is_own_doing(",
         "Action.NOTE", "_failed_action", "_cancel_job()",
     ]),
 ]  # fmt: skip
@@ -100,8 +101,8 @@ def test_every_action_has_its_steps():
 
 
 def test_what_the_supervisor_holds_for_the_same_work_is_the_same_here():
-    assert agent.SAME_WORK == supervisor._WORK
-    assert agent.UNDISTURBED == supervisor._UNDISTURBED
-    assert agent.CALLS_OFF == supervisor._CALLS_OFF
+    assert agent.SAME_WORK == supervisor_jobs.SAME_WORK
+    assert agent.UNDISTURBED == supervisor_jobs.UNDISTURBED
+    assert agent.CALLS_OFF == supervisor_jobs.CALLS_OFF
     assert agent.STAGES == supervisor._STAGES
-    assert set(jobs.URGENT) == set(supervisor._URGENT)
+    assert set(jobs.URGENT) == set(supervisor_jobs.URGENT)

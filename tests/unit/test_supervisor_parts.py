@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 from protection_world import UID, endophyte
 
+from hostagent.supervisor.jobs import UNDISTURBED, is_same_work, leads_to
 from hostagent.supervisor.machine import disk_sources, machine_spec
 from hostagent.supervisor.state import CopyState, PlanRecord, load_state, save_state
-from hostagent.supervisor.supervisor import _UNDISTURBED, _is_same_work
+from hostagent.supervisor.supervisor import Supervisor
 from vdc.model.endophyte import CopyRole, CopyStage, MachineFacts
 from vdc.model.errors import ConflictError
 from vdc.model.image import Blob, Image, ImageKind
-from vdc.protection.table import Action
+from vdc.protection.decide import Decision
+from vdc.protection.events import Event
+from vdc.protection.table import Action, Row, State
 
 BLOB = Blob(digest="sha256:" + "a" * 64, size_bytes=1)
 MINI = Image(kind=ImageKind.KERNEL, disk=BLOB, kernel=BLOB, initrd=BLOB, cmdline="console=ttyS0")
@@ -28,17 +34,17 @@ FACTS = MachineFacts(accelerator="tcg", cpu_model="qemu64", qemu_version="11.1.3
     ],
 )
 def test_a_job_is_not_cut_short_by_the_pass_that_sees_its_own_commit(running, decided):
-    assert _is_same_work(decided, running)
+    assert is_same_work(decided, running)
 
 
 def test_another_decision_ends_a_job():
-    assert not _is_same_work(Action.GO_ALONE, Action.ENTER)
-    assert not _is_same_work(Action.DISCARD, Action.PROMOTE)
-    assert not _is_same_work(Action.START, None)
+    assert not is_same_work(Action.GO_ALONE, Action.ENTER)
+    assert not is_same_work(Action.DISCARD, Action.PROMOTE)
+    assert not is_same_work(Action.START, None)
 
 
 def test_what_ends_processes_is_never_left_half_done():
-    assert {Action.POWER_DOWN, Action.DISCARD, Action.SWEEP} <= _UNDISTURBED
+    assert {Action.POWER_DOWN, Action.DISCARD, Action.SWEEP} <= UNDISTURBED
 
 
 async def test_state_survives_the_agent(tmp_path):
@@ -103,3 +109,37 @@ def test_the_image_disk_comes_first_and_may_grow():
     assert (root.base, root.size_bytes) == ("blobs/sha256/" + "a" * 64, 2**30)
     assert (data.base, data.size_bytes) == (None, 2 * 2**30)
     assert disk_sources(endophyte(), MINI)[0].size_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("decided", "state", "is_cut_short"),
+    [
+        (Action.PAUSE, State.P_RUNNING, False),  # all that is left is to tell that it runs alone
+        (Action.START, State.P_RUNNING, False),
+        (Action.DISCARD, State.P_RUNNING, True),
+        (Action.NOTE, State.P_RUNNING, True),
+        (Action.PAUSE, State.P_LEAVING, True),
+    ],
+)
+async def test_a_job_that_has_done_what_it_was_for_may_tell_it(monkeypatch, decided, state, is_cut_short):
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor.name, supervisor._failed_action, supervisor._retry_at_s = "web", None, 0.0
+    supervisor.copy = SimpleNamespace(state=SimpleNamespace(stage=CopyStage.RUNNING), save=nothing)
+    monkeypatch.setattr(Supervisor, "_execute", nothing)
+    going_on = asyncio.create_task(asyncio.sleep(60))
+    leaving = Row(State.P_LEAVING, Event.ALWAYS, Action.LEAVE, State.P_RUNNING, "")
+    supervisor._job, supervisor._job_action = going_on, Action.LEAVE
+    supervisor._job_leads_to = leads_to(Decision(Action.LEAVE, leaving, ""))
+    row = Row(state, Event.ALWAYS, decided, State.S_FAILED, "")
+    await supervisor._dispatch(Decision(decided, row, ""))
+    assert going_on.cancelled() is is_cut_short
+    going_on.cancel()
+
+
+async def nothing(*_, **__):
+    """Stands for what is not looked at here."""
+
+
+def test_a_disk_that_is_tried_again_keeps_nobody_waiting():
+    row = Row(State.P_RUNNING, Event.DISK_STOPPED, Action.RETRY_DISK, State.P_RUNNING, "")
+    assert not leads_to(Decision(Action.RETRY_DISK, row, ""))
