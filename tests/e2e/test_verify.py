@@ -11,6 +11,8 @@ from testlab import VM, Lab, kill_agent, wait_for
 from vdc.api.models import PeerRequest
 from vdc.lab.processes import Process, read_process
 
+UNUSED = 4 << 20  # so much without a single byte is memory that no kernel has handed out yet
+
 
 def test_both_copies_are_the_same_under_load(lab: Lab, protected_vm: Callable[..., VM]) -> None:
     vm = protected_vm("web")
@@ -34,16 +36,23 @@ def test_both_copies_are_the_same_under_load(lab: Lab, protected_vm: Callable[..
 
 
 def change_a_free_page(pid: int, size_bytes: int) -> None:
-    """Change a byte of the guest's memory that the guest itself does not use, and of the checkpoint cache."""
-    changed = 0
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        begin, end = (int(part, 16) for part in line.split()[0].split("-"))
-        if end - begin == size_bytes:
-            with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
-                memory.seek(begin + size_bytes * 5 // 8)
-                memory.write(b"\x5a")
-            changed += 1
-    assert changed, "the guest's memory was not found"
+    """Change a byte of the guest's memory that the guest has never used, and of the checkpoint cache."""
+    maps = [line.split()[0].split("-") for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    begins = [int(begin, 16) for begin, end in maps if int(end, 16) - int(begin, 16) == size_bytes]
+    assert begins, "the guest's memory was not found"
+    with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+
+        def is_unused(offset: int) -> bool:
+            for begin in begins:
+                memory.seek(begin + offset)
+                if any(memory.read(UNUSED)):
+                    return False
+            return True
+
+        offset = next(one for one in range(size_bytes // 4, size_bytes - UNUSED, UNUSED) if is_unused(one))
+        for begin in begins:
+            memory.seek(begin + offset + UNUSED // 2)
+            memory.write(b"\x5a")
 
 
 def test_a_replica_that_differs_is_found_and_replaced(lab: Lab, protected_vm: Callable[..., VM]) -> None:
