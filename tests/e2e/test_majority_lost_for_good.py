@@ -21,7 +21,7 @@ def test_a_human_decides_and_the_other_host_stands_down(own_lab: Callable[..., L
     assert "add a witness" in lab.ok("describe", "endophyte", "web")
     first, second, before = vm.primary, vm.secondary, vm.epoch
     survivor = vm.qemu(second).pid
-    with lab.workload(vm) as workload:
+    with lab.workload(vm, patience_s=60) as workload:
         workload.wait_progress(more=30, deadline_s=20)
         lab.fault("partition", first)
 

@@ -2,47 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-from testlab import VM, Lab, kill_agent, wait_for
-
-from vdc.lab import api as lab_api
-from vdc.lab.plan import Underlay
-
-FORGET = """
-import asyncio, sys
-from vdc.store import keys
-from vdc.store.etcd import EtcdStore
-from vdc.store.protocol import Delete
-
-async def forget(endpoint, uid, name):
-    store = EtcdStore([endpoint])
-    try:
-        items = (await store.list(keys.ROOT)).items
-        kept = (keys.EVENTS, keys.OBSERVED)
-        gone = [item.key for item in items if (uid in item.value or item.key.endswith("/" + name))
-                and not item.key.startswith(kept)]
-        assert (await store.commit([], [Delete(key) for key in gone])).succeeded
-    finally:
-        await store.close()
-
-asyncio.run(forget(*sys.argv[1:]))
-"""
-
-
-def forget(lab: Lab, vm: VM) -> None:
-    """The cluster has never heard of this VM."""
-    host = lab.plan.hosts[0]
-    words = [
-        sys.executable,
-        "-c",
-        FORGET,
-        f"http://{host.address(Underlay.MANAGEMENT)}:7379",
-        vm.view().metadata.uid,
-        vm.name,
-    ]
-    subprocess.run(lab_api.exec_argv(lab.name, host.name, words), check=True)
+from labstore import forget
+from testlab import Lab, kill_agent, wait_for
 
 
 def test_what_the_cluster_does_not_know_is_kept(lab: Lab) -> None:

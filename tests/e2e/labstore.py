@@ -1,0 +1,52 @@
+"""Writes to the lab's etcd behind the product's back, as a restored backup or another time would have."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from testlab import VM, Lab
+
+from vdc.lab import api as lab_api
+from vdc.lab.plan import Underlay
+
+_SCRIPT = """
+import asyncio, sys
+from vdc.store import keys
+from vdc.store.etcd import EtcdStore
+from vdc.store.protocol import Delete, Put
+
+async def forget(store, uid, name):
+    kept = (keys.EVENTS, keys.OBSERVED)
+    items = [item for item in (await store.list(keys.ROOT)).items if not item.key.startswith(kept)]
+    gone = [item.key for item in items if uid in item.value or item.key.endswith("/" + name)]
+    assert (await store.commit([], [Delete(key) for key in gone])).succeeded
+
+async def note_deleted(store, uid):
+    assert (await store.commit([], [Put(keys.deleted(uid), "2026-01-01T00:00:00.000000Z")])).succeeded
+
+async def main(endpoint, what, *arguments):
+    store = EtcdStore([endpoint])
+    try:
+        await {"forget": forget, "note_deleted": note_deleted}[what](store, *arguments)
+    finally:
+        await store.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def forget(lab: Lab, vm: VM) -> None:
+    """The cluster has never heard of this VM."""
+    _run(lab, "forget", vm.view().metadata.uid, vm.name)
+
+
+def note_deleted(lab: Lab, uid: str) -> None:
+    """A VM of this uid has been deleted."""
+    _run(lab, "note_deleted", uid)
+
+
+def _run(lab: Lab, *arguments: str) -> None:
+    host = lab.plan.hosts[0]
+    words = [sys.executable, "-c", _SCRIPT, f"http://{host.address(Underlay.MANAGEMENT)}:7379", *arguments]
+    subprocess.run(lab_api.exec_argv(lab.name, host.name, words), check=True)
