@@ -95,6 +95,8 @@ class Manager:
 
     async def _keep_consent(self) -> None:
         """The kernel's second gate, where each copy has to have it and nowhere else."""
+        if not self.supervisors:
+            return
         tables, trouble = await consent.present(), ""
         for name, supervisor in list(self.supervisors.items()):
             try:

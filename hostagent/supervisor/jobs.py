@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vdc.model.endophyte import CopyStage
 from vdc.protection.decide import Decision
 from vdc.protection.table import Action, State
 
@@ -20,6 +21,14 @@ INTERRUPTS = (
     Action.DISCARD,
     Action.ISOLATE,
 )  # even a job that has only to tell what it did
+STAGES = {  # as which a copy is remembered where a row only notes something
+    State.P_DEAD: CopyStage.DEAD,
+    State.S_DEAD: CopyStage.DEAD,
+    State.S_FAILED: CopyStage.FAILED,
+    State.S_CHECKPOINTING: CopyStage.CHECKPOINTING,
+    State.S_LOCKSTEP: CopyStage.LOCKSTEP,
+    State.P_LOCKSTEP: CopyStage.LOCKSTEP,
+}
 _LASTING = (Action.RETRY_DISK,)  # it waits in the state that it leads to
 
 

@@ -7,7 +7,7 @@ supervisor; a different decision cancels it first. Nothing here knows QEMU's com
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import TypeVar
 
@@ -39,14 +39,6 @@ FIRST_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
 _CHECKPOINTED = (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)
 _IN_LOCKSTEP = (CopyStage.ENTERING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP, CopyStage.READY)
-_STAGES: Mapping[State, CopyStage] = {
-    State.P_DEAD: CopyStage.DEAD,
-    State.S_DEAD: CopyStage.DEAD,
-    State.S_FAILED: CopyStage.FAILED,
-    State.S_CHECKPOINTING: CopyStage.CHECKPOINTING,
-    State.S_LOCKSTEP: CopyStage.LOCKSTEP,
-    State.P_LOCKSTEP: CopyStage.LOCKSTEP,
-}
 _TOLD = {Event.PEER_LOST_UNDECIDED: "undecided", Event.ORPHANED: "orphaned"}  # holding, and why, is news
 
 
@@ -181,9 +173,9 @@ class Supervisor:
         if decision.row.to is State.S_LOCKSTEP:
             await secondary.lockstep_noted(self.copy)
         elif decision.row.event is Event.DISK_FAILED or decision.row.to in (State.P_DEAD, State.S_DEAD):
-            await end_copy(self.copy, decision.sentence, _STAGES[decision.row.to])
+            await end_copy(self.copy, decision.sentence, jobs.STAGES[decision.row.to])
         else:
-            await self.copy.save(stage=_STAGES[decision.row.to])
+            await self.copy.save(stage=jobs.STAGES[decision.row.to])
 
     async def _execute(self, decision: Decision) -> None:
         """Run one action to its end; whatever it fails at becomes a sentence and a later retry."""
@@ -362,7 +354,7 @@ class Supervisor:
             finally:
                 self.wake()
 
-        self._job_action = action
+        self._job_action, self._job_leads_to = action, ()
         self._job = asyncio.create_task(job(), name=f"{self.name} {what}")
         return await asyncio.shield(result)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from testlab import Lab, kill_agent, wait_for
+from testlab import VM, Lab, kill_agent, wait_for
 
 from vdc.model.endophyte import Phase
 
@@ -25,24 +25,8 @@ def test_a_human_decides_and_the_other_host_stands_down(own_lab: Callable[..., L
         workload.wait_progress(more=30, deadline_s=20)
         lab.fault("partition", first)
 
-        # nobody may decide: the replica says what is missing, the old primary pauses itself
-        def says(host: str, words: str) -> bool:
-            return words in vm.view(host).status.sentence
-
-        wait_for(lambda: says(second, "a majority of the cluster is needed"), 20, "the replica says why not")
-        assert f"--force after you made sure that {first} is off" in vm.view(second).status.sentence
-        wait_for(
-            lambda: vm.view(first).status.phase is Phase.ISOLATED, 20, "the old primary has paused itself"
-        )
-        assert vm.view(second).status.epoch == vm.view(first).status.epoch == before
-        described = lab.run(lab.api(second).describe_endophyte("web"))
-        assert "undecided" in [event.code for event in described.events]
-
-        # without the name nothing is done
-        for arguments in ((), ("--confirm", "other")):
-            refused = lab.cli("promote", "replica", "web", "--force", *arguments)
-            assert refused.code == 2, refused
-            assert f"{first} is OFF" in refused.stderr
+        nobody_decides(lab, vm, first, second)
+        without_the_name_nothing_is_done(lab, first)
         assert vm.view(second).status.epoch == before
 
         # a human decides: the guest goes on with its memory and its sessions
@@ -67,7 +51,36 @@ def test_a_human_decides_and_the_other_host_stands_down(own_lab: Callable[..., L
     assert _etcd_pid(lab, first) is None
     assert "hostagent rejoin" in lab.cli("doctor").stderr
 
-    # it joins again, with empty data
+    join_again(lab, first)
+    assert vm.wait_lockstep(60).status.primary
+    lab.remove_all_vms()
+    lab.assert_clean("after the majority came back")
+
+
+def nobody_decides(lab: Lab, vm: VM, first: str, second: str) -> None:
+    """The replica says what is missing, the old primary pauses itself."""
+
+    def says(host: str, words: str) -> bool:
+        return words in vm.view(host).status.sentence
+
+    wait_for(lambda: says(second, "a majority of the cluster is needed"), 20, "the replica says why not")
+    assert f"--force after you made sure that {first} is off" in vm.view(second).status.sentence
+    wait_for(lambda: vm.view(first).status.phase is Phase.ISOLATED, 20, "the old primary has paused itself")
+    assert vm.view(second).status.epoch == vm.view(first).status.epoch
+    described = lab.run(lab.api(second).describe_endophyte(vm.name))
+    assert "undecided" in [event.code for event in described.events]
+
+
+def without_the_name_nothing_is_done(lab: Lab, first: str) -> None:
+    """It is asked for, with what the human asserts."""
+    for arguments in ((), ("--confirm", "other")):
+        refused = lab.cli("promote", "replica", "web", "--force", *arguments)
+        assert refused.code == 2, refused
+        assert f"{first} is OFF" in refused.stderr
+
+
+def join_again(lab: Lab, first: str) -> None:
+    """The host that was left out gets a member with empty data."""
     program = str(Path(sys.executable).parent / "hostagent")
     lab.ok("lab", "exec", "--name", lab.name, first, "--", program, "rejoin", "--config",
            str(lab.plan.host(first).config_file))  # fmt: skip
@@ -79,9 +92,6 @@ def test_a_human_decides_and_the_other_host_stands_down(own_lab: Callable[..., L
         return [one["healthy"] for one in status.members] == [True, True] and status.lineage.number == 1
 
     wait_for(is_whole, 30, "both members vote again")
-    assert vm.wait_lockstep(60).status.primary
-    lab.remove_all_vms()
-    lab.assert_clean("after the majority came back")
 
 
 def _etcd_pid(lab: Lab, host: str) -> int | None:

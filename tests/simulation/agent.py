@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from hostagent.supervisor.jobs import CALLS_OFF, STAGES, UNDISTURBED, is_same_work
 from tests.simulation import network, qemu
 from tests.simulation.rules import kept
 from tests.simulation.store import following, leave_in_flight
@@ -19,22 +20,7 @@ WITHOUT_PAIR = frozenset(
         Action.RESUME, Action.RECORD_POWER_OFF,
     }
 )  # fmt: skip
-CALLS_OFF = (Action.ENTER, Action.ADOPT_EPOCH)
-UNDISTURBED = frozenset({Action.POWER_DOWN, Action.SWITCH_OFF, Action.DISCARD, Action.SWEEP})
-SAME_WORK = {
-    Action.TAKE_OVER: Action.PROMOTE,
-    Action.LEAVE: Action.GO_ALONE,
-    Action.ADOPT_EPOCH: Action.GO_ALONE,
-}
 COMMITS = {Action.GO_ALONE: "alone", Action.PROMOTE: "promote", Action.MARK: "mark"}
-STAGES = {
-    State.P_DEAD: CopyStage.DEAD,
-    State.S_DEAD: CopyStage.DEAD,
-    State.S_FAILED: CopyStage.FAILED,
-    State.S_CHECKPOINTING: CopyStage.CHECKPOINTING,
-    State.S_LOCKSTEP: CopyStage.LOCKSTEP,
-    State.P_LOCKSTEP: CopyStage.LOCKSTEP,
-}
 
 
 def is_news(world: World, h: int, found: Decision) -> bool:
@@ -43,7 +29,7 @@ def is_news(world: World, h: int, found: Decision) -> bool:
     job, action = agent.job, found.action
     if action is Action.HOLD:
         return False
-    if job is not None and SAME_WORK.get(action, action) == SAME_WORK.get(job.action, job.action):
+    if job is not None and is_same_work(action, job.action):
         return False
     if job is not None and (job.action in UNDISTURBED or _is_own_doing(agent, job, found)):
         return False

@@ -4,8 +4,9 @@ the host's own disk beside it.
 
 from __future__ import annotations
 
+from hostagent.supervisor.jobs import CALLS_OFF
 from tests.simulation import store
-from tests.simulation.agent import CALLS_OFF, COMMITS, discard
+from tests.simulation.agent import COMMITS, discard
 from tests.simulation.network import store_answers
 from tests.simulation.outcomes import Outcome, failed, fenced, on
 from tests.simulation.rules import kept

@@ -51,7 +51,6 @@ from tests.simulation.world import World
 from vdc.model.endophyte import CopyStage
 from vdc.protection.table import Action
 
-URGENT = (Action.PROMOTE, Action.TAKE_OVER, Action.GO_ALONE, Action.LEAVE, Action.MARK)
 A = Action
 _LEAVE = (leave_remember, leave_qemu, leave_renew, leave_done)
 _SPEAK = (speak_qemu, speak_tap, speak_save, tidy, tidy_done)

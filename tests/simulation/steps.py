@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from hostagent.supervisor.jobs import URGENT
 from tests.simulation import adoption, control, faults, jobs, network, qemu, view
 from tests.simulation import agent as agents
 from tests.simulation.outcomes import failed
@@ -147,7 +148,7 @@ def _waits(world: World, h: int) -> Iterator[tuple[int, str, World]]:
     agent, name = world.hosts[h].agent, HOSTS[h]
     if not agent.due:
         text = f"{name}: the pause after a failure passes"
-        yield (50 if agent.failed in jobs.URGENT else 1_000), text, world.agent(h, due=True)
+        yield (50 if agent.failed in URGENT else 1_000), text, world.agent(h, due=True)
     yield from _silences(world, h)
     waits = agent.job is not None and agent.job.action is Action.PREPARE and agent.job.at == 2
     if waits and not jobs.run_step(world, h):  # secondary.PRIMARY_DEADLINE_S

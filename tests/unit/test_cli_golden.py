@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_support import LOCKSTEP
 
 from vdc.api import models as wire
 from vdc.cli import tables
@@ -17,7 +18,6 @@ from vdc.model.endophyte import (
     CheckpointFigures,
     CopyRole,
     CopyStage,
-    CopyStatus,
     EndophyteStatus,
     Observed,
     Phase,
@@ -60,16 +60,10 @@ def view(name: str, **status: Any) -> wire.EndophyteView:
         }
     )
     values: dict[str, Any] = {
-        "phase": Phase.RUNNING,
-        "protection": Protection.LOCKSTEP,
-        "epoch": 3,
-        "primary": CopyStatus(host="h1", pid=4242, qemu="running"),
-        "secondary": CopyStatus(host="h2", pid=4243, qemu="running"),
-        "spares": ("h3",),
+        **LOCKSTEP,
         "addresses": ("10.77.0.10",),
         "mac": "52:54:00:12:34:56",
         "checkpoints": CheckpointFigures(count=120, pause_ms_p50=4.1, pause_ms_p99=11.0, last=CREATED),
-        "sentence": "primary on h1 in lockstep with h2; spare h3",
     }
     return wire.EndophyteView(
         metadata=wire.ViewMetadata(name=name, uid=f"uid-{name}", createdAt=CREATED),

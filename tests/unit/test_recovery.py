@@ -99,6 +99,14 @@ async def test_a_refused_command_leaves_etcd_as_it_was(
 # ---- joining again
 
 
+async def begun_by_a_former_agent(etcd: Etcd, config: AgentConfig) -> None:
+    """A lineage was decided here, and its agent has ended since."""
+    agent = await without_majority(etcd, config)
+    agent.tasks[0].cancel()
+    await begin(agent)
+    await agent.end()
+
+
 async def rejoined(*_: object, **__: object) -> None:
     """The others take this host's member back."""
 
@@ -107,10 +115,7 @@ async def test_rejoining_ends_what_was_decided_on_data_that_is_gone(
     etcd: Etcd, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would have every other host stand down for a lineage that nobody has."""
-    agent = await without_majority(etcd, config)
-    agent.tasks[0].cancel()
-    await begin(agent)
-    await agent.end()
+    await begun_by_a_former_agent(etcd, config)
     with pytest.raises(RefusedError, match="has its data"):
         await recovery.rejoin(config)
     etcd.log_path.unlink()
@@ -132,10 +137,7 @@ async def test_the_member_that_joins_again_begins_nothing(
     etcd: Etcd, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mark of the data that was put aside goes with it, an order to go on alone too."""
-    agent = await without_majority(etcd, config)
-    agent.tasks[0].cancel()
-    await begin(agent)
-    await agent.end()
+    await begun_by_a_former_agent(etcd, config)
 
     class Others:
         def __init__(self, _: object) -> None:

@@ -10,8 +10,7 @@ import inspect
 import pytest
 
 from hostagent.supervisor import actions, adoption, arbiter, copy, handover, primary, secondary, supervisor
-from hostagent.supervisor import jobs as supervisor_jobs
-from tests.simulation import agent, jobs
+from tests.simulation import jobs
 from vdc.protection.table import Action
 
 # The function, and what stands in it in this order; beside each, the step of the simulation.
@@ -98,11 +97,3 @@ def test_the_code_takes_its_steps_in_the_order_of_the_simulation(function, marks
 def test_every_action_has_its_steps():
     not_simulated = {Action.RETRY_DISK}  # failing disks are proven on real ones
     assert set(jobs.STEPS) == set(Action) - {Action.HOLD, Action.NOTE} - not_simulated
-
-
-def test_what_the_supervisor_holds_for_the_same_work_is_the_same_here():
-    assert agent.SAME_WORK == supervisor_jobs.SAME_WORK
-    assert agent.UNDISTURBED == supervisor_jobs.UNDISTURBED
-    assert agent.CALLS_OFF == supervisor_jobs.CALLS_OFF
-    assert agent.STAGES == supervisor._STAGES
-    assert set(jobs.URGENT) == set(supervisor_jobs.URGENT)
