@@ -133,7 +133,11 @@ async def forget_used(copy: Copy, plan: LockstepPlan) -> None:
 async def keep_copy(copy: Copy) -> bool:
     """End this secondary so that its disks stay as an older copy. False: they are worth nothing, discard all."""
     state, pair = copy.state, copy.host.mirror.pair(copy.name)
-    if pair is None or not _may_keep(copy, pair) or not copy.is_alive:
+    if pair is None:
+        return False
+    if not copy.is_alive and await _keep_what_was_kept(copy, pair):
+        return True
+    if not _may_keep(copy, pair) or not copy.is_alive:
         return False
     name = kept.bitmap_name(copy.host.name, state.epoch)
     if not await _primary_records(copy, state.epoch, name):
@@ -149,6 +153,15 @@ async def keep_copy(copy: Copy) -> bool:
     except VdcError as error:
         copy.host.log.info("no older copy is kept", endophyte=copy.name, why=str(error))
         return False
+    return True
+
+
+async def _keep_what_was_kept(copy: Copy, pair: Pair) -> bool:
+    """Finish what the end of an agent or of its host interrupted: the disks were an older copy already."""
+    record = older_copy(copy.folder)
+    if record is None or record.uid != copy.state.uid or not _is_wanted(copy, pair, record):
+        return False
+    await copy.discard(keep=record)
     return True
 
 
@@ -188,22 +201,29 @@ async def _primary_records(copy: Copy, epoch: int, name: str) -> bool:
 
 def is_kept(copy: Copy) -> bool:
     """Whether what lies here is an older copy that may still be used. A cheap look, for every pass."""
-    older, mirror = copy.older, copy.host.mirror
-    if older is None or copy.state.uid:
+    pair = copy.host.mirror.pair(copy.name)
+    if copy.older is None or copy.state.uid or pair is None:
         return False
-    pair, endophyte = mirror.pair(copy.name), mirror.endophyte(copy.name)
-    if pair is None or endophyte is None or endophyte.deleting or pair.uid != older.uid:
-        return False
-    return pair.keeps_older(copy.host.name, older.epoch) and not _is_forgotten(copy, pair) and _has_room(copy)
+    return _is_wanted(copy, pair, copy.older)
 
 
-def _is_forgotten(copy: Copy, pair: Pair) -> bool:
+def _is_wanted(copy: Copy, pair: Pair, older: CopyRecord) -> bool:
+    endophyte = copy.host.mirror.endophyte(copy.name)
+    if endophyte is None or endophyte.deleting or pair.uid != older.uid:
+        return False
+    return (
+        pair.keeps_older(copy.host.name, older.epoch)
+        and not _is_forgotten(copy, pair, older)
+        and _has_room(copy)
+    )
+
+
+def _is_forgotten(copy: Copy, pair: Pair, older: CopyRecord) -> bool:
     """Whether the primary's QEMU is another one since, or has given the record up."""
-    assert copy.older is not None
     primary = copy.host.mirror.observed(copy.name, pair.primary)
     if primary is None or primary.uid != pair.uid or primary.stage is not CopyStage.RUNNING:
         return False
-    name = kept.bitmap_name(copy.host.name, copy.older.epoch)
+    name = kept.bitmap_name(copy.host.name, older.epoch)
     return primary.epoch == pair.epoch and name not in primary.older
 
 

@@ -259,6 +259,39 @@ async def test_a_secondary_that_was_not_in_sync_or_is_dead_keeps_nothing(bench, 
     assert not await resync.keep_copy(copy)
 
 
+@pytest.mark.parametrize(
+    ("disks", "named", "is_kept"),
+    [
+        (older_disks(), (OLDER,), True),
+        (older_disks(), (), False),
+        (older_disks(uid="another"), (OLDER,), False),
+        (older_disks().with_(state=DiskState.DIRTY), (OLDER,), False),
+        (older_disks().with_(state=DiskState.CLEAN), (OLDER,), False),
+    ],
+)
+async def test_disks_that_were_kept_when_the_host_lost_its_power_stay(
+    bench, tmp_path, monkeypatch, disks, named, is_kept
+):
+    """It found the rest of its folder still there, and goes on to remove that."""
+
+    async def nothing(self, **_):
+        return None
+
+    monkeypatch.setattr(Copy, "end_process", nothing)
+    monkeypatch.setattr(Copy, "remove_ports", nothing)
+    await bench.pair_is(older=named)
+    copy = await bench.copy(tmp_path, "h2", role=S, stage=CopyStage.LOCKSTEP, uid=UID)
+    copy.process = None
+    for name in ("parent0.qcow2", "active0.qcow2", "agent.json"):
+        (copy.folder / name).touch()
+    (copy.folder / "copy.json").write_text(disks.to_json())
+    assert await resync.keep_copy(copy) is is_kept
+    if is_kept:
+        left = {path.name for path in copy.folder.iterdir()} - {"journal.jsonl"}
+        assert left == {"copy.json", "parent0.qcow2"}
+        assert resync.is_kept(copy)
+
+
 async def test_a_qemu_that_cannot_write_out_keeps_nothing(bench, tmp_path):
     await bench.pair_is()
     says = observed("h1", P, CopyStage.RUNNING, epoch=3, older=(NAME,))
