@@ -37,6 +37,7 @@ QUICK_TICK_S = 0.5  # while a stalled checkpoint or a panic has to be noticed
 IDLE_TICK_S = 2.0
 FIRST_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
+BUSY_S = 2.0  # that a request waits for the job under way
 _CHECKPOINTED = (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)
 _IN_LOCKSTEP = (CopyStage.ENTERING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP, CopyStage.READY)
 _TOLD = {Event.PEER_LOST_UNDECIDED: "undecided", Event.ORPHANED: "orphaned"}  # holding, and why, is news
@@ -320,7 +321,12 @@ class Supervisor:
         return await self.freezer.freeze()
 
     async def _as_job(self, action: Action, what: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Do what the API asks for as the one job of this supervisor; another decision cancels it."""
+        """Do what the API asks for as the one job of this supervisor; another decision cancels it.
+
+        What is under way is waited for a moment: a VM is seen in lockstep before the job that made it so has ended.
+        """
+        if self._job is not None:
+            await asyncio.wait({self._job}, timeout=BUSY_S)
         pair = self.host.mirror.pair(self.name)
         epoch = pair.epoch if pair else 0
         if self._job is not None and not self._job.done():

@@ -136,6 +136,26 @@ async def test_a_job_that_has_done_what_it_was_for_may_tell_it(monkeypatch, deci
     going_on.cancel()
 
 
+@pytest.mark.parametrize(("ends_s", "is_done"), [(0.02, True), (60, False)])
+async def test_a_request_waits_for_a_job_that_is_about_to_end(monkeypatch, ends_s, is_done):
+    monkeypatch.setattr("hostagent.supervisor.supervisor.BUSY_S", 0.2)
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor.name, supervisor.host = "web", SimpleNamespace(mirror=SimpleNamespace(pair=lambda _: None))
+    supervisor.copy = SimpleNamespace(trouble=SimpleNamespace(here=False))
+    supervisor._exclusive, supervisor._wakeup = asyncio.Lock(), asyncio.Event()
+    supervisor._job = going_on = asyncio.create_task(asyncio.sleep(ends_s), name="web mark")
+
+    async def work():
+        return "done"
+
+    if is_done:
+        assert await supervisor._as_job(Action.HOLD, "comparison", work) == "done"
+    else:
+        with pytest.raises(ConflictError, match="busy under epoch 0: mark"):
+            await supervisor._as_job(Action.HOLD, "comparison", work)
+    going_on.cancel()
+
+
 async def nothing(*_, **__):
     """Stands for what is not looked at here."""
 
