@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import selectors
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 CLI_S = 150.0
+ANSWER_S = 30.0  # that a guest has to answer at its console
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,26 @@ def run_cli(
         input=stdin, capture_output=True, text=True, timeout=timeout_s, env=dict(environment), check=False,
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def type_at_console(name: str, keys: str, until: str, *, environment: Mapping[str, str]) -> str:
+    """Type at a guest's console and return what it shows; leaves when `until` is the start of a line of it."""
+    program = Path(sys.executable).parent / "vdc"
+    with subprocess.Popen(
+        [str(program), "console", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(environment)
+    ) as console:
+        assert console.stdin is not None and console.stdout is not None
+        console.stdin.write(keys.encode())
+        console.stdin.flush()
+        shown, end = b"", time.monotonic() + ANSWER_S
+        with selectors.DefaultSelector() as selector:
+            selector.register(console.stdout, selectors.EVENT_READ)
+            while f"\n{until}".encode() not in shown and selector.select(max(0.0, end - time.monotonic())):
+                chunk = console.stdout.read1()  # type: ignore[attr-defined]
+                shown += chunk
+                if not chunk:
+                    break
+        console.stdin.close()
+        shown += console.stdout.read()
+    assert console.returncode == 0, f"vdc console {name}: exit code {console.returncode}"
+    return shown.decode(errors="replace")

@@ -113,7 +113,7 @@ class VM:
 
     def shell(self, command: str) -> str:
         """Run a command in the guest by its serial console; returns what it printed."""
-        printed = self.lab.ok("console", self.name, stdin=f"\necho be''gin; {command}; echo e''nd\n")
+        printed = self.lab.type_at_console(self.name, f"\necho be''gin; {command}; echo e''nd\n", until="end")
         assert "begin" in printed and "end" in printed, printed
         return printed.rpartition("begin")[2].partition("end")[0].strip()
 

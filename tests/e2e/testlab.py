@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from labaudit import audit_of
-from labcli import CLI_S, Done, run_cli
+from labcli import CLI_S, Done, run_cli, type_at_console
 from labkernel import Tap, taps_of
 from labvm import VM
 from pacing import wait_for
@@ -116,6 +116,10 @@ class Lab:
         done = self.cli(*arguments, stdin=stdin, timeout_s=timeout_s)
         assert done.code == 0, f"vdc {' '.join(arguments)}: exit code {done.code}\n{done.stdout}{done.stderr}"
         return done.stdout
+
+    def type_at_console(self, name: str, keys: str, until: str) -> str:
+        """Type at a guest's console until a line begins with `until`; returns what it showed."""
+        return type_at_console(name, keys, until, environment=self.environment)
 
     def up(self) -> LabStatus:
         """Bring it up by the command line, which writes the context."""

@@ -85,6 +85,33 @@ async def test_what_the_guest_writes_is_shown(output: io.BytesIO) -> None:
     assert output.getvalue() == b"\x00\xfflogin: "
 
 
+class Slow(Socket):
+    """A guest that goes on printing after the last key."""
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        for data in self.outputs:
+            await asyncio.sleep(0.05)
+            yield Message(data)
+        await asyncio.Event().wait()
+
+
+async def test_a_pipe_that_has_ended_leaves_when_the_guest_is_silent(
+    output: io.BytesIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "_AFTER_END_S", 0.2)
+    await stay(Api(Slow(*[b"."] * 8)), typed(None))
+    assert output.getvalue() == b"." * 8
+
+
+async def test_a_pipe_that_has_ended_leaves_a_guest_that_is_never_silent(
+    output: io.BytesIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "_AFTER_END_S", 0.2)
+    monkeypatch.setattr(terminal, "_CHATTY_S", 0.3)
+    await stay(Api(Slow(*[b"."] * 1000)), typed(None))
+    assert output.getvalue()
+
+
 async def test_a_broken_connection_is_made_again(output: io.BytesIO) -> None:
     second, said = Socket(b"after"), list[str]()
     keys = typed()

@@ -12,7 +12,7 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from aiohttp import ClientWebSocketResponse, WSMsgType
@@ -24,6 +24,7 @@ ESCAPE = b"\x1d"  # Ctrl-]
 _RETRY_S = 0.3
 _GIVE_UP_S = 60.0
 _AFTER_END_S = 1.0  # of silence, when standard input was no terminal and has ended
+_CHATTY_S = 10.0  # that a guest which is never silent is listened to then
 _READ_BYTES = 4096
 
 
@@ -130,8 +131,9 @@ async def _pressed_escape(keys: asyncio.Queue[bytes | None], wait_s: float) -> b
 
 async def _join(socket: ClientWebSocketResponse, keys: asyncio.Queue[bytes | None]) -> bool:
     """Carry bytes both ways; True when the user has left, False when the connection has ended."""
-    output = asyncio.create_task(_receive(socket), name="console-output")
-    typing = asyncio.create_task(_send(socket, keys), name="console-input")
+    printed = asyncio.Event()
+    output = asyncio.create_task(_receive(socket, printed), name="console-output")
+    typing = asyncio.create_task(_send(socket, keys, printed), name="console-input")
     try:
         await asyncio.wait({output, typing}, return_when=asyncio.FIRST_COMPLETED)
         if typing.done() and not typing.cancelled() and typing.exception() is None:
@@ -143,11 +145,12 @@ async def _join(socket: ClientWebSocketResponse, keys: asyncio.Queue[bytes | Non
         await asyncio.gather(output, typing, return_exceptions=True)
 
 
-async def _receive(socket: ClientWebSocketResponse) -> None:
+async def _receive(socket: ClientWebSocketResponse, printed: asyncio.Event) -> None:
     async for message in socket:
         if message.type in (WSMsgType.BINARY, WSMsgType.TEXT):
             data = message.data.encode() if isinstance(message.data, str) else message.data
             _show(data)
+            printed.set()
 
 
 def _show(data: bytes) -> None:
@@ -155,12 +158,18 @@ def _show(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-async def _send(socket: ClientWebSocketResponse, keys: asyncio.Queue[bytes | None]) -> bool:
+async def _send(
+    socket: ClientWebSocketResponse, keys: asyncio.Queue[bytes | None], printed: asyncio.Event
+) -> bool:
     while (chunk := await keys.get()) is not None:
         before, escape, _ = chunk.partition(ESCAPE)
         if before:
             await socket.send_bytes(before)
         if escape:
             return True
-    await asyncio.sleep(_AFTER_END_S)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CHATTY_S):
+            while True:
+                printed.clear()
+                await asyncio.wait_for(printed.wait(), _AFTER_END_S)
     return True
