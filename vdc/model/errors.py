@@ -2,6 +2,8 @@
 
 VdcError
 ├── InvalidError      the request itself is wrong; repeat it corrected          (HTTP 400)
+├── UnauthenticatedError  who asks has shown no valid certificate             (HTTP 401)
+├── ForbiddenError    who asks is known and may not                              (HTTP 403)
 ├── NotFoundError     the named object does not exist                            (HTTP 404)
 ├── ConflictError     the state has moved on or forbids it; look and decide      (HTTP 409)
 ├── FencedError       a newer epoch exists; whoever asked must stand down        (HTTP 412)
@@ -51,6 +53,20 @@ class InvalidError(VdcError):
     default_code = "invalid"
 
 
+class UnauthenticatedError(VdcError):
+    """Nobody valid is at the other end: no certificate, or one that is not accepted."""
+
+    http_status = 401
+    default_code = "certificate-missing"
+
+
+class ForbiddenError(VdcError):
+    """The caller is known, and its role does not include this."""
+
+    http_status = 403
+    default_code = "role-missing"
+
+
 class NotFoundError(VdcError):
     """The named object does not exist."""
 
@@ -94,6 +110,8 @@ _BY_STATUS: dict[int, type[VdcError]] = {
     cls.http_status: cls
     for cls in (
         InvalidError,
+        UnauthenticatedError,
+        ForbiddenError,
         NotFoundError,
         ConflictError,
         FencedError,
