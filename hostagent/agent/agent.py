@@ -11,12 +11,15 @@ import os
 import uuid
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, suppress
+from datetime import datetime
 
 import aiohttp
 import structlog
 
+from hostagent.agent.credentials import CredentialsKeeper, open_keyring
 from hostagent.agent.doctor import host_checks
 from hostagent.agent.images import ImageKeeper
+from hostagent.agent.joining import addresses_of
 from hostagent.agent.lineage import LineageKeeper
 from hostagent.agent.majority import majority_checks, watch_majority
 from hostagent.agent.manager import Manager
@@ -35,6 +38,7 @@ from hostagent.drivers.process.pidfile import own_processes
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
+from hostagent.server.issuing import Issuer
 from hostagent.server.maintenance import promoter
 from hostagent.server.override import Override
 from hostagent.supervisor.failpoints import Failpoints
@@ -45,6 +49,7 @@ from vdc.control.clock import SystemClock
 from vdc.control.controller import Controller
 from vdc.control.desired import DesiredState
 from vdc.control.events import EventLog
+from vdc.control.identities import Identities
 from vdc.control.leader import Election
 from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
@@ -53,6 +58,7 @@ from vdc.model.errors import UnavailableError
 from vdc.model.host import Host
 from vdc.model.units import MIB
 from vdc.protection.majority import pair_without_witness
+from vdc.security.folder import pki_folder
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
 from vdc.store.etcd_admin import MemberStatus
@@ -82,6 +88,9 @@ class Agent:
         """Run until cancelled. Raises VdcError where this host cannot take part at all."""
         _raise_priority()
         own_processes(self.config.state_dir)
+        self._keyring = open_keyring(
+            pki_folder(self.config.state_dir), datetime.fromisoformat(self._clock.wall())
+        )
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession())
             record = await self._describe()
@@ -125,6 +134,17 @@ class Agent:
         if self._member is not None and self._lineage.may_vote:
             self._member.check_data()
             group.create_task(self._member.run(), name="etcd")
+
+    def _issuer(self, host: NodeContext) -> Issuer:
+        def now() -> datetime:
+            return datetime.fromisoformat(self._clock.wall())
+
+        identities = Identities(host.store, host.mirror)
+        return Issuer(host.name, self._keyring, identities, host.mirror, now)
+
+    def _keep_credentials(self, context: ServerContext, group: asyncio.TaskGroup) -> None:
+        keeper = CredentialsKeeper(context.host, context.issuer, context.peer, addresses_of(self.config))
+        group.create_task(keeper.run(), name="credentials")
 
     def _keep_lineage(self, host: NodeContext, store: EtcdStore, group: asyncio.TaskGroup) -> None:
         group.create_task(self._lineage.keep(host, store), name="lineage")
@@ -224,7 +244,9 @@ class Agent:
             members=members,
             checks=checks,
             override=Override(host, store, self._member, self._lineage, manager.find),
+            issuer=self._issuer(host),
         )
+        self._keep_credentials(context, group)
         api = ApiServer(
             build_app(context), socket=self.config.state_dir / "api.sock",
             address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,

@@ -15,6 +15,7 @@ from hostagent.server.context import ServerContext
 from hostagent.server.drill import DrillHandlers
 from hostagent.server.endophytes import EndophyteHandlers
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
+from hostagent.server.identities import IdentityHandlers
 from hostagent.server.maintenance import MaintenanceHandlers
 from hostagent.server.metrics import MetricsHandler
 from hostagent.server.readonly import guarded
@@ -36,6 +37,7 @@ def build_app(context: ServerContext) -> web.Application:
         MetricsHandler(context),
         VerificationHandlers(context),
         DrillHandlers(context),
+        IdentityHandlers(context),
     )
     for route in ROUTES:
         handler: Handler | None = next(

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from vdc.api import models as wire
 from vdc.api.endpoints import Endpoint
+from vdc.api.identity_client import IdentityClient
 from vdc.api.transport import BodyFactory, Call, Deadlines, Transport, make_call, parse_json
 from vdc.model.base import Record
 from vdc.model.endophyte import RunState
@@ -48,6 +49,7 @@ class ApiClient:
         deadlines: Deadlines | None = None,
     ) -> None:
         self.transport = Transport(endpoints, session=session, deadlines=deadlines)
+        self.identities = IdentityClient(self._call)
 
     async def __aenter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from vdc.api import identities
 from vdc.api import models as wire
 from vdc.model.base import Record
 from vdc.model.maintenance import DrainReport
@@ -147,6 +148,43 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "peer_thaw", "POST", "/v1/peer/endophytes/{name}/thaw", "Let a frozen secondary go on",
         request=wire.PeerRequest, response=wire.Acknowledged, is_peer=True,
+    ),
+    Route("authority", "GET", "/v1/authority", "Whom the hosts of this cluster trust", response=identities.AuthorityBundle),
+    Route(
+        "join", "POST", "/v1/join", "Become a member by a join token",
+        request=identities.JoinRequest, response=identities.Membership,
+    ),
+    Route(
+        "renew", "POST", "/v1/renew", "One's own certificate for a new term",
+        request=identities.RenewRequest, response=identities.Membership,
+    ),
+    Route(
+        "create_token", "POST", "/v1/tokens", "Make a join token",
+        request=identities.TokenRequest, response=identities.TokenCreated,
+    ),
+    Route("list_tokens", "GET", "/v1/tokens", "Join tokens that can be used", response=identities.TokenList, query=("local",)),
+    Route(
+        "revoke_token", "DELETE", "/v1/tokens/{id}", "Make a join token worthless",
+        response=wire.Acknowledged, query=("local",),
+    ),
+    Route(
+        "add_user", "POST", "/v1/users", "Certify a user's key",
+        request=identities.UserRequest, response=identities.UserCreated,
+    ),
+    Route("list_users", "GET", "/v1/users", "All users", response=identities.UserList),
+    Route("remove_user", "DELETE", "/v1/users/{name}", "Forget a user, revoke the certificates", response=wire.Acknowledged),
+    Route("list_certificates", "GET", "/v1/certificates", "Certificates that have not run out", response=identities.CertificateList),
+    Route("revoke", "DELETE", "/v1/certificates/{serial}", "Revoke a certificate", response=wire.Acknowledged),
+    Route("authority_status", "GET", "/v1/authority/status", "The authorities and their rotation", response=identities.AuthorityStatus),
+    Route("rotate_authority", "POST", "/v1/authority/rotate", "Begin to replace the authority", response=wire.Acknowledged),
+    Route("retire_authority", "POST", "/v1/authority/retire", "Give up the old authority", response=wire.Acknowledged),
+    Route(
+        "peer_authority", "GET", "/v1/peer/authority", "The authorities' keys, for a full host",
+        response=identities.AuthorityKeys, is_peer=True,
+    ),
+    Route(
+        "peer_revoked", "GET", "/v1/peer/revoked", "The signed list of revoked certificates",
+        response=identities.RevokedList, is_peer=True,
     ),
 )  # fmt: skip
 

@@ -12,15 +12,16 @@ from datetime import datetime, timedelta
 from pydantic import ValidationError
 
 from vdc.model.credentials import Authorities, IssuedCertificate, Revocation, Trust, User
-from vdc.model.errors import ConflictError, InvalidError, NotFoundError
+from vdc.model.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
 from vdc.model.identity import USER_ROLES, Role
 from vdc.store import keys
 from vdc.store.mirror import Mirror
-from vdc.store.protocol import Delete, Put, StateStore, Unchanged
+from vdc.store.protocol import Delete, KeyValue, Put, StateStore, Unchanged
 
 UNKNOWN_FOR = timedelta(days=3650)  # a revocation of a certificate that nobody knows outlives every authority
 KEPT_AFTER = timedelta(days=1)  # records of certificates that have run out: clocks differ
 BATCH = 100
+ATTEMPTS = 8
 _HEX = frozenset("0123456789abcdef")
 _SERIAL_DIGITS = 32
 _LEAST_DIGITS = 8
@@ -35,25 +36,36 @@ class Identities:
 
     # ---- machines
 
-    async def claim_name(self, name: str, key: str) -> None:
+    async def claim_name(self, name: str, key: str) -> KeyValue:
         """Take a host's name for the holder of `key`; ConflictError (`host-known`) where another one has it."""
-        reserved = await self._store.get(keys.machine(name))
-        if reserved is not None:
-            if reserved.value != key:
-                raise _taken(name)
-            return
-        if await self._store.get(keys.host(name)) is not None:
-            raise _taken(name)
-        if not (
-            await self._store.commit([Unchanged(keys.machine(name), 0)], [Put(keys.machine(name), key)])
-        ).succeeded:
-            raise _taken(name)
+        record = keys.machine(name)
+        if await self._store.get(record) is None and await self._store.get(keys.host(name)) is None:
+            await self._store.commit([Unchanged(record, 0)], [Put(record, key)])
+        found = await self._store.get(record)
+        if found is None or found.value != key:
+            raise ConflictError(
+                f"the cluster knows a host {name} already, with another key",
+                hint=f"if that one is gone for good: vdc node remove {name}; else give this one another name",
+                code="host-known",
+            )
+        return found
+
+    async def require_name(self, name: str, key: str) -> KeyValue:
+        """The claim of a machine that is known, by this key; ForbiddenError (`wrong-host`)."""
+        found = await self._store.get(keys.machine(name))
+        if found is None or found.value != key:
+            raise ForbiddenError(
+                f"the cluster knows no host {name} with this key",
+                hint="it may have been removed: hostagent join --token TOKEN",
+                code="wrong-host",
+            )
+        return found
 
     async def enter_machine(self, certificate: IssuedCertificate) -> None:
         """Enter a machine that got its certificate without a running cluster; idempotent."""
-        await self.enter(certificate)
-        key = keys.machine(certificate.identity.name)
+        key, record = keys.machine(certificate.identity.name), keys.certificate(certificate.serial)
         await self._store.commit([Unchanged(key, 0)], [Put(key, certificate.key)])
+        await self._store.commit([Unchanged(record, 0)], [Put(record, certificate.to_json())])
 
     def check_addresses(self, name: str, addresses: Collection[str]) -> None:
         """ConflictError (`address-taken`) where another host has one of them: who serves there must be clear."""
@@ -66,9 +78,18 @@ class Identities:
 
     # ---- certificates
 
-    async def enter(self, certificate: IssuedCertificate) -> None:
-        """Record a certificate before it is handed out."""
-        await self._store.commit([], [Put(keys.certificate(certificate.serial), certificate.to_json())])
+    async def enter(self, certificate: IssuedCertificate, claim: KeyValue) -> None:
+        """Record a certificate before it is handed out.
+
+        `claim` is the record of the user or machine that it is for. Touching it makes whoever removes that record
+        look for certificates again: ConflictError (`contention`) where it was removed or touched meanwhile.
+        """
+        put = Put(keys.certificate(certificate.serial), certificate.to_json())
+        compare = Unchanged(claim.key, claim.mod_revision)
+        if not (await self._store.commit([compare], [put, Put(claim.key, claim.value)])).succeeded:
+            raise ConflictError(
+                f"{certificate.identity} was changed by somebody else", hint="try again", code="contention"
+            )
 
     async def certificates(self) -> tuple[IssuedCertificate, ...]:
         """All that are recorded; what cannot be read is not among them."""
@@ -126,25 +147,31 @@ class Identities:
 
     async def enter_user(self, user: User, certificate: IssuedCertificate) -> None:
         """Enter a user who got a certificate without a running cluster; idempotent."""
-        key = keys.user(user.name)
+        key, record = keys.user(user.name), keys.certificate(certificate.serial)
         await self._store.commit([Unchanged(key, 0)], [Put(key, user.to_json())])
-        await self.enter(certificate)
+        await self._store.commit([Unchanged(record, 0)], [Put(record, certificate.to_json())])
 
-    async def user(self, name: str) -> User:
-        """NotFoundError (`user-not-found`)."""
+    async def user(self, name: str) -> tuple[User, KeyValue]:
+        """The record, also as the claim that `enter` asks for; NotFoundError (`user-not-found`)."""
         item = await self._store.get(keys.user(name))
         if item is None:
             raise NotFoundError(
                 f"there is no user {name[:63]!r}", hint="vdc cluster user ls", code="user-not-found"
             )
-        return User.from_json(item.value)
+        return User.from_json(item.value), item
 
     async def remove_user(self, name: str, *, now: datetime, by: str) -> int:
         """Forget a user and revoke every certificate; says how many. NotFoundError (`user-not-found`)."""
-        await self.user(name)
-        operations = await revocations_of(self._store, name, USER_ROLES, now=now, by=by)
-        await self._in_batches([*operations, Delete(keys.user(name))])
-        return len(operations)
+        count = 0
+        for _ in range(ATTEMPTS):
+            _, claim = await self.user(name)
+            operations = await revocations_of(self._store, name, USER_ROLES, now=now, by=by)
+            await self._in_batches(operations)
+            count += len(operations)
+            unchanged = Unchanged(claim.key, claim.mod_revision)
+            if (await self._store.commit([unchanged], [Delete(claim.key)])).succeeded:
+                return count
+        raise ConflictError(f"{name} is being changed by others", hint="try again", code="contention")
 
     # ---- authorities
 
@@ -210,11 +237,3 @@ async def revocations_of(
 
 def _revocation(found: IssuedCertificate, now: datetime, by: str) -> Revocation:
     return Revocation(serial=found.serial, at=now, until=found.not_after, identity=found.identity, by=by)
-
-
-def _taken(name: str) -> ConflictError:
-    return ConflictError(
-        f"the cluster knows a host {name} already, with another key",
-        hint=f"if that one is gone for good: vdc node remove {name}; else give this one another name",
-        code="host-known",
-    )

@@ -176,6 +176,7 @@ class MaintenanceWishes:
             raise ConflictError(f"{pair.name} changed, or one of its hosts came back", code="host-alive")
 
     async def _forget(self, host: str, pairs: list[Versioned[Pair]]) -> None:
+        claim = await self._store.get(keys.machine(host))
         await self._revoke(host)
         for digest, found in list(self._mirror.images.items()):
             if host in found.value.hosts:
@@ -186,6 +187,9 @@ class MaintenanceWishes:
         for start in range(0, len(said), BATCH):
             await self._store.commit([], [Delete(key) for key in said[start : start + BATCH]])
         compares = [Unchanged(keys.pair(found.value.name), found.revision) for found in pairs[:BATCH]]
+        compares.append(
+            Unchanged(keys.machine(host), claim.mod_revision if claim else 0)
+        )  # no new certificate
         reason, request, at = f"{host} was declared gone for good", uuid.uuid4().hex, self._clock.wall()
         gone: list[Put | Delete] = [
             Delete(keys.host(host)),
