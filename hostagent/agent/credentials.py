@@ -164,15 +164,16 @@ class CredentialsKeeper:
         own = parse_certificate(self._credentials.certificate_pem)
         if not any(is_issued_by(authority, own) for authority in trusted):
             raise UnavailableError("the authority of this host's certificate is retired: it has to join anew")
-        pki.write_private(folder / pki.BUNDLE, record.bundle)
-        pki.write_private(folder / SEEN, record.to_json())
         fingerprints = {entry.fingerprint for entry in record.entries}
-        self._keyring.reload()
+        pki.write_private(folder / SEEN, record.to_json())
+        if record.bundle != self._credentials.bundle_pem:
+            pki.write_private(folder / pki.BUNDLE, record.bundle)
+            self._keyring.reload()
+            self._host.log.info("this host trusts these authorities now", authorities=sorted(fingerprints))
         if phase_of(record) is Phase.STABLE and self._credentials.held:
             pki.write_authorities(
                 folder, [one for one in self._credentials.held if one.fingerprint in fingerprints]
             )
-        self._host.log.info("this host trusts other authorities now", authorities=sorted(fingerprints))
 
     async def _fetch_keys(self) -> None:
         """A full host may issue: it gets the keys from another one."""
