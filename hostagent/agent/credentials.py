@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from hostagent.server.issuing import Issuer
@@ -31,6 +31,7 @@ from vdc.security.certificates import (
     parse_bundle,
     parse_certificate,
     public_key_of,
+    read_revoked,
 )
 from vdc.security.folder import HostCredentials
 from vdc.security.keyring import Keyring
@@ -39,7 +40,6 @@ from vdc.store import keys
 
 EVERY_S = 60.0
 DEBOUNCE_S = 0.2
-SEEN = "authorities.json"  # the newest record that was believed: an older one is not, whoever wrote it
 LIST_EVERY = timedelta(days=1)  # the list of the revoked is signed anew
 TRIM_EVERY = timedelta(hours=1)
 COMPLAIN_EVERY = timedelta(hours=12)
@@ -71,7 +71,6 @@ class CredentialsKeeper:
         self._keyring = issuer.keyring
         self._peer = peer
         self._addresses = addresses
-        self._listed: tuple[frozenset[str], datetime] | None = None
         self._trimmed_at: datetime | None = None
         self._complained_at: datetime | None = None
 
@@ -155,7 +154,7 @@ class CredentialsKeeper:
 
     def _seen(self) -> int:
         try:
-            return Authorities.from_json(pki.read_private(self._keyring.folder / SEEN)).number
+            return Authorities.from_json(pki.read_private(self._keyring.folder / pki.SEEN)).number
         except (VdcError, ValueError):
             return 0
 
@@ -165,7 +164,7 @@ class CredentialsKeeper:
         if not any(is_issued_by(authority, own) for authority in trusted):
             raise UnavailableError("the authority of this host's certificate is retired: it has to join anew")
         fingerprints = {entry.fingerprint for entry in record.entries}
-        pki.write_private(folder / SEEN, record.to_json())
+        pki.write_private(folder / pki.SEEN, record.to_json())
         if record.bundle != self._credentials.bundle_pem:
             pki.write_private(folder / pki.BUNDLE, record.bundle)
             self._keyring.reload()
@@ -275,16 +274,22 @@ class CredentialsKeeper:
 
     async def _write_revoked(self) -> None:
         now, revoked = self._issuer.now(), frozenset(self._host.mirror.revoked)
-        if self._listed is not None and self._listed[0] == revoked and now - self._listed[1] < LIST_EVERY:
+        listed, at = self._listed()
+        if listed == revoked and now - at < LIST_EVERY:
             return
         if self._credentials.authority is not None:
-            text = self._issuer.revocation_list()
-        elif (found := await self._ask_revoked()) is not None:
-            text = found
+            text: str | None = self._issuer.revocation_list()
         else:
-            return
-        pki.write_private(self._keyring.folder / pki.REVOKED, text)
-        self._listed = (revoked, now)
+            text = await self._ask_revoked()
+        if text is not None:
+            pki.write_private(self._keyring.folder / pki.REVOKED, text)
+            self._keyring.reload()
+
+    def _listed(self) -> tuple[frozenset[str], datetime]:
+        try:
+            return read_revoked(pki.read_private(self._keyring.folder / pki.REVOKED))
+        except VdcError:
+            return frozenset(), datetime.min.replace(tzinfo=UTC)
 
     async def _ask_revoked(self) -> str | None:
         for peer in self._full_peers():

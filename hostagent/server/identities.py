@@ -20,6 +20,7 @@ from vdc.security.certificates import fingerprint_of, is_issued_by, parse_certif
 from vdc.security.folder import TOKENS
 from vdc.security.keys import key_to_pem
 from vdc.security.tokens import KnownToken, TokenFolder, parse_token
+from vdc.store.protocol import KeyValue
 
 
 class IdentityHandlers:
@@ -54,14 +55,26 @@ class IdentityHandlers:
         key = self._issuer.key_of(body.request)
         addresses = self._issuer.machine_addresses(body.name, body.addresses)
         cluster = self._issuer.authority.cluster
-        claim = await self._identities.claim_name(body.name, key)
+        claim = await self._claim(body.name, key)
         self._tokens.redeem(token, now)
         identity = Identity(cluster=cluster, role=known.role, name=body.name)
+        if claim is None:
+            return self._issuer.issue_early(identity, body.request, addresses=addresses)
         membership = await self._issuer.issue(identity, body.request, claim, addresses=addresses)
         await self._log(
             body.name, "host-joined", f"{body.name} joined as {known.role}, by a token of {known.created_by}"
         )
         return membership
+
+    async def _claim(self, name: str, key: str) -> KeyValue | None:
+        """None where the cluster is only being founded, and this host's configuration expects that one."""
+        try:
+            return await self._identities.claim_name(name, key)
+        except UnavailableError:
+            embedded = self._context.host.config.etcd.embedded
+            if self._issuer.is_founding and embedded is not None and name in embedded.members:
+                return None
+            raise
 
     async def renew(self, request: web.Request) -> wire.Membership:
         """See the route table."""

@@ -6,6 +6,7 @@ Over TLS the caller's certificate says who calls; here the socket does. Time is 
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -100,12 +101,15 @@ class Agent:
     def peer(self, name: str) -> ApiClient:
         return self.world.client(name, self.keyring.credentials.identity)
 
-    def app(self, identity: Identity | None) -> web.Application:
+    def app(self, identity: Identity | None, *, reads_records: bool = True) -> web.Application:
         @web.middleware
         async def known(request: web.Request, handler: Any) -> Any:
-            await self.mirror.read_all()
+            if reads_records:
+                await self.mirror.read_all()
             if identity is not None:
-                request["identity"] = identity
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # aiohttp's, about names of keys
+                    request["identity"] = identity
             return await handler(request)
 
         app = web.Application(middlewares=[errors_as_problems, known])

@@ -152,7 +152,7 @@ ROUTES: tuple[Route, ...] = (
     Route("authority", "GET", "/v1/authority", "Whom the hosts of this cluster trust", response=identities.AuthorityBundle),
     Route(
         "join", "POST", "/v1/join", "Become a member by a join token",
-        request=identities.JoinRequest, response=identities.Membership,
+        request=identities.JoinRequest, response=identities.Membership, may_force=True,
     ),
     Route(
         "renew", "POST", "/v1/renew", "One's own certificate for a new term",
@@ -160,7 +160,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "create_token", "POST", "/v1/tokens", "Make a join token",
-        request=identities.TokenRequest, response=identities.TokenCreated,
+        request=identities.TokenRequest, response=identities.TokenCreated, may_force=True,
     ),
     Route("list_tokens", "GET", "/v1/tokens", "Join tokens that can be used", response=identities.TokenList, query=("local",)),
     Route(
