@@ -11,12 +11,15 @@ import os
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from datetime import datetime
 
 import structlog
 
-from hostagent.agent.arbiter import ArbiterPlace
+from hostagent.agent.credentials import CredentialsKeeper, open_keyring
 from hostagent.agent.doctor import host_checks
+from hostagent.agent.etcd import ArbiterPlace, keep_credentials
 from hostagent.agent.images import ImageKeeper
+from hostagent.agent.joining import addresses_of
 from hostagent.agent.lineage import LineageKeeper
 from hostagent.agent.majority import majority_checks, watch_majority
 from hostagent.agent.manager import Manager
@@ -33,11 +36,12 @@ from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes, gu
 from hostagent.drivers.peers import PeerSessions
 from hostagent.drivers.process.oom import AGENT, set_oom_score
 from hostagent.drivers.process.pidfile import own_processes
-from hostagent.drivers.trust import etcd_context, trust_of
+from hostagent.drivers.trust import Trust, etcd_context
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
 from hostagent.server.identity import Gate
+from hostagent.server.issuing import Issuer
 from hostagent.server.maintenance import promoter
 from hostagent.server.override import Override
 from hostagent.supervisor.failpoints import Failpoints
@@ -48,14 +52,16 @@ from vdc.control.clock import SystemClock
 from vdc.control.controller import Controller
 from vdc.control.desired import DesiredState
 from vdc.control.events import EventLog
+from vdc.control.identities import Identities
 from vdc.control.leader import Election
 from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
 from vdc.images.reference import normalise_reference
-from vdc.model.errors import UnavailableError, VdcError
+from vdc.model.errors import UnavailableError
 from vdc.model.host import Host
 from vdc.model.units import MIB
 from vdc.protection.majority import pair_without_witness
+from vdc.security.folder import pki_folder
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
 from vdc.store.etcd_admin import MemberStatus
@@ -81,9 +87,13 @@ class Agent:
 
     async def run(self) -> None:
         """Run until cancelled. Raises VdcError where this host cannot take part at all."""
-        self._trust = trust_of(self.config)
         _raise_priority()
         own_processes(self.config.state_dir)
+        self._keyring = open_keyring(
+            pki_folder(self.config.state_dir), datetime.fromisoformat(self._clock.wall())
+        )
+        self._trust = Trust(self._keyring)
+        self._trust.check(self.config)
         async with AsyncExitStack() as stack:
             self._sessions = PeerSessions(self._trust, self.config)
             stack.push_async_callback(self._sessions.close)
@@ -136,21 +146,18 @@ class Agent:
         if self._member is not None and self._lineage.may_vote:
             self._member.check_data()
             group.create_task(self._member.run(), name="etcd")
-            group.create_task(self._keep_credentials(self._member), name="etcd credentials")
+            group.create_task(keep_credentials(self._member, self._trust), name="etcd credentials")
 
-    async def _keep_credentials(self, member: EmbeddedMember) -> None:
-        """What this host shows may have changed while no agent ran, and may again."""
-        changed = asyncio.Event()
-        self._trust.subscribe(changed.set)
-        while True:
-            try:
-                await member.running()
-                if await member.renew_credentials():
-                    self._log.info("etcd was started again, to know the cluster's authorities")
-            except (VdcError, OSError) as error:
-                self._log.warning("etcd does not know what this host shows now", why=str(error))
-            await changed.wait()
-            changed.clear()
+    def _issuer(self, host: NodeContext) -> Issuer:
+        def now() -> datetime:
+            return datetime.fromisoformat(self._clock.wall())
+
+        identities = Identities(host.store, host.mirror)
+        return Issuer(host.name, self._keyring, identities, host.mirror, now)
+
+    def _keep_credentials(self, context: ServerContext, group: asyncio.TaskGroup) -> None:
+        keeper = CredentialsKeeper(context.host, context.issuer, context.peer, addresses_of(self.config))
+        group.create_task(keeper.run(), name="credentials")
 
     def _keep_lineage(self, host: NodeContext, store: EtcdStore, group: asyncio.TaskGroup) -> None:
         group.create_task(self._lineage.keep(host, store), name="lineage")
@@ -247,14 +254,20 @@ class Agent:
             members=members,
             checks=checks,
             override=Override(host, store, self._member, self._lineage, manager.find),
+            issuer=self._issuer(host),
         )
+        self._keep_credentials(context, group)
         group.create_task(self._api(context).run(), name="api")
         verifier = Verifier(host, manager.supervisors, context.peer)
         group.create_task(verifier.run(), name="verifier")
         group.create_task(self._after_sync(context, manager, store, group), name="after sync")
 
     def _api(self, context: ServerContext) -> ApiServer:
-        gate = Gate(context.host, self._trust.identity.cluster, is_revoked=lambda serial: False)
+        mirror = context.host.mirror
+        gate = Gate(
+            context.host, self._trust.identity.cluster, is_revoked=lambda serial: serial in mirror.revoked
+        )
+        mirror.subscribe(lambda key: gate.drop_revoked() if not key or key.startswith(keys.REVOKED) else None)
         return ApiServer(
             build_app(context, gate), self._trust, path=self.config.state_dir / "api.sock",
             address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,

@@ -109,7 +109,9 @@ class WitnessAgent(Agent):
             members=members,
             checks=checks,
             override=Override(host, store, self._member, self._lineage, nobody.find),
+            issuer=self._issuer(host),
         )
+        self._keep_credentials(context, group)
         self.config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
         group.create_task(self._api(context).run(), name="api")
         group.create_task(self._vote(context, store), name="election")

@@ -1,4 +1,4 @@
-"""What this host shows and whom it trusts, wherever it speaks TLS: read from its folder, replaced while it runs.
+"""What this host shows and whom it trusts, wherever it speaks TLS; it follows the host's credentials as they change.
 
 Whoever keeps a context subscribes: a connection that is open stays as it is, the next one shows the new certificate.
 """
@@ -7,59 +7,52 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 
 from hostagent.config import AgentConfig, EtcdConfig
 from vdc.model.errors import InvalidError, RefusedError
 from vdc.model.identity import Identity, Role
-from vdc.security.folder import HostCredentials, load_credentials, pki_folder
+from vdc.security.folder import HostCredentials
+from vdc.security.keyring import Keyring
 from vdc.security.tls import client_context, server_context
 
 
 class Trust:
     """One per agent. `server` is for listeners, `client` for calls to agents and to etcd members of the cluster."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises as `load_credentials`."""
-        self.folder = folder
+    def __init__(self, keyring: Keyring) -> None:
+        self.folder = keyring.folder
+        self._keyring = keyring
         self._listeners: list[Callable[[], None]] = []
-        self._take(load_credentials(folder))
+        self._make(keyring.credentials)
+        keyring.subscribe(self._follow)
 
-    def _take(self, credentials: HostCredentials) -> None:
+    def _make(self, credentials: HostCredentials) -> None:
         self.server = server_context(credentials)
         self.client = client_context(credentials.bundle_pem, credentials.certificate_pem, credentials.key_pem)
-        self.credentials = credentials
 
     @property
     def identity(self) -> Identity:
         """Who this host is."""
-        return self.credentials.identity
+        return self._keyring.credentials.identity
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each change."""
         self._listeners.append(listener)
 
-    def reload(self) -> None:
-        """Read the folder again. Raises as `load_credentials`, and then nothing has changed."""
-        self._take(load_credentials(self.folder))
+    def check(self, config: AgentConfig) -> None:
+        """RefusedError (`wrong-host`) where the certificate is another's than the configuration's."""
+        wanted = Role.WITNESS if config.witness else Role.HOST
+        if (self.identity.role, self.identity.name) != (wanted, config.host):
+            raise RefusedError(
+                f"the certificate in {self.folder} is that of {self.identity}, the configuration says "
+                f"{wanted} {config.host}",
+                code="wrong-host", hint="correct the configuration, or join the cluster under this name",
+            )  # fmt: skip
+
+    def _follow(self, credentials: HostCredentials) -> None:
+        self._make(credentials)
         for listener in tuple(self._listeners):
             listener()
-
-
-def trust_of(config: AgentConfig) -> Trust:
-    """The agent's own. Raises as Trust, RefusedError (`wrong-host`) where the certificate is another host's,
-    UnauthenticatedError (`certificate-expired`).
-    """
-    trust = Trust(pki_folder(config.state_dir))
-    role, identity = Role.WITNESS if config.witness else Role.HOST, trust.identity
-    if (identity.role, identity.name) != (role, config.host):
-        raise RefusedError(
-            f"the certificate in {trust.folder} is that of {identity}, the configuration says {role} {config.host}",
-            code="wrong-host", hint="correct the configuration, or join the cluster under this name",
-        )  # fmt: skip
-    trust.credentials.certificate.check_time(datetime.now(UTC))
-    return trust
 
 
 def etcd_context(config: EtcdConfig, trust: Trust) -> ssl.SSLContext:

@@ -17,6 +17,7 @@ from hostagent.server.context import ServerContext
 from hostagent.server.drill import DrillHandlers
 from hostagent.server.endophytes import EndophyteHandlers
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
+from hostagent.server.identities import IdentityHandlers
 from hostagent.server.identity import Gate
 from hostagent.server.maintenance import MaintenanceHandlers
 from hostagent.server.metrics import MetricsHandler
@@ -43,6 +44,7 @@ def build_app(context: ServerContext, gate: Gate) -> web.Application:
         MetricsHandler(context),
         VerificationHandlers(context),
         DrillHandlers(context),
+        IdentityHandlers(context),
     )
     for route in ROUTES:
         handler: Handler | None = next(

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import aiohttp
 
+from hostagent.server.issuing import Issuer
 from hostagent.server.override import Override
 from hostagent.supervisor.node import NodeContext
 from hostagent.supervisor.supervisor import Supervisor
@@ -47,6 +48,7 @@ class ServerContext:
     members: Callable[[], Awaitable[tuple[MemberStatus, ...]]]
     checks: Callable[[], Awaitable[tuple[Check, ...]]]
     override: Override
+    issuer: Issuer
 
     def peer(self, host_name: str, acting_for: Identity | None = None) -> ApiClient:
         """A client of another host's agent, over the management network.

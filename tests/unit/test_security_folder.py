@@ -46,7 +46,7 @@ def test_a_cluster_begins_with_an_authority_a_host_and_an_administrator(tmp_path
 def test_every_file_is_private_and_nothing_temporary_stays(folder: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {p.name: stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == dict.fromkeys(
-        ["ca.crt", "ca.key", "host.crt", "host.key"], 0o600
+        ["ca.crt", "ca.key", "host.crt", "host.key", "revoked.crl"], 0o600
     )
 
 

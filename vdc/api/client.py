@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from vdc.api import models as wire
 from vdc.api.context import Context
 from vdc.api.endpoints import Endpoint
+from vdc.api.identity_client import IdentityClient
 from vdc.api.transport import BodyFactory, Call, Deadlines, Transport, make_call, parse_json
 from vdc.model.base import Record
 from vdc.model.endophyte import RunState
@@ -55,6 +56,7 @@ class ApiClient:
         self.transport = Transport(
             endpoints, session=session, deadlines=deadlines, credentials=credentials, acting_for=acting_for
         )
+        self.identities = IdentityClient(self._call)
 
     @classmethod
     def of(cls, context: Context, endpoint: str | None = None) -> Self:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from vdc.api import identities
 from vdc.api import models as wire
 from vdc.model.base import Record
 from vdc.model.identity import Role
@@ -161,6 +162,43 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "peer_thaw", "POST", "/v1/peer/endophytes/{name}/thaw", Role.HOST, "Let a frozen secondary go on",
         request=wire.PeerRequest, response=wire.Acknowledged,
+    ),
+    Route("authority", "GET", "/v1/authority", Role.NOBODY, "Whom the hosts of this cluster trust", response=identities.AuthorityBundle),
+    Route(
+        "join", "POST", "/v1/join", Role.NOBODY, "Become a member by a join token",
+        request=identities.JoinRequest, response=identities.Membership,
+    ),
+    Route(
+        "renew", "POST", "/v1/renew", Role.VIEWER, "One's own certificate for a new term",
+        request=identities.RenewRequest, response=identities.Membership, by_hosts=Role.WITNESS,
+    ),
+    Route(
+        "create_token", "POST", "/v1/tokens", Role.ADMIN, "Make a join token",
+        request=identities.TokenRequest, response=identities.TokenCreated,
+    ),
+    Route("list_tokens", "GET", "/v1/tokens", Role.ADMIN, "Join tokens that can be used", response=identities.TokenList, query=("local",)),
+    Route(
+        "revoke_token", "DELETE", "/v1/tokens/{id}", Role.ADMIN, "Make a join token worthless",
+        response=wire.Acknowledged, query=("local",),
+    ),
+    Route(
+        "add_user", "POST", "/v1/users", Role.ADMIN, "Certify a user's key",
+        request=identities.UserRequest, response=identities.UserCreated,
+    ),
+    Route("list_users", "GET", "/v1/users", Role.ADMIN, "All users", response=identities.UserList),
+    Route("remove_user", "DELETE", "/v1/users/{name}", Role.ADMIN, "Forget a user, revoke the certificates", response=wire.Acknowledged),
+    Route("list_certificates", "GET", "/v1/certificates", Role.ADMIN, "Certificates that have not run out", response=identities.CertificateList),
+    Route("revoke", "DELETE", "/v1/certificates/{serial}", Role.ADMIN, "Revoke a certificate", response=wire.Acknowledged),
+    Route("authority_status", "GET", "/v1/authority/status", Role.ADMIN, "The authorities and their rotation", response=identities.AuthorityStatus),
+    Route("rotate_authority", "POST", "/v1/authority/rotate", Role.ADMIN, "Begin to replace the authority", response=wire.Acknowledged),
+    Route("retire_authority", "POST", "/v1/authority/retire", Role.ADMIN, "Give up the old authority", response=wire.Acknowledged),
+    Route(
+        "peer_authority", "GET", "/v1/peer/authority", Role.HOST, "The authorities' keys, for a full host",
+        response=identities.AuthorityKeys, from_newcomers=True,
+    ),
+    Route(
+        "peer_revoked", "GET", "/v1/peer/revoked", Role.WITNESS, "The signed list of revoked certificates",
+        response=identities.RevokedList, from_newcomers=True,
     ),
 )  # fmt: skip
 

@@ -66,8 +66,13 @@ def issue_host_folder(
     identity = Identity(cluster=authority.cluster, role=role, name=name)
     certificate_pem = authority.issue(identity, key.public_key(), now, addresses=addresses)
     if role is Role.HOST:
-        pki.write_authority(folder, authority)
-    pki.write_membership(folder, bundle_pem=bundle_pem or authority.pem, certificate_pem=certificate_pem)
+        pki.write_authorities(folder, [authority])
+    pki.write_membership(
+        folder,
+        bundle_pem=bundle_pem or authority.pem,
+        certificate_pem=certificate_pem,
+        revoked_pem=authority.revocation_list([], now),
+    )
     return pki.load_credentials(folder)
 
 

@@ -1,7 +1,7 @@
 """A host's credentials on its disk: `STATE_DIR/pki/`, a folder that only its owner may enter.
 
-    ca.crt       the authorities that this host trusts, one or more
-    ca.key       the key of the present one; on full hosts only
+    ca.crt       the authorities that this host trusts, the one that issues first
+    ca.key       their keys; on full hosts only
     host.crt     who this host is
     host.key     its private key, made here; it leaves this machine never
     revoked.crl  the list of revoked certificates, for etcd
@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,13 +30,14 @@ from vdc.security.authority import Authority
 from vdc.security.certificates import (
     MAX_BUNDLE_BYTES,
     Certificate,
+    fingerprint_of,
     is_issued_by,
     parse_bundle,
     parse_certificate,
     public_key_of,
     read_certificate,
 )
-from vdc.security.keys import key_from_pem, key_to_pem, new_key, public_bytes
+from vdc.security.keys import key_from_pem, key_to_pem, keys_from_pem, new_key, public_bytes
 
 FOLDER = "pki"
 BUNDLE = "ca.crt"
@@ -57,7 +59,13 @@ class HostCredentials:
     certificate_pem: str
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     bundle_pem: str
-    authority: Authority | None = field(default=None, repr=False)  # where this host may issue certificates
+    held: tuple[Authority, ...] = field(default=(), repr=False)  # authorities whose keys are here
+
+    @property
+    def authority(self) -> Authority | None:
+        """The one that issues, where its key is here."""
+        first = fingerprint_of(self.authorities[0])
+        return next((found for found in self.held if found.fingerprint == first), None)
 
     @property
     def identity(self) -> Identity:
@@ -115,19 +123,23 @@ def load_credentials(folder: Path) -> HostCredentials:
             hint="restore both from the same backup, or remove the folder and join anew",
             code="certificate-foreign",
         )
-    return HostCredentials(
-        certificate, certificate_pem, key, bundle_pem, authority=_load_authority(folder, bundle_pem)
-    )
+    return HostCredentials(certificate, certificate_pem, key, bundle_pem, _load_held(folder, bundle_pem))
 
 
-def _load_authority(folder: Path, bundle_pem: str) -> Authority | None:
+def _load_held(folder: Path, bundle_pem: str) -> tuple[Authority, ...]:
     if not (folder / AUTHORITY_KEY).exists():
-        return None
-    key = key_from_pem(read_private(folder / AUTHORITY_KEY))
-    for certificate in parse_bundle(bundle_pem):
-        if public_bytes(public_key_of(certificate)) == public_bytes(key.public_key()):
-            return Authority(certificate, key)
-    raise _mismatch(folder, AUTHORITY_KEY, BUNDLE)
+        return ()
+    keys = {
+        public_bytes(key.public_key()): key for key in keys_from_pem(read_private(folder / AUTHORITY_KEY))
+    }
+    held = tuple(
+        Authority(certificate, keys[public])
+        for certificate in parse_bundle(bundle_pem)
+        if (public := public_bytes(public_key_of(certificate))) in keys
+    )
+    if not held:
+        raise _mismatch(folder, AUTHORITY_KEY, BUNDLE)
+    return held
 
 
 def read_private(path: Path) -> str:
@@ -200,16 +212,17 @@ def own_key(folder: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def write_membership(folder: Path, *, bundle_pem: str, certificate_pem: str) -> None:
+def write_membership(folder: Path, *, bundle_pem: str, certificate_pem: str, revoked_pem: str) -> None:
     """What an authority answered to the request of `own_key`; the certificate last, since it makes a member."""
     prepare(folder)
+    write_private(folder / REVOKED, revoked_pem)
     write_private(folder / BUNDLE, bundle_pem)
     write_private(folder / CERTIFICATE, certificate_pem)
 
 
-def write_authority(folder: Path, authority: Authority) -> None:
-    """Keep the authority's key here; its certificate has to stand in the bundle before."""
-    write_private(folder / AUTHORITY_KEY, authority.key_pem)
+def write_authorities(folder: Path, held: Iterable[Authority]) -> None:
+    """Keep these authorities' keys here and no others. One that is not in the bundle is not used yet."""
+    write_private(folder / AUTHORITY_KEY, "".join(authority.key_pem for authority in held))
 
 
 def write_private(path: Path, text: str) -> None:

@@ -5,6 +5,8 @@ Of a request nothing counts but its public key: who the certificate speaks for i
 
 from __future__ import annotations
 
+import hashlib
+
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -21,6 +23,7 @@ from cryptography.x509.oid import NameOID
 from vdc.model.errors import InvalidError
 
 CURVE = ec.SECP256R1
+_END = "-----END PRIVATE KEY-----"
 MAX_PEM_BYTES = 16 * 1024  # of one certificate, key or request; ours have less than one
 
 
@@ -43,6 +46,19 @@ def key_from_pem(pem: str) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, CURVE):
         raise InvalidError("the private key is not one of EC P-256", code="key-invalid")
     return key
+
+
+def keys_from_pem(text: str) -> tuple[ec.EllipticCurvePrivateKey, ...]:
+    """One key or several, one after the other; InvalidError (`key-invalid`)."""
+    parts = text.split(_END)
+    if len(parts) < 2 or parts[-1].strip():
+        return (key_from_pem(text),)
+    return tuple(key_from_pem(part + _END) for part in parts[:-1])
+
+
+def key_digest(key: ec.EllipticCurvePublicKey) -> str:
+    """SHA-256 of a public key, hexadecimal: by it a record names a key."""
+    return hashlib.sha256(public_bytes(key)).hexdigest()
 
 
 def public_bytes(key: ec.EllipticCurvePublicKey) -> bytes:

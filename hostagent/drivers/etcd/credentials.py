@@ -24,7 +24,7 @@ class MemberFiles:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """etcd's options, for clients and for peers alike."""
+        """etcd's options, for clients and for peers alike. Only members' certificates have the name: no person's."""
         found: list[str] = []
         for prefix in ("", "peer-"):
             found += [

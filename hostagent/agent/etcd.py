@@ -1,18 +1,39 @@
-"""Where etcd's leadership belongs: on no host whose death would have to be arbitrated."""
+"""What the agent does for etcd beside keeping its member: credentials that are up to date, the right leader."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 
+import structlog
+
+from hostagent.drivers.etcd import EmbeddedMember
+from hostagent.drivers.trust import Trust
 from hostagent.supervisor.node import NodeContext
+from vdc.model.errors import VdcError
 from vdc.store.etcd import EtcdStore
 from vdc.store.etcd_admin import MemberStatus
 
 ARBITER_REST_S = 10.0
 
 
+async def keep_credentials(member: EmbeddedMember, trust: Trust) -> None:
+    """The member knows what this host shows and trusts; that may have changed while no agent ran. Never returns."""
+    log, changed = structlog.get_logger(), asyncio.Event()
+    trust.subscribe(changed.set)
+    while True:
+        try:
+            await member.running()
+            if await member.renew_credentials():
+                log.info("etcd was started again, to know the cluster's authorities")
+        except (VdcError, OSError) as error:
+            log.warning("etcd does not know what this host shows now", why=str(error))
+        await changed.wait()
+        changed.clear()
+
+
 class ArbiterPlace:
-    """Used by the agent that leads."""
+    """Where etcd's leadership belongs: on no host whose death would have to be arbitrated."""
 
     def __init__(self, host: NodeContext, store: EtcdStore) -> None:
         self._host = host
