@@ -10,6 +10,7 @@ from aiohttp import web
 
 from hostagent.server.context import ServerContext
 from hostagent.server.http import parse_body
+from hostagent.server.identity import ROOT, person_of
 from vdc.api import identities as wire
 from vdc.api.models import Acknowledged
 from vdc.model.credentials import User
@@ -118,11 +119,11 @@ class IdentityHandlers:
         own = tuple(self._view(known) for known in self._tokens.list(self._issuer.now()))
         if _is_local(request):
             return wire.TokenList(items=own)
-        hosts = self._others()
+        hosts, person = self._others(), person_of(request)
 
         async def ask(host: str) -> tuple[wire.TokenView, ...] | None:
             try:
-                return (await self._context.peer(host).identities.list_tokens(local=True)).items
+                return (await self._context.peer(host, person).identities.list_tokens(local=True)).items
             except VdcError:
                 return None
 
@@ -141,7 +142,8 @@ class IdentityHandlers:
                 raise
             for host in self._others():
                 try:
-                    return await self._context.peer(host).identities.revoke_token(token_id, local=True)
+                    peer = self._context.peer(host, person_of(request))
+                    return await peer.identities.revoke_token(token_id, local=True)
                 except VdcError:
                     continue
             raise
@@ -175,6 +177,12 @@ class IdentityHandlers:
         body = wire.UserRequest.model_validate(await parse_body(request))
         if body.role not in USER_ROLES:
             raise InvalidError(f"a user is {', '.join(USER_ROLES)}, not {body.role}", code="role-invalid")
+        if body.name == ROOT:
+            raise InvalidError(
+                f"{ROOT} is whoever administers a host, at its socket",
+                hint="choose another name",
+                code="name-reserved",
+            )
         authority, now = self._issuer.authority, self._issuer.now()
         self._issuer.key_of(body.request)
         user = User(
@@ -261,6 +269,7 @@ class IdentityHandlers:
         if identity.role is not Role.HOST:
             raise ForbiddenError(f"this needs the role host; {identity.name} is {identity.role}")
         self._issuer.authority  # noqa: B018 - one that lacks the issuing key has nothing to give
+        await self._identities.require_host(identity.name)
         credentials = self._keyring.credentials
         await self._log(identity.name, "authority-handed-over", f"{identity.name} got the cluster's key")
         return wire.AuthorityKeys(

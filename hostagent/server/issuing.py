@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from ipaddress import IPv4Address
 
 from vdc.api import identities as wire
+from vdc.api.transport import DONE_ELSEWHERE
 from vdc.control.identities import Identities
 from vdc.model.credentials import Authorities, IssuedCertificate, Revocation
 from vdc.model.errors import ConflictError, InvalidError, UnavailableError
@@ -24,8 +25,6 @@ from vdc.security.keyring import Keyring
 from vdc.security.keys import key_digest, read_request
 from vdc.store.mirror import Mirror
 from vdc.store.protocol import KeyValue
-
-DONE_ELSEWHERE = "is-witness"
 
 
 class Issuer:

@@ -62,7 +62,7 @@ class Agent:
                 "host": name, "state_dir": state_dir, "witness": role is Role.WITNESS, "overlay_address": "10.77.0.9",
                 "management": {"address": self.address, "interface": "m"},
                 "replication": {"address": f"10.1.0.{number}", "interface": "r"},
-                "etcd": {"endpoints": ["http://10.0.0.1:2379"]},
+                "etcd": {"endpoints": ["https://10.0.0.1:2379"]},
             }
         )  # fmt: skip
         self.folder = pki_folder(state_dir)
@@ -98,8 +98,8 @@ class Agent:
             [], [Put(keys.host(self.name), self.record.to_json()), Put(keys.liveness(self.name), "i")]
         )
 
-    def peer(self, name: str) -> ApiClient:
-        return self.world.client(name, self.keyring.credentials.identity)
+    def peer(self, name: str, acting_for: Identity | None = None) -> ApiClient:
+        return self.world.client(name, acting_for or self.keyring.credentials.identity)
 
     def app(self, identity: Identity | None, *, reads_records: bool = True) -> web.Application:
         @web.middleware

@@ -129,6 +129,14 @@ async def test_a_witness_that_asks_for_the_key_is_refused(world: World) -> None:
         assert caught.value.code == "role-missing"
 
 
+async def test_a_removed_host_that_asks_for_the_key_is_refused(world: World) -> None:
+    await world.found("h1", "h2")
+    await world.store.commit([], [Delete(keys.machine("h2")), Delete(keys.host("h2"))])
+    with pytest.raises(VdcError) as caught:
+        await (await world.ask("h1", own(world.agents["h2"]).identity)).peer_authority()
+    assert caught.value.code == "wrong-host"
+
+
 async def test_revocations_are_written_out_signed_on_every_host(world: World) -> None:
     await world.found("h1", "w1")
     serial = own(world.agents["w1"]).serial

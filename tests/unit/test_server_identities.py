@@ -168,6 +168,11 @@ async def test_a_user_is_no_machine(pair: World, role: Role) -> None:
     assert await code_of(api.add_user(user_request(role=role))) == "role-invalid"
 
 
+async def test_the_local_administrator_s_name_is_nobody_else_s(pair: World) -> None:
+    api = await pair.ask("h1", admin())
+    assert await code_of(api.add_user(user_request("root", Role.VIEWER))) == "name-reserved"
+
+
 async def test_a_bad_request_leaves_no_user(pair: World) -> None:
     api = await pair.ask("h1", admin())
     assert await code_of(api.add_user(user_request().with_(request="x"))) == "request-invalid"
