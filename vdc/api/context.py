@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from vdc.api.endpoints import parse_context_endpoint
+from vdc.api.endpoints import parse_endpoint
 from vdc.model.base import Record
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
 from vdc.security.credentials import UserCredentials
@@ -169,7 +169,7 @@ def new_context(endpoints: Sequence[str], credentials: UserCredentials | None = 
 
 
 def _check(context: Context, name: str) -> None:
-    is_remote = not all(parse_context_endpoint(endpoint).unix_path for endpoint in context.endpoints)
+    is_remote = not all(parse_endpoint(endpoint).unix_path for endpoint in context.endpoints)
     if is_remote and context.credentials is None:
         raise InvalidError(
             f"context {name} has no credentials for its https endpoints",

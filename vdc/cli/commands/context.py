@@ -85,7 +85,7 @@ def use(name: str) -> None:
 
 
 @context.command("import", example="vdc context import alice.yaml")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def import_file(file: Path) -> None:
     """Add the contexts of a file that `vdc cluster user add` wrote; the first becomes the current one.
 
@@ -95,6 +95,8 @@ def import_file(file: Path) -> None:
     from vdc.model.errors import InvalidError
 
     given = load_contexts(file)
+    if not file.exists():
+        raise InvalidError(f"there is no file {file}", code="context-invalid")
     if not given.contexts:
         raise InvalidError(f"{file} has no context in it", code="context-invalid")
     import_contexts(given)
