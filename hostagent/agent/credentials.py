@@ -143,20 +143,29 @@ class CredentialsKeeper:
                     await self._issuer.identities.put_authorities(first_record(authority), 0)
             return
         record, seen = found.value, self._seen()
-        if record.number < seen:
-            raise UnavailableError(
-                f"the record of authorities is number {record.number}; {seen} was seen before"
-            )
-        if record.bundle == self._credentials.bundle_pem and record.number == seen:
+        if seen is not None and record.number < seen.number:
+            await self._put_back(seen, record, found.revision)
+            return
+        if record.bundle == self._credentials.bundle_pem and record == seen:
             return
         verify(record, self._credentials.authorities)
         await self._adopt(record)
 
-    def _seen(self) -> int:
+    def _seen(self) -> Authorities | None:
+        """The newest record that was believed here."""
         try:
-            return Authorities.from_json(pki.read_private(self._keyring.folder / pki.SEEN)).number
+            return Authorities.from_json(pki.read_private(self._keyring.folder / pki.SEEN))
         except (VdcError, ValueError):
-            return 0
+            return None
+
+    async def _put_back(self, seen: Authorities, found: Authorities, revision: int) -> None:
+        """An older record is in the store: somebody's doing, or the records are those of an older backup."""
+        if not self._credentials.held:
+            raise UnavailableError(
+                f"the record of authorities is number {found.number}; {seen.number} was seen before"
+            )
+        await self._issuer.identities.put_authorities(seen, revision)
+        self._host.log.warning("an older record of authorities was replaced", number=seen.number)
 
     async def _adopt(self, record: Authorities) -> None:
         folder, trusted = self._keyring.folder, parse_bundle(record.bundle)
