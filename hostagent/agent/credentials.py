@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from hostagent.server.issuing import Issuer
@@ -31,6 +31,7 @@ from vdc.security.certificates import (
     parse_bundle,
     parse_certificate,
     public_key_of,
+    read_revoked,
 )
 from vdc.security.folder import HostCredentials
 from vdc.security.keyring import Keyring
@@ -39,7 +40,6 @@ from vdc.store import keys
 
 EVERY_S = 60.0
 DEBOUNCE_S = 0.2
-SEEN = "authorities.json"  # the newest record that was believed: an older one is not, whoever wrote it
 LIST_EVERY = timedelta(days=1)  # the list of the revoked is signed anew
 TRIM_EVERY = timedelta(hours=1)
 COMPLAIN_EVERY = timedelta(hours=12)
@@ -71,7 +71,6 @@ class CredentialsKeeper:
         self._keyring = issuer.keyring
         self._peer = peer
         self._addresses = addresses
-        self._listed: tuple[frozenset[str], datetime] | None = None
         self._trimmed_at: datetime | None = None
         self._complained_at: datetime | None = None
 
@@ -155,7 +154,7 @@ class CredentialsKeeper:
 
     def _seen(self) -> int:
         try:
-            return Authorities.from_json(pki.read_private(self._keyring.folder / SEEN)).number
+            return Authorities.from_json(pki.read_private(self._keyring.folder / pki.SEEN)).number
         except (VdcError, ValueError):
             return 0
 
@@ -164,15 +163,16 @@ class CredentialsKeeper:
         own = parse_certificate(self._credentials.certificate_pem)
         if not any(is_issued_by(authority, own) for authority in trusted):
             raise UnavailableError("the authority of this host's certificate is retired: it has to join anew")
-        pki.write_private(folder / pki.BUNDLE, record.bundle)
-        pki.write_private(folder / SEEN, record.to_json())
         fingerprints = {entry.fingerprint for entry in record.entries}
-        self._keyring.reload()
+        pki.write_private(folder / pki.SEEN, record.to_json())
+        if record.bundle != self._credentials.bundle_pem:
+            pki.write_private(folder / pki.BUNDLE, record.bundle)
+            self._keyring.reload()
+            self._host.log.info("this host trusts these authorities now", authorities=sorted(fingerprints))
         if phase_of(record) is Phase.STABLE and self._credentials.held:
             pki.write_authorities(
                 folder, [one for one in self._credentials.held if one.fingerprint in fingerprints]
             )
-        self._host.log.info("this host trusts other authorities now", authorities=sorted(fingerprints))
 
     async def _fetch_keys(self) -> None:
         """A full host may issue: it gets the keys from another one."""
@@ -274,17 +274,22 @@ class CredentialsKeeper:
 
     async def _write_revoked(self) -> None:
         now, revoked = self._issuer.now(), frozenset(self._host.mirror.revoked)
-        if self._listed is not None and self._listed[0] == revoked and now - self._listed[1] < LIST_EVERY:
+        listed, at = self._listed()
+        if listed == revoked and now - at < LIST_EVERY:
             return
         if self._credentials.authority is not None:
-            text = self._issuer.revocation_list()
-        elif (found := await self._ask_revoked()) is not None:
-            text = found
+            text: str | None = self._issuer.revocation_list()
         else:
-            return
-        pki.write_private(self._keyring.folder / pki.REVOKED, text)
-        self._keyring.reload()
-        self._listed = (revoked, now)
+            text = await self._ask_revoked()
+        if text is not None:
+            pki.write_private(self._keyring.folder / pki.REVOKED, text)
+            self._keyring.reload()
+
+    def _listed(self) -> tuple[frozenset[str], datetime]:
+        try:
+            return read_revoked(pki.read_private(self._keyring.folder / pki.REVOKED))
+        except VdcError:
+            return frozenset(), datetime.min.replace(tzinfo=UTC)
 
     async def _ask_revoked(self) -> str | None:
         for peer in self._full_peers():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from urllib.parse import urlsplit
 
 import aiohttp
 from cryptography import x509
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hostagent.config import AgentConfig
 from vdc.api import identities as wire
 from vdc.api.client import ApiClient
+from vdc.api.endpoints import parse_endpoint
 from vdc.model.errors import ForbiddenError, InvalidError, UnauthenticatedError, UnavailableError
 from vdc.model.identity import Identity, Role
 from vdc.security import cluster
@@ -31,6 +33,8 @@ from vdc.security.certificates import (
 from vdc.security.keys import make_request, public_bytes
 from vdc.security.tls import client_context, unverified_context
 from vdc.security.tokens import Token, parse_token
+
+CONNECT_S = 10.0
 
 
 async def join(config: AgentConfig, token_text: str) -> Identity:
@@ -80,17 +84,30 @@ async def _authority(token: Token) -> x509.Certificate:
 
 
 async def _ask(endpoint: str, context: ssl.SSLContext, request: wire.JoinRequest) -> wire.Membership:
+    await _shake_hands(endpoint, context)
+    async with _client(endpoint, context) as api:
+        return await api.identities.join(request)
+
+
+async def _shake_hands(endpoint: str, context: ssl.SSLContext) -> None:
+    """Whether it is the cluster that answers, before anything is sent to it; UnauthenticatedError."""
+    parts = urlsplit(endpoint)
     try:
-        async with _client(endpoint, context) as api:
-            return await api.identities.join(request)
-    except (UnauthenticatedError, UnavailableError) as error:
-        if _is_of_certificate(error):
-            raise _mismatch(endpoint) from error
-        raise
+        async with asyncio.timeout(CONNECT_S):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
+    except ssl.SSLError as error:
+        raise _mismatch(endpoint) from error
+    except (OSError, TimeoutError) as error:
+        raise UnavailableError(
+            f"no agent answers ({endpoint})",
+            hint="is its agent running, and may this host reach it?",
+            code="agent-unreachable",
+        ) from error
+    writer.transport.abort()
 
 
 def _client(endpoint: str, context: ssl.SSLContext) -> _Client:
-    if not endpoint.startswith("https://"):
+    if not parse_endpoint(endpoint).base_url.startswith("https://"):
         raise InvalidError(
             "the join token names no https endpoint",
             hint="an admin makes another: vdc cluster token create",
@@ -112,14 +129,6 @@ class _Client:
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
-
-
-def _is_of_certificate(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _mismatch(endpoint: str) -> UnauthenticatedError:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from hostagent.server.context import ServerContext
 from hostagent.server.http import parse_body
-from hostagent.server.identity import IDENTITY, person_of
+from hostagent.server.identity import IDENTITY, ROOT, person_of
 from vdc.api import identities as wire
 from vdc.api.models import Acknowledged
 from vdc.model.credentials import User
@@ -21,6 +21,7 @@ from vdc.security.certificates import fingerprint_of, is_issued_by, parse_certif
 from vdc.security.folder import TOKENS
 from vdc.security.keys import key_to_pem
 from vdc.security.tokens import KnownToken, TokenFolder, parse_token
+from vdc.store.protocol import KeyValue
 
 
 class IdentityHandlers:
@@ -55,14 +56,26 @@ class IdentityHandlers:
         key = self._issuer.key_of(body.request)
         addresses = self._issuer.machine_addresses(body.name, body.addresses)
         cluster = self._issuer.authority.cluster
-        claim = await self._identities.claim_name(body.name, key)
+        claim = await self._claim(body.name, key)
         self._tokens.redeem(token, now)
         identity = Identity(cluster=cluster, role=known.role, name=body.name)
+        if claim is None:
+            return self._issuer.issue_early(identity, body.request, addresses=addresses)
         membership = await self._issuer.issue(identity, body.request, claim, addresses=addresses)
         await self._log(
             body.name, "host-joined", f"{body.name} joined as {known.role}, by a token of {known.created_by}"
         )
         return membership
+
+    async def _claim(self, name: str, key: str) -> KeyValue | None:
+        """None where the cluster is only being founded, and this host's configuration expects that one."""
+        try:
+            return await self._identities.claim_name(name, key)
+        except UnavailableError:
+            embedded = self._context.host.config.etcd.embedded
+            if self._issuer.is_founding and embedded is not None and name in embedded.members:
+                return None
+            raise
 
     async def renew(self, request: web.Request) -> wire.Membership:
         """See the route table."""
@@ -164,6 +177,12 @@ class IdentityHandlers:
         body = wire.UserRequest.model_validate(await parse_body(request))
         if body.role not in USER_ROLES:
             raise InvalidError(f"a user is {', '.join(USER_ROLES)}, not {body.role}", code="role-invalid")
+        if body.name == ROOT:
+            raise InvalidError(
+                f"{ROOT} is whoever administers a host, at its socket",
+                hint="choose another name",
+                code="name-reserved",
+            )
         authority, now = self._issuer.authority, self._issuer.now()
         self._issuer.key_of(body.request)
         user = User(
@@ -250,6 +269,7 @@ class IdentityHandlers:
         if identity.role is not Role.HOST:
             raise ForbiddenError(f"this needs the role host; {identity.name} is {identity.role}")
         self._issuer.authority  # noqa: B018 - one that lacks the issuing key has nothing to give
+        await self._identities.require_host(identity.name)
         credentials = self._keyring.credentials
         await self._log(identity.name, "authority-handed-over", f"{identity.name} got the cluster's key")
         return wire.AuthorityKeys(

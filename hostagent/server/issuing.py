@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from ipaddress import IPv4Address
 
 from vdc.api import identities as wire
+from vdc.api.transport import DONE_ELSEWHERE
 from vdc.control.identities import Identities
 from vdc.model.credentials import Authorities, IssuedCertificate, Revocation
 from vdc.model.errors import ConflictError, InvalidError, UnavailableError
@@ -18,13 +19,12 @@ from vdc.protection.rotation import Phase, advance, begin, holders, missing_trus
 from vdc.security.authorities import entry_of, sign, verify
 from vdc.security.authority import Authority
 from vdc.security.certificates import parse_certificate, public_key_of, read_certificate
-from vdc.security.folder import write_authorities
+from vdc.security.cluster import enter_later
+from vdc.security.folder import ISSUED, SEEN, read_private, write_authorities
 from vdc.security.keyring import Keyring
 from vdc.security.keys import key_digest, read_request
 from vdc.store.mirror import Mirror
 from vdc.store.protocol import KeyValue
-
-DONE_ELSEWHERE = "is-witness"
 
 
 class Issuer:
@@ -69,6 +69,38 @@ class Issuer:
         revoked = self.revocation_list() if identity.role.is_machine else ""
         bundle = self.keyring.credentials.bundle_pem
         return wire.Membership(certificate=certificate, bundle=bundle, revoked=revoked)
+
+    @property
+    def is_founding(self) -> bool:
+        """Whether this host has never read the cluster's records: the first hosts of a cluster join before its
+        etcd can have a majority."""
+        return not (self.keyring.folder / SEEN).exists()
+
+    def issue_early(
+        self, identity: Identity, request_pem: str, *, addresses: Collection[str]
+    ) -> wire.Membership:
+        """As `issue`, for a cluster that has no records yet: what is issued is entered when it has.
+
+        ConflictError (`host-known`) where this host has given the name to another key.
+        """
+        issued = self.keyring.folder / ISSUED
+        for path in issued.glob("*.crt") if issued.is_dir() else ():
+            known = self.record_of(read_private(path))
+            is_same = (known.identity.name, known.identity.role.is_machine) == (identity.name, True)
+            if is_same and known.key != self.key_of(request_pem):
+                raise ConflictError(
+                    f"{identity.name} has joined already, with another key", code="host-known"
+                )
+        if identity.name == self._host:
+            raise ConflictError(f"this is {identity.name}", code="host-known")
+        authority, now = self.authority, self.now()
+        certificate = authority.sign(request_pem, identity, now, addresses=addresses)
+        enter_later(self.keyring.folder, certificate)
+        return wire.Membership(
+            certificate=certificate,
+            bundle=self.keyring.credentials.bundle_pem,
+            revoked=authority.revocation_list([], now),
+        )
 
     def record_of(self, certificate_pem: str) -> IssuedCertificate:
         """What is recorded of a certificate."""

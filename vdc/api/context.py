@@ -22,9 +22,9 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from vdc.api.endpoints import parse_context_endpoint
+from vdc.api.endpoints import parse_endpoint
 from vdc.model.base import Record
-from vdc.model.errors import InvalidError, NotFoundError, RefusedError
+from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
 from vdc.security.credentials import UserCredentials
 
 ENV_FILE = "VDC_CONFIG"
@@ -104,12 +104,25 @@ def load_contexts(path: Path | None = None) -> Contexts:
     return contexts
 
 
-def save_contexts(contexts: Contexts, path: Path | None = None) -> None:
-    """Replace the file in one rename; mode 0600, its folder 0700 where it has to be made."""
+def contexts_text(contexts: Contexts) -> str:
+    """The file's text (YAML)."""
     import yaml
 
+    class Dumper(yaml.SafeDumper):
+        """Certificates as blocks, which people can read and copy."""
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    values = contexts.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False)
+
+
+def save_contexts(contexts: Contexts, path: Path | None = None) -> None:
+    """Replace the file in one rename; mode 0600, its folder 0700 where it has to be made."""
     path = path or config_path()
-    text = yaml.safe_dump(contexts.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
+    text = contexts_text(contexts)
     with _reported(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 by contract
@@ -156,13 +169,45 @@ def new_context(endpoints: Sequence[str], credentials: UserCredentials | None = 
 
 
 def _check(context: Context, name: str) -> None:
-    is_remote = not all(parse_context_endpoint(endpoint).unix_path for endpoint in context.endpoints)
+    is_remote = not all(parse_endpoint(endpoint).unix_path for endpoint in context.endpoints)
     if is_remote and context.credentials is None:
         raise InvalidError(
             f"context {name} has no credentials for its https endpoints",
             hint="an admin makes some: vdc cluster user add NAME --role ROLE -o FILE; then vdc context import FILE",
             code="context-invalid",
         )
+
+
+def replace_credentials(name: str, credentials: UserCredentials, path: Path | None = None) -> Contexts:
+    """Let a context show something else; `NotFoundError` (`context-not-found`)."""
+
+    def change(file: Contexts) -> Contexts:
+        old = find_context(file, name)
+        new = new_context(old.endpoints, credentials).with_(previous=old.previous)
+        return Contexts(contexts={**file.contexts, name: new}, current=file.current)
+
+    return _update(change, path)
+
+
+def import_contexts(given: Contexts, path: Path | None = None) -> Contexts:
+    """Add the contexts of another file; its current one becomes the current one. ConflictError (`context-exists`)."""
+
+    def change(file: Contexts) -> Contexts:
+        for name, context in given.contexts.items():
+            _check(context, name)
+            if name in file.contexts and file.contexts[name].with_(previous=context.previous) != context:
+                raise ConflictError(
+                    f"there is another context {name} already",
+                    hint=f"vdc context remove {name} gives it up",
+                    code="context-exists",
+                )
+        current = given.current or next(iter(given.contexts), None)
+        added = {name: each for name, each in given.contexts.items() if name not in file.contexts}
+        if current in added:
+            added[current] = added[current].with_(previous=file.current)
+        return Contexts(contexts={**file.contexts, **added}, current=current or file.current)
+
+    return _update(change, path)
 
 
 def use_context(name: str, path: Path | None = None) -> Contexts:

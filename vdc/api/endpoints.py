@@ -34,17 +34,9 @@ def parse_endpoint(text: str) -> Endpoint:
     if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
         return Endpoint(text, _PLACEHOLDER_HOST, parts.path)
     is_plain = parts.path in ("", "/") and parts.username is None and parts.hostname
-    if parts.scheme in ("https", "http") and is_plain and port:
-        return Endpoint(text, f"{parts.scheme}://{parts.netloc}")
+    if parts.scheme == "https" and is_plain and port:
+        return Endpoint(text, f"https://{parts.netloc}")
     raise _invalid(text)
-
-
-def parse_context_endpoint(text: str) -> Endpoint:
-    """As `parse_endpoint`, of what people may connect to: nothing in clear. InvalidError (`endpoint-invalid`)."""
-    endpoint = parse_endpoint(text)
-    if endpoint.base_url.startswith("http:") and not endpoint.unix_path:
-        raise _invalid(text)
-    return endpoint
 
 
 def _invalid(text: str) -> InvalidError:

@@ -166,7 +166,7 @@ ROUTES: tuple[Route, ...] = (
     Route("authority", "GET", "/v1/authority", Role.NOBODY, "Whom the hosts of this cluster trust", response=identities.AuthorityBundle),
     Route(
         "join", "POST", "/v1/join", Role.NOBODY, "Become a member by a join token",
-        request=identities.JoinRequest, response=identities.Membership,
+        request=identities.JoinRequest, response=identities.Membership, may_force=True,
     ),
     Route(
         "renew", "POST", "/v1/renew", Role.VIEWER, "One's own certificate for a new term",
@@ -174,7 +174,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "create_token", "POST", "/v1/tokens", Role.ADMIN, "Make a join token",
-        request=identities.TokenRequest, response=identities.TokenCreated,
+        request=identities.TokenRequest, response=identities.TokenCreated, may_force=True,
     ),
     Route("list_tokens", "GET", "/v1/tokens", Role.ADMIN, "Join tokens that can be used", response=identities.TokenList, query=("local",)),
     Route(
@@ -194,7 +194,7 @@ ROUTES: tuple[Route, ...] = (
     Route("retire_authority", "POST", "/v1/authority/retire", Role.ADMIN, "Give up the old authority", response=wire.Acknowledged),
     Route(
         "peer_authority", "GET", "/v1/peer/authority", Role.HOST, "The authorities' keys, for a full host",
-        response=identities.AuthorityKeys, from_newcomers=True,
+        response=identities.AuthorityKeys,
     ),
     Route(
         "peer_revoked", "GET", "/v1/peer/revoked", Role.WITNESS, "The signed list of revoked certificates",

@@ -61,6 +61,14 @@ class Identities:
             )
         return found
 
+    async def require_host(self, name: str) -> None:
+        """ForbiddenError (`wrong-host`) where it is not, or not any more, a host of the cluster."""
+        if (
+            await self._store.get(keys.host(name)) is None
+            or await self._store.get(keys.machine(name)) is None
+        ):
+            raise ForbiddenError(f"the cluster knows no host {name}", code="wrong-host")
+
     async def enter_machine(self, certificate: IssuedCertificate) -> None:
         """Enter a machine that got its certificate without a running cluster; idempotent."""
         key, record = keys.machine(certificate.identity.name), keys.certificate(certificate.serial)

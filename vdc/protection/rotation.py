@@ -69,14 +69,18 @@ def holders(
     now: datetime,
 ) -> tuple[Identity, ...]:
     """Who has no valid certificate that is newer than one of an authority that does not issue any more."""
+    issuer = authorities.issuer.key_id
     newest: dict[str, IssuedCertificate] = {}
+
+    def rank(found: IssuedCertificate) -> tuple[datetime, bool]:
+        return found.issued_at, found.issuer == issuer
+
     for found in certificates:
         if found.serial in revoked or not found.is_valid(now):
             continue
         present = newest.get(found.identity.uri)
-        if present is None or present.issued_at < found.issued_at:
+        if present is None or rank(present) < rank(found):
             newest[found.identity.uri] = found
-    issuer = authorities.issuer.key_id
     return tuple(found.identity for _, found in sorted(newest.items()) if found.issuer != issuer)
 
 

@@ -142,6 +142,15 @@ def check_certificate(
     return certificate
 
 
+def read_revoked(pem: str) -> tuple[frozenset[str], datetime]:
+    """Serial numbers in a list of revoked certificates, and when it was signed; InvalidError (`list-invalid`)."""
+    try:
+        found = x509.load_pem_x509_crl(pem.encode())
+        return frozenset(f"{entry.serial_number:032x}" for entry in found), found.last_update_utc
+    except ValueError as error:
+        raise InvalidError("this is not a list of revoked certificates", code="list-invalid") from error
+
+
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca

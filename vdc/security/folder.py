@@ -7,6 +7,7 @@
     revoked.crl  the list of revoked certificates, for etcd
     tokens/      join tokens that this host gave out (vdc.security.tokens)
     issued/      certificates that were issued without a cluster, to be entered in its records
+    authorities.json  the newest record of whom to trust that was believed: an older one is not, whoever wrote it
 
 Every file is replaced in one rename, 0600 from its first byte on. A key that others can read is no secret any
 more: it is refused, not repaired.
@@ -47,6 +48,7 @@ KEY = "host.key"
 REVOKED = "revoked.crl"
 TOKENS = "tokens"
 ISSUED = "issued"
+SEEN = "authorities.json"
 _MODE = 0o600
 _FOLDER_MODE = 0o700
 
