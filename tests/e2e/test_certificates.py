@@ -33,8 +33,8 @@ DAY = timedelta(days=1)
 COMMANDS = {
     ("get", "nodes"): Role.VIEWER,
     ("create", "web", "--no-protect"): Role.OPERATOR,
-    ("delete", "endophyte", "web", "--yes"): Role.OPERATOR,
-    ("node", "remove", "h9", "--yes"): Role.ADMIN,
+    ("delete", "endophyte", "web"): Role.OPERATOR,
+    ("node", "remove", "h9"): Role.ADMIN,
 }
 
 
