@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
@@ -96,7 +97,7 @@ class ApiServer:
                     await self._changed.wait()
                     self._changed.clear()
                     before, site = site, await self._listener(listening)
-                    await before.stop()
+                    await before.retire()
         finally:
             await self._runner.cleanup()
             with suppress(OSError):
@@ -112,9 +113,22 @@ class ApiServer:
                 hint="another agent, or another program on that port? see `ss -ltnp`",
             ) from error
 
-    async def _listener(self, listening: socket.socket) -> web.SockSite:
+    async def _listener(self, listening: socket.socket) -> _Listener:
         own = listening.dup()
         own.setblocking(False)
         site = web.SockSite(self._runner, own, ssl_context=self._trust.server, backlog=BACKLOG)
         await site.start()
-        return site
+        return _Listener(site, own)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    site: web.SockSite
+    socket: socket.socket
+
+    async def retire(self) -> None:
+        """Accept no more. A connection that was accepted a moment ago still has to find its server open."""
+        asyncio.get_running_loop().remove_reader(self.socket.fileno())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await self.site.stop()

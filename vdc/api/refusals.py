@@ -74,6 +74,9 @@ def _of_own(endpoint: Endpoint, shown: UserCredentials) -> UnauthenticatedError 
 
 
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    while error is not None and not isinstance(error, ssl.SSLError):
+    """OpenSSL's own, below what aiohttp makes of it (which may be of both kinds)."""
+    while error is not None and (
+        not isinstance(error, ssl.SSLError) or isinstance(error, aiohttp.ClientError)
+    ):
         error = error.__cause__
     return error

@@ -10,7 +10,6 @@ never left this machine; where its outcome is unknown the error says so.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,26 +19,21 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
-from pydantic import ValidationError
 
+from vdc.api.answers import LOST_ERRORS, read_error
 from vdc.api.endpoints import Endpoint, parse_endpoint
 from vdc.api.refusals import refusal_of
 from vdc.api.routes import BY_NAME, Body, Route
 from vdc.model.errors import (
-    BugError,
     InvalidError,
-    Problem,
     UnauthenticatedError,
     UnavailableError,
     VdcError,
-    error_from_problem,
 )
 from vdc.model.identity import Identity
 from vdc.security.credentials import UserCredentials
 
 _CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-_LOST_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
-_MAX_ERROR_BYTES = 64 * 1024
 _MAX_MESSAGE_BYTES = 1024**2
 _STATUS_UNAVAILABLE = 503
 ACTING_FOR = "Vdc-Acting-For"  # for whom a host hands a request on
@@ -161,7 +155,7 @@ class Transport:
                 try:
                     async with self._session(endpoint).get(_health_url(endpoint)) as response:
                         return endpoint, response.status
-                except _LOST_ERRORS as error:
+                except LOST_ERRORS as error:
                     raise refusal_of(endpoint, error, self.credentials) or error from error
 
         tasks = [
@@ -177,7 +171,7 @@ class Transport:
                 except UnauthenticatedError as error:
                     refusal = refusal or error
                     continue
-                except (*_LOST_ERRORS, OSError):
+                except (*LOST_ERRORS, OSError):
                     continue
                 if status < 500:
                     return endpoint
@@ -195,7 +189,7 @@ class Transport:
         async with self.open(call) as response:
             try:
                 return await response.read()
-            except _LOST_ERRORS as error:
+            except LOST_ERRORS as error:
                 raise self._lost(call, error) from error
 
     async def status(self, call: Call) -> int:
@@ -226,7 +220,7 @@ class Transport:
                 response = await self._send_to(endpoint, call, is_last=is_last)
             except _CONNECT_ERRORS as error:
                 last_error = refusal_of(endpoint, error, self.credentials)
-            except (*_LOST_ERRORS, OSError) as error:
+            except (*LOST_ERRORS, OSError) as error:
                 refusal = refusal_of(endpoint, error, self.credentials)
                 last_error = refusal or self._lost(call, error)
                 if refusal is None and not call.may_repeat:
@@ -298,7 +292,7 @@ class Transport:
                     return reader.result()
                 if not await self._is_alive(endpoint):
                     return b""
-        except (*_LOST_ERRORS, OSError):
+        except (*LOST_ERRORS, OSError):
             self.forget(endpoint)
             return b""
         finally:
@@ -310,7 +304,7 @@ class Transport:
             async with asyncio.timeout(self.deadlines.health_s):
                 async with self._session(endpoint).get(_health_url(endpoint)):
                     return True
-        except (*_LOST_ERRORS, OSError):
+        except (*LOST_ERRORS, OSError):
             self.forget(endpoint)
             return False
 
@@ -334,7 +328,7 @@ class Transport:
         except aiohttp.WSServerHandshakeError as error:
             await self.request(call)  # a failed handshake has no body: the plain request says what is wrong
             raise UnavailableError(f"{endpoint} did not open the stream", code="stream-refused") from error
-        except (*_LOST_ERRORS, OSError) as error:
+        except (*LOST_ERRORS, OSError) as error:
             self.forget(endpoint)
             raise refusal_of(endpoint, error, self.credentials) or self._unreachable() from error
         async with socket:
@@ -380,27 +374,3 @@ def _context_of(credentials: UserCredentials) -> SSLContext:
 
 def _health_url(endpoint: Endpoint) -> str:
     return endpoint.base_url + BY_NAME["health"].path
-
-
-async def read_error(response: aiohttp.ClientResponse) -> VdcError:
-    """The error of an unsuccessful answer, from its `Problem` body where it has one."""
-    try:
-        body = await response.content.read(_MAX_ERROR_BYTES)
-        return error_from_problem(response.status, Problem.from_json(body))
-    except (ValidationError, *_LOST_ERRORS):
-        method, path = response.method, response.url.path
-        return BugError(
-            f"the agent answered {method} {path} with {response.status} {response.reason}",
-            hint="are the agent and this program of the same version? vdc version shows both",
-            code="bad-answer",
-        )
-    finally:
-        response.close()
-
-
-def parse_json(body: bytes) -> Any:
-    """The value of a JSON body; `BugError` where it is none."""
-    try:
-        return json.loads(body)
-    except ValueError as error:
-        raise BugError("the agent's answer is not JSON", code="bad-answer") from error
