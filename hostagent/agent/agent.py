@@ -1,6 +1,7 @@
 """The composition of one agent: what is started, in which order, and how it is taken down again.
 
-Order: capabilities of this host, etcd member, view of the cluster, overlay, heartbeats, supervisors, API.
+Order: capabilities of this host, etcd member, view of the cluster, packet filter, heartbeats, overlay, supervisors,
+API.
 On the way down nothing that serves a guest is stopped: QEMU, swtpm, dnsmasq and etcd outlive the agent (I8).
 """
 
@@ -21,6 +22,7 @@ from hostagent.agent.lineage import LineageKeeper
 from hostagent.agent.majority import majority_checks, watch_majority
 from hostagent.agent.manager import Manager
 from hostagent.agent.names import NameService
+from hostagent.agent.packetfilter import PacketFilter
 from hostagent.agent.presence import keep_present, publish_network
 from hostagent.agent.storage import StorageWatch
 from hostagent.agent.survey import survey
@@ -29,7 +31,7 @@ from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
-from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes, guard, nft
+from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes
 from hostagent.drivers.process.oom import AGENT, set_oom_score
 from hostagent.drivers.process.pidfile import own_processes
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
@@ -167,6 +169,7 @@ class Agent:
             config.network, vtep_address=config.management.address, overlay_address=config.overlay_address,
             underlay_interface=config.management.interface, netlink=netlink,
         )  # fmt: skip
+        self._filter = PacketFilter(config, self._clock, overlay)
         return HostContext(
             config=config,
             record=record,
@@ -190,14 +193,12 @@ class Agent:
 
     async def _join(self, host: HostContext, group: asyncio.TaskGroup) -> None:
         """Become part of the cluster: heartbeats at once, the rest when the store answers."""
+        await self._filter.begin()
         await host.heartbeats.start()
         await host.overlay.ensure([])
-        try:
-            await guard.ensure()
-        except nft.NftError as error:
-            host.record = host.record.with_(warnings=(*host.record.warnings, str(error)))
         group.create_task(host.heartbeats.run(), name="heartbeats")
         group.create_task(host.mirror.run(), name="mirror")
+        group.create_task(self._filter.run(host.mirror), name="packet filter")
         group.create_task(self._routes.keep(), name="replication routes")
         group.create_task(self._follow_hosts(host), name="peers")
         group.create_task(keep_present(host, host.record), name="presence")
@@ -210,7 +211,8 @@ class Agent:
         members = Cached(lambda: self._voters(store), MEMBERS_EVERY_S, self._clock.boottime_s)
 
         async def checks() -> tuple[Check, ...]:
-            found = host_checks(host, await members(), await host.overlay.check_underlay())
+            underlay = await host.overlay.check_underlay()
+            found = host_checks(host, await members(), underlay, self._filter.trouble)
             return (*found, *majority_checks(host, await members(), self._lineage.known.left_out))
 
         desired = DesiredState(store, host.mirror, self._clock, normalise_reference)

@@ -9,8 +9,13 @@ from vdc.api.models import Check
 from vdc.store.etcd_admin import MemberStatus
 
 
-def host_checks(host: NodeContext, members: tuple[MemberStatus, ...], underlay: str) -> tuple[Check, ...]:
-    """All findings about this host; `underlay` is what is wrong with the network below the overlay, if anything."""
+def host_checks(
+    host: NodeContext, members: tuple[MemberStatus, ...], underlay: str, packet_filter: str
+) -> tuple[Check, ...]:
+    """All findings about this host.
+
+    `underlay`, `packet_filter`: what is wrong with the network below the overlay and with the rules, if anything.
+    """
     return (
         _qemu(host),
         _accelerator(host),
@@ -19,19 +24,23 @@ def host_checks(host: NodeContext, members: tuple[MemberStatus, ...], underlay: 
         *_arbiter_timing(host, members),
         _disk(host),
         *([Check(name="underlay", level="error", sentence=underlay)] if underlay else []),
+        _packet_filter(packet_filter),
         *_links(host),
         *_orphans(host),
         *(Check(name="host", level="warning", sentence=warning) for warning in host.record.warnings),
     )
 
 
-def witness_checks(host: NodeContext, members: tuple[MemberStatus, ...]) -> tuple[Check, ...]:
-    """All findings about a witness."""
+def witness_checks(
+    host: NodeContext, members: tuple[MemberStatus, ...], packet_filter: str
+) -> tuple[Check, ...]:
+    """All findings about a witness; see `host_checks`."""
     return (
         Check(name="role", level="ok", sentence=f"{host.name} is a witness: it votes and runs no guests"),
         _store(host, members),
         *_arbiter_timing(host, members),
         _disk(host),
+        _packet_filter(packet_filter),
         *_links(host),
     )
 
@@ -123,6 +132,19 @@ def _disk(host: NodeContext) -> Check:
         level="warning",
         sentence=f"only {found.sentence}",
         hint="make room: a guest whose disk cannot grow stands still",
+    )
+
+
+def _packet_filter(trouble: str) -> Check:
+    if not trouble:
+        return Check(
+            name="packet filter", level="ok", sentence="guests and the networks between hosts are filtered"
+        )
+    return Check(
+        name="packet filter",
+        level="error",
+        sentence=trouble,
+        hint="install nftables; the kernel needs nf_tables with bridge and inet support. No VM starts without it",
     )
 
 

@@ -18,6 +18,7 @@ import structlog
 from hostagent.agent.agent import MEMBERS_EVERY_S, Agent, Cached, follow_peers
 from hostagent.agent.doctor import witness_checks
 from hostagent.agent.majority import majority_checks
+from hostagent.agent.packetfilter import PacketFilter
 from hostagent.agent.presence import keep_present, publish_network
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
@@ -84,9 +85,12 @@ class WitnessAgent(Agent):
             store_heard_at_s=self._clock.boottime_s(),
             log=structlog.get_logger(),
         )
+        self._filter = PacketFilter(self.config, self._clock)
+        await self._filter.begin()
         await host.heartbeats.start()
         group.create_task(host.heartbeats.run(), name="heartbeats")
         group.create_task(host.mirror.run(), name="mirror")
+        group.create_task(self._filter.run(host.mirror), name="packet filter")
         group.create_task(_follow_hosts(host), name="peers")
         group.create_task(keep_present(host, record), name="presence")
         self._keep_lineage(host, store, group)
@@ -98,7 +102,7 @@ class WitnessAgent(Agent):
         members = Cached(lambda: self._voters(store), MEMBERS_EVERY_S, self._clock.boottime_s)
 
         async def checks() -> tuple[Check, ...]:
-            found = witness_checks(host, await members())
+            found = witness_checks(host, await members(), self._filter.trouble)
             return (*found, *majority_checks(host, await members(), self._lineage.known.left_out))
 
         nobody = _NoSupervisors(host.name)
