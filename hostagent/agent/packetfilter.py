@@ -126,10 +126,9 @@ class PacketFilter:
         config, embedded = self._config, self._config.etcd.embedded
         management = _addresses(legs.management for legs in self._heard_at_s)
         replication = _addresses(legs.replication for legs in self._heard_at_s)
-        members = management | (frozenset(embedded.members.values()) if embedded else frozenset())
+        members = frozenset(embedded.members.values()) if embedded else frozenset()
         return underlay.Admitted(
-            members=members,
-            heartbeats=members | replication,
+            hosts=management | replication | members,
             replication=replication,
             endpoints=management | _addresses(config.network.external_vteps),
         )

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 
 from hostagent.drivers.net import Netlink, OverlayNetwork, Port
 from hostagent.drivers.net.tap import open_tap
+from tests.integration.packets import frame, rarp
 from vdc.model.network import Network
 
 T = TypeVar("T")
@@ -340,24 +341,6 @@ def start_guest(lab: Lab, host: Host, uid: str, mac: str, address: str, *, live:
     if live:
         place(lab.hosts, mac, host)
     return guest
-
-
-def frame(destination: str, source: str, kind: int, payload: bytes) -> bytes:
-    """An Ethernet frame of at least 60 bytes."""
-    macs = bytes.fromhex((destination + source).replace(":", ""))
-    return (macs + struct.pack(">H", kind) + payload).ljust(60, b"\0")
-
-
-def arp(mac: str, sender: str, target: str = "10.77.0.254", *, operation: int = 1) -> bytes:
-    """A request (1) or answer (2) of ARP: this MAC has this address."""
-    own, asked = bytes.fromhex(mac.replace(":", "")), socket.inet_aton(target)
-    return struct.pack(">HHBBH", 1, 0x0800, 6, 4, operation) + own + socket.inet_aton(sender) + bytes(6) + asked
-
-
-def rarp(mac: str) -> bytes:
-    """A request of RARP for one's own address, as QEMU sends it for its guest."""
-    own = bytes.fromhex(mac.replace(":", ""))
-    return struct.pack(">HHBBH", 1, 0x0800, 6, 4, 3) + own + bytes(4) + own + bytes(4)
 
 
 def frames(sock: socket.socket, seconds: float) -> Iterator[bytes]:

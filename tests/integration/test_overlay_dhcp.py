@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 
 from hostagent.drivers.net import Change, DhcpDns, DhcpDnsConfig, Port, Reservation
-from tests.integration.netns_support import ADDRESSES, NETWORK, Guest, Host, Lab, Place, find_dnsmasq, wait_until
+from tests.integration.netns_support import (
+    ADDRESSES,
+    NETWORK,
+    Guest,
+    Host,
+    Lab,
+    Place,
+    find_dnsmasq,
+    wait_until,
+)
 
 DNSMASQ = find_dnsmasq()
 pytestmark = [

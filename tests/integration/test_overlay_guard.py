@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import select
-import socket
-import struct
 from collections.abc import Iterator
 
 import pytest
 
 from hostagent.drivers.net import Port, guard
-from hostagent.drivers.net.tap import open_tap
 from tests.integration.netns_support import (
     ADDRESS,
     ADDRESS_B,
@@ -19,90 +15,36 @@ from tests.integration.netns_support import (
     MAC_B,
     Host,
     Lab,
-    arp,
-    frame,
-    rarp,
     run,
     wait_until,
 )
+from tests.integration.packets import ARP, ICMP, IPV4, IPV6, RARP, TCP, UDP, arp, ipv4, ipv6, rarp
+from tests.integration.wires import END, Wire, reaches
 
 MAC_C, ADDRESS_C = "52:54:00:00:00:0c", "10.77.0.12"
-VNET_HEADER = bytes(10)
-BROADCAST = "ff:ff:ff:ff:ff:ff"
-ARP, RARP, IPV4, IPV6 = 0x0806, 0x8035, 0x0800, 0x86DD
-ICMP, TCP, UDP, GRE, SCTP = 1, 6, 17, 47, 132
+GRE, SCTP = 47, 132
+COVERED = {"ARP", "RARP", "TCP", "UDP", "ICMP"}
+UNCOVERED = {"IPv6", "GRE", "SCTP"}
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
 
-def ipv4(source: str, protocol: int, payload: bytes) -> bytes:
-    """A packet of this protocol with a right header checksum (br_netfilter looks at it)."""
-    addresses = socket.inet_aton(source) + socket.inet_aton("10.77.0.255")
+def kinds(sender: Wire) -> dict[str, tuple[int, bytes]]:
+    """One frame of this guest of each kind, by name; each has its name in it."""
 
-    def header(checksum: int) -> bytes:
-        fields = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, checksum)
-        return fields + addresses
+    def packet(protocol: int, name: bytes) -> bytes:
+        return ipv4(sender.address, protocol, bytes(8) + name)
 
-    total = sum(struct.unpack("!10H", header(0)))
-    return header(~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + payload
-
-
-def ipv6(payload: bytes) -> bytes:
-    """A UDP packet to all nodes."""
-    addresses = socket.inet_pton(socket.AF_INET6, "fe80::1") + socket.inet_pton(socket.AF_INET6, "ff02::1")
-    return struct.pack("!IHBB", 6 << 28, len(payload), UDP, 64) + addresses + payload
-
-
-COVERED = {"ARP", "RARP", "TCP", "UDP", "ICMP"}
-UNCOVERED = {"IPv6", "GRE", "SCTP"}
-
-
-class Wire:
-    """A guest's end of its tap, held open as QEMU does."""
-
-    def __init__(self, host: Host, uid: str, mac: str, address: str, *, is_gated: bool) -> None:
-        self.mac, self.address = mac, address
-        port = Port.of(uid, 0, mac, address, is_gated=is_gated)
-        host.do(host.net.attach_port(port, live=True))
-        self._descriptor = host.call(open_tap, port.ifname)
-
-    def send(self, kind: int, payload: bytes) -> None:
-        """Broadcast a frame."""
-        os.write(self._descriptor, VNET_HEADER + frame(BROADCAST, self.mac, kind, payload))
-
-    def call(self, content: bytes) -> None:
-        """Broadcast an ARP request with something behind it; it passes every port."""
-        self.send(ARP, arp(self.mac, self.address) + content)
-
-    def kinds(self) -> dict[str, tuple[int, bytes]]:
-        """One frame of this guest of each kind, by name; each has its name in it."""
-
-        def packet(protocol: int, name: bytes) -> bytes:
-            return ipv4(self.address, protocol, bytes(8) + name)
-
-        return {
-            "ARP": (ARP, arp(self.mac, self.address) + b"ARP"),
-            "RARP": (RARP, rarp(self.mac) + b"RARP"),
-            "TCP": (IPV4, packet(TCP, b"TCP")),
-            "UDP": (IPV4, packet(UDP, b"UDP")),
-            "ICMP": (IPV4, packet(ICMP, b"ICMP")),
-            "IPv6": (IPV6, ipv6(b"IPv6")),
-            "GRE": (IPV4, packet(GRE, b"GRE")),
-            "SCTP": (IPV4, packet(SCTP, b"SCTP")),
-        }
-
-    def receive(self, deadline_s: float = 5.0) -> bytes:
-        """The next frame."""
-        assert self.has_frame(deadline_s), "nothing was received"
-        return os.read(self._descriptor, 4096)
-
-    def has_frame(self, deadline_s: float) -> bool:
-        """Whether there is one to receive, or comes within the time."""
-        return bool(select.select([self._descriptor], [], [], deadline_s)[0])
-
-    def close(self) -> None:
-        """Let go of the tap."""
-        os.close(self._descriptor)
+    return {
+        "ARP": (ARP, arp(sender.mac, sender.address) + b"ARP"),
+        "RARP": (RARP, rarp(sender.mac) + b"RARP"),
+        "TCP": (IPV4, packet(TCP, b"TCP")),
+        "UDP": (IPV4, packet(UDP, b"UDP")),
+        "ICMP": (IPV4, packet(ICMP, b"ICMP")),
+        "IPv6": (IPV6, ipv6("fe80::1", b"IPv6")),
+        "GRE": (IPV4, packet(GRE, b"GRE")),
+        "SCTP": (IPV4, packet(SCTP, b"SCTP")),
+    }
 
 
 @pytest.fixture
@@ -118,40 +60,29 @@ def host() -> Iterator[Host]:
 def wires(host: Host) -> Iterator[dict[str, Wire]]:
     """One gated port and two that are not."""
     wires = {
-        "gated": Wire(host, "uid-a", MAC, ADDRESS, is_gated=True),
-        "open": Wire(host, "uid-b", MAC_B, ADDRESS_B, is_gated=False),
-        "other": Wire(host, "uid-c", MAC_C, ADDRESS_C, is_gated=False),
+        "gated": Wire(host, Port.of("uid-a", 0, MAC, ADDRESS)),
+        "open": Wire(host, Port.of("uid-b", 0, MAC_B, ADDRESS_B, is_gated=False)),
+        "other": Wire(host, Port.of("uid-c", 0, MAC_C, ADDRESS_C, is_gated=False)),
     }
     for sender in wires.values():  # the bridge may take up to a second to notice that a tap is open
         for receiver in wires.values():
             if sender is not receiver:
                 wait_until(lambda s=sender, r=receiver: reaches(s, r), "the ports forward")
     for wire in wires.values():
-        while wire.has_frame(0.1):
-            wire.receive()
+        wire.drain()
     yield wires
     for wire in wires.values():
         wire.close()
 
 
-def reaches(sender: Wire, receiver: Wire) -> bool:
-    """Whether a frame of the one has come to the other within a moment."""
-    sender.call(b"are-you-there-" + sender.mac.encode())
-    while receiver.has_frame(0.05):
-        if sender.mac.encode() in receiver.receive():
-            return True
-    return False
-
-
 def passed(sender: Wire, receiver: Wire) -> set[str]:
     """The kinds of frames that arrive; after each comes one that always does."""
     found = set()
-    for name, (kind, payload) in sender.kinds().items():
+    for name, (kind, payload) in kinds(sender).items():
         sender.send(kind, payload)
-        sender.call(b"the-end")
-        while b"the-end" not in (received := receiver.receive()):
-            if name.encode() in received:
-                found.add(name)
+        sender.call(END)
+        if name.encode() in receiver.heard_until_end():
+            found.add(name)
     return found
 
 

@@ -35,10 +35,9 @@ class Underlay:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Who may come, each with this host itself. `members` take part in etcd."""
+    """Who may come."""
 
-    members: frozenset[IPv4Address]
-    heartbeats: frozenset[IPv4Address]
+    hosts: frozenset[IPv4Address]  # by all their addresses
     replication: frozenset[IPv4Address]
     endpoints: frozenset[IPv4Address]  # of VXLAN
 
@@ -46,17 +45,17 @@ class Admitted:
 def rules(underlay: Underlay, admitted: Admitted) -> str:
     """The table for `nft -f`, in the place of an earlier one."""
     lines = [f"{REMOVAL}table {NAME} {{"]
-    for name in ("members", "heartbeats", "replication", "endpoints"):
+    for name in ("hosts", "replication", "endpoints"):
         lines.append(f"  set {name} {{ type ipv4_addr; {_elements(getattr(admitted, name))}}}")
     lines += [
         "  chain input {",
         "    type filter hook input priority filter; policy accept;",
         '    iif "lo" accept',
         f"    udp dport {VXLAN_PORT} ip saddr != @endpoints counter drop",
-        f"    udp dport {underlay.heartbeat_port} ip saddr != @heartbeats counter drop",
+        f"    udp dport {underlay.heartbeat_port} ip saddr != @hosts counter drop",
     ]
     if underlay.etcd_peer_port is not None:
-        lines.append(f"    tcp dport {underlay.etcd_peer_port} ip saddr != @members counter drop")
+        lines.append(f"    tcp dport {underlay.etcd_peer_port} ip saddr != @hosts counter drop")
     lines += [f"    {rule}" for rule in _replication(underlay)]
     return "\n".join([*lines, "  }", "}", ""])
 
