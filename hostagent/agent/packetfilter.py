@@ -53,7 +53,7 @@ class PacketFilter:
         self.trouble = ""
 
     async def begin(self) -> None:
-        """Before anything listens: guests' confinement, and the hosts of the last time."""
+        """Before a guest's port is made: guests' confinement, and the hosts of the last time."""
         now_s = self._clock.boottime_s()
         self._heard_at_s = dict.fromkeys(self._remembered(), now_s)
         await self._put_right()

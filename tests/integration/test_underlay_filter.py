@@ -16,7 +16,7 @@ from hostagent.agent import packetfilter
 from hostagent.agent.packetfilter import PacketFilter
 from hostagent.config import AgentConfig
 from hostagent.drivers.net import Port, nft, underlay
-from tests.integration.netns_support import ADDRESS, MAC, NETWORK, Host, Lab, Place, wait_until
+from tests.integration.netns_support import ADDRESS, MAC, NETWORK, Host, Lab, Place, run, wait_until
 from tests.integration.packets import ARP, BROADCAST, arp, frame
 from tests.integration.wires import Wire
 from vdc.control.clock import SystemClock
@@ -301,3 +301,15 @@ def test_one_network_for_both_is_closed_as_far_as_it_can_be(lab: Lab) -> None:
         assert lets_in(lab.hosts[1], "10.9.0.51", 21000)
         assert not lets_in(stranger, "10.9.0.51", 21000)
         assert lets_in(stranger, NEAR, 21000)
+
+
+def test_uninstalling_as_documented_leaves_the_rules_of_others(lab: Lab, subject: Subject) -> None:
+    subject.die()
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    (command,) = [line for line in page.splitlines() if line.startswith("nft list tables |")]
+    own = "table inet of_the_administrator {\n}\n"
+    subject.host.do(nft.apply(own))
+    inside = ("ip", "netns", "exec", subject.host.netns)
+    assert "vdc_underlay" in run(*inside, "nft", "list", "ruleset")
+    run(*inside, "sh", "-c", command)
+    assert run(*inside, "nft", "list", "ruleset") == own

@@ -52,7 +52,7 @@ def _check_allowed(port: NetworkPort, network: Network) -> None:
         if is_reserved:
             raise InvalidError(
                 f"allowedAddresses: {prefix} belongs to the hosts and guests of network {network.name}",
-                code="address-invalid",
+                code="allowed-address-invalid",
                 hint=f"choose what lies outside {network.cidr.network_address} to {network.guest_last}",
             )
 

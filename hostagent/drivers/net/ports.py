@@ -154,7 +154,10 @@ def find_ports(netlink: Netlink, network: str, bridge: int) -> list[tuple[Link, 
 
 
 def bindings_of(states: Iterable[PortState]) -> list[Binding]:
-    """What the taps' tags say that they may send; one whose tag says nothing may send nothing."""
+    """What the taps' tags say that they may send.
+
+    A tap of an earlier version says nothing of addresses: its guest is not confined before its next start.
+    """
     found = []
     for state in states:
         with suppress(ValueError):
