@@ -56,7 +56,13 @@ def view(name: str, **status: Any) -> wire.EndophyteView:
     manifest = EndophyteManifest.model_validate(
         {
             "metadata": {"name": name},
-            "spec": {"image": "mycelium/mini:latest", "resources": {"memory": "256MiB"}},
+            "spec": {
+                "image": "mycelium/mini:latest",
+                "resources": {"memory": "256MiB"},
+                "networks": [{"allowedAddresses": ["192.0.2.0/24", "10.77.0.250"]}]
+                if name == "web"
+                else [{}],
+            },
         }
     )
     values: dict[str, Any] = {

@@ -57,8 +57,8 @@ def refilling(segment: Segment, taps: Iterable[str]) -> str:
 
 def admission(segment: Segment, taps: Iterable[str]) -> str:
     """More taps, each closed to the host's IP stack. Idempotent; fails where the table is not there."""
-    table = names.doors_table(segment.network.name)
-    return "".join(f'add element inet {table} taps {{ "{tap}" }}\n' for tap in taps)
+    table, listed = names.doors_table(segment.network.name), ", ".join(f'"{tap}"' for tap in taps)
+    return f"add element inet {table} taps {{ {listed} }}\n" if listed else ""
 
 
 def removal(segment: Segment) -> str:

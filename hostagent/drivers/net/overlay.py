@@ -138,7 +138,7 @@ class OverlayNetwork:
             try:
                 await self._netlink.run(f"attach {port.ifname}", job)
             except BaseException:
-                await self._refill()
+                await self._refill(await self.list_ports())
                 raise
 
     async def go_live(self, members: Sequence[tuple[str, str]]) -> None:
@@ -205,21 +205,20 @@ class OverlayNetwork:
     async def remove_port(self, ifname: str) -> None:
         """Delete a tap and, where its MAC was placed here, that placement. A missing tap is fine."""
         async with self._filtering:
-            await self._netlink.run(f"remove {ifname}", lambda: self._remove_ports({ifname}))
-            await self._refill()
+            left = await self._netlink.run(f"remove {ifname}", lambda: self._remove_ports({ifname}))
+            await self._refill(left)
 
     async def sweep(self, known: Collection[str]) -> list[str]:
         """Delete the taps whose Endophyte's uid is not known; returns their names."""
 
-        def job() -> list[str]:
+        def job() -> tuple[list[str], list[PortState]]:
             stale = {state.ifname for _, state in self._find_ports() if state.uid not in known}
-            self._remove_ports(stale)
-            return sorted(stale)
+            return sorted(stale), self._remove_ports(stale)
 
         async with self._filtering:
-            stale = await self._netlink.run("sweep ports", job)
+            stale, left = await self._netlink.run("sweep ports", job)
             if stale:
-                await self._refill()
+                await self._refill(left)
         return stale
 
     async def remove(self) -> None:
@@ -243,7 +242,7 @@ class OverlayNetwork:
     async def _admit(self, binding: Binding) -> None:
         added = doors.admission(self._segment, [binding.ifname])
         try:
-            await nft.apply(portsecurity.admission(self._segment, binding) + added)
+            await nft.apply(portsecurity.admission(self._segment, [binding]) + added)
         except nft.NftError:  # most likely somebody took the tables away
             await self._secure([binding])
 
@@ -253,9 +252,9 @@ class OverlayNetwork:
         await nft.apply(portsecurity.rules(self._segment, bindings) + doors.rules(self._segment, taps))
         self.is_secured = True
 
-    async def _refill(self) -> None:
+    async def _refill(self, left: Iterable[PortState]) -> None:
         """After taps went: their guests' addresses may be given to others now, on other hosts."""
-        bindings = ports.bindings_of(await self.list_ports())
+        bindings = ports.bindings_of(left)
         taps = [binding.ifname for binding in bindings]
         script = portsecurity.refilling(self._segment, bindings) + doors.refilling(self._segment, taps)
         try:
@@ -319,8 +318,10 @@ class OverlayNetwork:
         bridge = segment.find_link(self._netlink, self.bridge)
         return ports.find_ports(self._netlink, self._segment.network.name, bridge.index if bridge else 0)
 
-    def _remove_ports(self, ifnames: Collection[str]) -> None:
-        doomed = [(link, state) for link, state in self._find_ports() if state.ifname in ifnames]
+    def _remove_ports(self, ifnames: Collection[str]) -> list[PortState]:
+        """Returns those that are left."""
+        found = self._find_ports()
+        doomed = [(link, state) for link, state in found if state.ifname in ifnames]
         requests = [messages.delete_link(link.index, link.name) for link, _ in doomed]
         vxlan = segment.find_link(self._netlink, self.vxlan)
         if doomed and vxlan is not None:
@@ -331,3 +332,4 @@ class OverlayNetwork:
         self._netlink.batch_now(requests)
         for ifname in ifnames:
             self._taps.pop(ifname, None)
+        return [state for _, state in found if state.ifname not in ifnames]

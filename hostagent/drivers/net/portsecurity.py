@@ -14,6 +14,7 @@ The table stays when the agent ends; what is in it can be made anew from the tap
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
@@ -117,16 +118,14 @@ def removal(segment: Segment) -> str:
     return f"add table bridge {table}\ndelete table bridge {table}\n"
 
 
-def admission(segment: Segment, binding: Binding) -> str:
-    """Let one more tap speak, as this guest. Idempotent; fails where the table is not there."""
-    table = names.ports_table(segment.network.name)
-    return "".join(_element(table, where, what) for where, what in _elements(segment, binding))
+def admission(segment: Segment, bindings: Iterable[Binding]) -> str:
+    """Let more taps speak, as these guests. Idempotent; fails where the table is not there."""
+    return _adding(segment, (element for binding in bindings for element in _elements(segment, binding)))
 
 
 def _filling(segment: Segment, bindings: Iterable[Binding]) -> str:
-    table = names.ports_table(segment.network.name)
-    tunnel = _element(table, "ports", f'"{segment.vxlan}" : goto from_tunnel')
-    return tunnel + "".join(admission(segment, binding) for binding in bindings)
+    tunnel = ("ports", f'"{segment.vxlan}" : goto from_tunnel')
+    return _adding(segment, [tunnel]) + admission(segment, bindings)
 
 
 def _elements(segment: Segment, binding: Binding) -> Iterator[tuple[str, str]]:
@@ -142,8 +141,14 @@ def _elements(segment: Segment, binding: Binding) -> Iterator[tuple[str, str]]:
         yield "allowed", f"{tap} . {mac} . {first}-{last}"
 
 
-def _element(table: str, where: str, what: str) -> str:
-    return f"add element bridge {table} {where} {{ {what} }}\n"
+def _adding(segment: Segment, elements: Iterable[tuple[str, str]]) -> str:
+    """One command per set: nft takes ten times as long with one per element."""
+    table, by_set = names.ports_table(segment.network.name), defaultdict(list)
+    for where, what in elements:
+        by_set[where].append(what)
+    return "".join(
+        f"add element bridge {table} {where} {{ {', '.join(listed)} }}\n" for where, listed in by_set.items()
+    )
 
 
 def without(
