@@ -5,7 +5,7 @@ sender in ARP and RARP (by which QEMU announces the guest). Addresses are the al
 allows beyond it, never the range of hosts and other guests. IPv6, where it passes at all, is link-local: the
 overlay allots no IPv6 addresses. No frame types but these four, so no VLAN tags, no spanning tree, no pause frames;
 no answers of DHCP servers, no router advertisements. What comes out of the tunnel may not claim the address of a
-guest that has a tap here.
+guest that has a tap here, nor this host's own.
 
 One map sends a frame to its checks by the interface that it came in by; the rest is sets with an element per tap.
 They take in an interface by its name, so a tap has its elements before it is made, and promotion touches nothing.
@@ -125,7 +125,8 @@ def admission(segment: Segment, bindings: Iterable[Binding]) -> str:
 
 def _filling(segment: Segment, bindings: Iterable[Binding]) -> str:
     tunnel = ("ports", f'"{segment.vxlan}" : goto from_tunnel')
-    return _adding(segment, [tunnel]) + admission(segment, bindings)
+    own = ("claimed", f"{segment.overlay_address}")  # bound to no MAC: this host is never beyond the tunnel
+    return _adding(segment, [tunnel, own]) + admission(segment, bindings)
 
 
 def _elements(segment: Segment, binding: Binding) -> Iterator[tuple[str, str]]:
