@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
@@ -19,11 +19,13 @@ from hostagent.agent.credentials import CredentialsKeeper, open_keyring
 from hostagent.agent.doctor import host_checks
 from hostagent.agent.etcd import ArbiterPlace, keep_credentials
 from hostagent.agent.images import ImageKeeper
+from hostagent.agent.incarnation import next_incarnation
 from hostagent.agent.joining import addresses_of
 from hostagent.agent.lineage import LineageKeeper
 from hostagent.agent.majority import majority_checks, watch_majority
 from hostagent.agent.manager import Manager
 from hostagent.agent.names import NameService
+from hostagent.agent.peers import PeerKeys, follow_peers, when_peers_change
 from hostagent.agent.presence import keep_present, publish_network
 from hostagent.agent.storage import StorageWatch
 from hostagent.agent.survey import survey
@@ -34,10 +36,12 @@ from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
 from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes, guard, nft
 from hostagent.drivers.peers import PeerSessions
+from hostagent.drivers.process import in_thread
 from hostagent.drivers.process.oom import AGENT, set_oom_score
 from hostagent.drivers.process.pidfile import own_processes
 from hostagent.drivers.trust import Trust, etcd_context
-from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
+from hostagent.heartbeat.heartbeats import Heartbeats
+from hostagent.heartbeat.order import NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
 from hostagent.server.identity import Gate
@@ -81,7 +85,7 @@ class Agent:
         self._on_ready = on_ready
         self._clock = SystemClock()
         self._log = structlog.get_logger()
-        self._incarnation = uuid.uuid4().hex[:12]
+        self._incarnation = 0  # before it runs
         self._manager: Manager | None = None
         self._member: EmbeddedMember | None = None
 
@@ -92,6 +96,8 @@ class Agent:
         self._keyring = open_keyring(
             pki_folder(self.config.state_dir), datetime.fromisoformat(self._clock.wall())
         )
+        now_ms = time.time_ns() // 1_000_000
+        self._incarnation = await in_thread(next_incarnation, self.config.state_dir, now_ms)
         self._trust = Trust(self._keyring)
         self._trust.check(self.config)
         async with AsyncExitStack() as stack:
@@ -232,7 +238,7 @@ class Agent:
         group.create_task(host.mirror.run(), name="mirror")
         group.create_task(self._routes.keep(), name="replication routes")
         group.create_task(self._follow_hosts(host), name="peers")
-        group.create_task(keep_present(host, host.record), name="presence")
+        group.create_task(keep_present(host, self._keyring), name="presence")
 
     async def _serve(self, host: HostContext, store: EtcdStore, group: asyncio.TaskGroup) -> None:
         manager = Manager(host)
@@ -324,12 +330,12 @@ class Agent:
 
     async def _follow_hosts(self, host: HostContext) -> None:
         """Heartbeats, flood lists and routes follow the hosts' records."""
-        changed = asyncio.Event()
-        host.mirror.subscribe(lambda key: changed.set() if not key or key.startswith(keys.HOSTS) else None)
+        changed = when_peers_change(host, self._keyring)
+        peer_keys = PeerKeys(self._keyring, self._log.warning)
         while True:
             await changed.wait()
             changed.clear()
-            follow_peers(host)
+            follow_peers(host, peer_keys)
             others = {
                 n: found.value
                 for n, found in host.mirror.hosts.items()
@@ -342,17 +348,6 @@ class Agent:
             except UnavailableError as error:
                 self._log.warning("the networks to the peers could not be set up", why=str(error))
                 asyncio.get_running_loop().call_later(1.0, changed.set)
-
-
-def follow_peers(host: NodeContext) -> None:
-    """Heartbeats go to every other host, on the networks that it has."""
-    peers: dict[str, dict[NetworkKind, str]] = {}
-    for name, found in host.mirror.hosts.items():
-        if name != host.name:
-            peers[name] = {"management": found.value.management_address}
-            if found.value.replication_address:
-                peers[name]["replication"] = found.value.replication_address
-    host.heartbeats.set_peers(peers)
 
 
 class Cached:

@@ -14,9 +14,10 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from hostagent.agent.agent import MEMBERS_EVERY_S, Agent, Cached, follow_peers
+from hostagent.agent.agent import MEMBERS_EVERY_S, Agent, Cached
 from hostagent.agent.doctor import witness_checks
 from hostagent.agent.majority import majority_checks
+from hostagent.agent.peers import PeerKeys, follow_peers, when_peers_change
 from hostagent.agent.presence import keep_present, publish_network
 from hostagent.server.context import ServerContext
 from hostagent.server.override import Override
@@ -34,7 +35,7 @@ from vdc.images.reference import normalise_reference
 from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
 from vdc.model.host import Accelerator, Host, HostRole, QemuVersion
 from vdc.model.image import Blob
-from vdc.store import keys
+from vdc.security.keyring import Keyring
 from vdc.store.etcd import EtcdStore
 from vdc.store.mirror import Mirror
 
@@ -85,8 +86,8 @@ class WitnessAgent(Agent):
         await host.heartbeats.start()
         group.create_task(host.heartbeats.run(), name="heartbeats")
         group.create_task(host.mirror.run(), name="mirror")
-        group.create_task(_follow_hosts(host), name="peers")
-        group.create_task(keep_present(host, record), name="presence")
+        group.create_task(_follow_hosts(host, self._keyring), name="peers")
+        group.create_task(keep_present(host, self._keyring), name="presence")
         self._keep_lineage(host, store, group)
         await self._serve_cluster(host, store, group)
 
@@ -129,13 +130,13 @@ class WitnessAgent(Agent):
         await election.run(self._term(context, store))
 
 
-async def _follow_hosts(host: NodeContext) -> None:
-    changed = asyncio.Event()
-    host.mirror.subscribe(lambda key: changed.set() if not key or key.startswith(keys.HOSTS) else None)
+async def _follow_hosts(host: NodeContext, keyring: Keyring) -> None:
+    changed = when_peers_change(host, keyring)
+    peer_keys = PeerKeys(keyring, host.log.warning)
     while True:
         await changed.wait()
         changed.clear()
-        follow_peers(host)
+        follow_peers(host, peer_keys)
 
 
 class _NoSupervisors:
