@@ -8,6 +8,8 @@ from hostagent.supervisor.node import NodeContext
 from vdc.api.models import Check
 from vdc.store.etcd_admin import MemberStatus
 
+_UNHEARD = "its agent publishes its certificate when it starts; if that is another cluster's, join it anew"
+
 
 def host_checks(
     host: NodeContext, members: tuple[MemberStatus, ...], underlay: str, packet_filter: str
@@ -152,6 +154,10 @@ def _links(host: NodeContext) -> list[Check]:
     checks = []
     for peer in sorted(host.mirror.hosts):
         if peer == host.name:
+            continue
+        if why := host.heartbeats.unheard_because(peer):
+            sentence = f"{peer} cannot be heard: {why}"
+            checks.append(Check(name="links", level="error", sentence=sentence, hint=_UNHEARD))
             continue
         silent = [n for n in ("management", "replication") if host.heartbeats.is_suspected(peer, n)]
         if silent:

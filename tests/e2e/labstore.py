@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from labcredentials import etcd_url, host_folder
 from testlab import VM, Lab
 
 from vdc.lab import api as lab_api
-from vdc.lab.plan import Underlay
 
 _SCRIPT = """
 import asyncio, sys
+from pathlib import Path
+from vdc.security.folder import load_credentials
+from vdc.security.tls import client_context
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
 from vdc.store.protocol import Delete, Put
@@ -25,8 +28,10 @@ async def forget(store, uid, name):
 async def note_deleted(store, uid):
     assert (await store.commit([], [Put(keys.deleted(uid), "2026-01-01T00:00:00.000000Z")])).succeeded
 
-async def main(endpoint, what, *arguments):
-    store = EtcdStore([endpoint])
+async def main(folder, endpoint, what, *arguments):
+    shown = load_credentials(Path(folder))
+    ssl = client_context(shown.bundle_pem, shown.certificate_pem, shown.key_pem)
+    store = EtcdStore([endpoint], ssl=ssl)
     try:
         await {"forget": forget, "note_deleted": note_deleted}[what](store, *arguments)
     finally:
@@ -48,5 +53,6 @@ def note_deleted(lab: Lab, uid: str) -> None:
 
 def _run(lab: Lab, *arguments: str) -> None:
     host = lab.plan.hosts[0]
-    words = [sys.executable, "-c", _SCRIPT, f"http://{host.address(Underlay.MANAGEMENT)}:7379", *arguments]
+    folder = str(host_folder(lab, host.name))
+    words = [sys.executable, "-c", _SCRIPT, folder, etcd_url(lab, host.name), *arguments]
     subprocess.run(lab_api.exec_argv(lab.name, host.name, words), check=True)

@@ -127,7 +127,7 @@ def host(name: str, **changes: Any) -> Host:
         "overlay_address": "10.77.0.1",
         "heartbeat_port": 7001,
         "agent_version": "0.1.0",
-        "incarnation": "i",
+        "incarnation": 1,
         "cpus": 4,
         "memory_bytes": 8 * 2**30,
         "accelerator": Accelerator(),
