@@ -11,6 +11,7 @@ from aiohttp import web
 from hostagent.server import views
 from hostagent.server.context import ServerContext
 from hostagent.server.http import number, parse_body, stream_lines
+from hostagent.server.limits import paced
 from hostagent.server.majority import notes_of
 from vdc import __version__
 from vdc.api import models as wire
@@ -26,7 +27,6 @@ from vdc.protection.majority import may_lose
 from vdc.store import keys
 from vdc.store.protocol import ChangeKind, Delete, Put, Unchanged
 
-CHUNK = 1024 * 1024
 EMPTY_SHA256 = "sha256:" + hashlib.sha256(b"").hexdigest()
 
 
@@ -193,9 +193,7 @@ class ClusterHandlers:
     async def write_blob(self, request: web.Request) -> wire.BlobReceipt:
         """See the route table."""
         digest = check_digest(request.match_info["digest"])
-        blob = await self._context.blobs.write(
-            digest, request.content.iter_chunked(CHUNK), request.content_length
-        )
+        blob = await self._context.blobs.write(digest, paced(request.content), request.content_length)
         return wire.BlobReceipt(digest=blob.digest, size_bytes=blob.size_bytes)
 
     async def close(self) -> None:
