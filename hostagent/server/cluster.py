@@ -18,7 +18,7 @@ from vdc.api import models as wire
 from vdc.api.openapi import build_openapi
 from vdc.control.events import MAX_EVENTS, read_events
 from vdc.images.reference import check_digest, digest_of, normalise_reference
-from vdc.images.stored import check_disk_blob
+from vdc.images.stored import check_image
 from vdc.model.base import Record
 from vdc.model.errors import ConflictError, NotFoundError
 from vdc.model.event import Event
@@ -119,7 +119,7 @@ class ClusterHandlers:
         missing = [blob.digest for blob in body.image.blobs if not self._context.blobs.has(blob.digest)]
         if missing:
             raise ConflictError(f"blob {missing[0]} has not been uploaded to this host", code="blob-missing")
-        await asyncio.to_thread(check_disk_blob, self._context.blobs, body.image)
+        await asyncio.to_thread(check_image, self._context.blobs, body.image)
         me = self._context.host.name
         for _ in range(8):
             item = await self._store.get(keys.image(digest))

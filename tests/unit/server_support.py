@@ -69,7 +69,7 @@ async def _filled(store: MemoryStore) -> MemoryStore:
         digest=DIGEST, image=Image(kind=ImageKind.KERNEL, min_memory_bytes=96 * MIB), names=("mycelium/mini:latest",)
     )  # fmt: skip
     records = [
-        *((keys.host(name), host(name).to_json()) for name in HOSTS),
+        *((keys.host(name), host(name).with_(api_url="http://127.0.0.1:1").to_json()) for name in HOSTS),
         *((keys.liveness(name), "i") for name in HOSTS),
         (keys.network("default"), Network().to_json()),
         (keys.image(DIGEST), image.to_json()),
