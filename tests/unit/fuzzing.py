@@ -1,4 +1,4 @@
-"""How far the tests with generated input search: quickly, or with `VDC_FUZZ=deep` for as long as `make test` lets them."""
+"""How far the tests with generated input search: quickly, or, with `VDC_FUZZ=deep`, as `make test` does."""
 
 from __future__ import annotations
 

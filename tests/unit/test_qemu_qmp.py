@@ -96,7 +96,7 @@ async def test_a_command_is_sent_and_its_value_returned(tmp_path: Path) -> None:
         session = await QmpSession.connect(path, name="vm")
         value = await session.execute("blockdev-del", {"node-name": "x"})
         assert (value["echo"]["execute"], value["echo"]["arguments"]) == ("blockdev-del", {"node-name": "x"})
-        assert (await session.execute_oob("query-yank"))["echo"]["exec-oob"] == "query-yank"
+        assert (await session.execute_oob("yank"))["echo"]["exec-oob"] == "yank"
         await session.close()
         assert session.closed.is_set()
 

@@ -9,7 +9,6 @@ from vdc.images.inspect import HEADER_BYTES, inspect_disk
 from vdc.model.errors import InvalidError
 from vdc.model.image import Image, ImageKind
 
-
 _MAX_CMDLINE = 2_000  # the kernel takes 2048 (COMMAND_LINE_SIZE), and more is added to it
 _ARCH = re.compile(r"[a-z0-9_]{1,32}")
 

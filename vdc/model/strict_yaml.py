@@ -27,6 +27,7 @@ _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_ENDS_LINE = re.compile("[\x85\u2028\u2029]")  # to YAML 1.1
 _STR_TAG = "tag:yaml.org,2002:str"
 _MAP_TAG, _SEQ_TAG = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 _MERGE = "<<"
@@ -274,12 +275,17 @@ def _check_texts(values: list[Any]) -> None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes texts that this loader (YAML 1.2) reads as something else, though PyYAML (1.1) does not: 0o7, 1e3."""
+    """Quotes texts that this loader (YAML 1.2) reads as something else, though PyYAML (1.1) does not: 0o7, 1e3.
+
+    Texts of several lines (certificates) are blocks, which people can read and copy.
+    """
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     others = (_NULL, _BOOL, _NOT_FINITE, _INT, _FLOAT)
-    style = "'" if any(pattern.fullmatch(text) for pattern in others) else None
+    style = "'" if any(pattern.fullmatch(text) for pattern in others) else "|" if "\n" in text else None
+    if _ENDS_LINE.search(text):
+        style = '"'  # escaped there; PyYAML would write them as they are, and read them as a space
     return dumper.represent_scalar(_STR_TAG, text, style=style)
 
 
