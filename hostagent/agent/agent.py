@@ -16,8 +16,9 @@ from datetime import datetime
 
 import structlog
 
+from hostagent.agent.cached import Cached
 from hostagent.agent.credentials import CredentialsKeeper, open_keyring
-from hostagent.agent.doctor import host_checks
+from hostagent.agent.doctor import host_checks, programs_check
 from hostagent.agent.etcd import ArbiterPlace, keep_credentials
 from hostagent.agent.images import ImageKeeper
 from hostagent.agent.incarnation import next_incarnation
@@ -245,11 +246,13 @@ class Agent:
         manager = Manager(host)
         self._manager = manager
         members = Cached(lambda: self._voters(store), MEMBERS_EVERY_S, self._clock.boottime_s)
+        own_programs = programs_check(self.config, self._clock)
 
         async def checks() -> tuple[Check, ...]:
             underlay = await host.overlay.check_underlay()
             found = host_checks(host, await members(), underlay, self._filter.trouble)
-            return (*found, *majority_checks(host, await members(), self._lineage.known.left_out))
+            left_out = self._lineage.known.left_out
+            return (*found, await own_programs(), *majority_checks(host, await members(), left_out))
 
         desired = DesiredState(store, host.mirror, self._clock, normalise_reference)
         context = ServerContext(
@@ -350,29 +353,6 @@ class Agent:
             except UnavailableError as error:
                 self._log.warning("the networks to the peers could not be set up", why=str(error))
                 asyncio.get_running_loop().call_later(1.0, changed.set)
-
-
-class Cached:
-    """The members' status, asked for at most every so often: `vdc get nodes -w` must not become a load."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[tuple[MemberStatus, ...]]],
-        every_s: float,
-        clock: Callable[[], float],
-    ) -> None:
-        self._ask = ask
-        self._every_s = every_s
-        self._clock = clock
-        self._asked_at_s = float("-inf")
-        self._answer: tuple[MemberStatus, ...] = ()
-
-    async def __call__(self) -> tuple[MemberStatus, ...]:
-        """Their status now, or as it was a moment ago."""
-        if self._clock() - self._asked_at_s >= self._every_s:
-            self._answer = await self._ask()
-            self._asked_at_s = self._clock()
-        return self._answer
 
 
 def _raise_priority() -> None:

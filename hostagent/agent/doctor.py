@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from hostagent.agent.cached import Cached
+from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import timing_warnings
+from hostagent.drivers.host.permissions import exposed, programs
 from hostagent.drivers.host.room import room
 from hostagent.supervisor.node import NodeContext
 from vdc.api.models import Check
+from vdc.control.clock import Clock
 from vdc.store.etcd_admin import MemberStatus
 
+_PROGRAMS_EVERY_S = 60.0
 _UNHEARD = "its agent publishes its certificate when it starts; if that is another cluster's, join it anew"
 
 
@@ -30,6 +37,27 @@ def host_checks(
         *_links(host),
         *_orphans(host),
         *(Check(name="host", level="warning", sentence=warning) for warning in host.record.warnings),
+    )
+
+
+def programs_check(config: AgentConfig, clock: Clock) -> Cached[Check]:
+    """Whether others could change what this agent runs; looking at all of it takes a second."""
+
+    async def look() -> Check:
+        return program_check(await asyncio.to_thread(exposed, programs(config.runtime)))
+
+    return Cached(look, _PROGRAMS_EVERY_S, clock.boottime_s)
+
+
+def program_check(exposure: str) -> Check:
+    """Whether others could change what this agent runs; `exposure` says what and who, if anybody."""
+    if not exposure:
+        return Check(name="programs", level="ok", sentence="only root can change what the agent runs")
+    return Check(
+        name="programs",
+        level="warning",
+        sentence=f"{exposure}: whoever changes it acts as root",
+        hint="chown -R root: it, chmod -R go-w it",
     )
 
 

@@ -14,8 +14,9 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from hostagent.agent.agent import MEMBERS_EVERY_S, Agent, Cached
-from hostagent.agent.doctor import witness_checks
+from hostagent.agent.agent import MEMBERS_EVERY_S, Agent
+from hostagent.agent.cached import Cached
+from hostagent.agent.doctor import programs_check, witness_checks
 from hostagent.agent.majority import majority_checks
 from hostagent.agent.packetfilter import PacketFilter
 from hostagent.agent.peers import PeerKeys, follow_peers, when_peers_change
@@ -97,10 +98,12 @@ class WitnessAgent(Agent):
 
     async def _serve_cluster(self, host: NodeContext, store: EtcdStore, group: asyncio.TaskGroup) -> None:
         members = Cached(lambda: self._voters(store), MEMBERS_EVERY_S, self._clock.boottime_s)
+        own_programs = programs_check(self.config, self._clock)
 
         async def checks() -> tuple[Check, ...]:
             found = witness_checks(host, await members(), self._filter.trouble)
-            return (*found, *majority_checks(host, await members(), self._lineage.known.left_out))
+            left_out = self._lineage.known.left_out
+            return (*found, await own_programs(), *majority_checks(host, await members(), left_out))
 
         nobody = _NoSupervisors(host.name)
         desired = DesiredState(store, host.mirror, self._clock, normalise_reference)
