@@ -20,6 +20,7 @@ API_PORT = 7400
 HEARTBEAT_PORT = 7401
 ETCD_CLIENT_PORT = 7379
 ETCD_PEER_PORT = 7380
+_YES = ("true", "yes", "on", "1")  # all of them are true to a field of this kind
 MAX_UNIX_PATH = 107
 _LONGEST_VM_SUFFIX = len("/vms/") + 63 + len("/qmp.sock")
 
@@ -116,7 +117,7 @@ class AgentConfig(StrictRecord):
     @classmethod
     def _witness_needs_less(cls, values: Any) -> Any:
         """A witness has neither replication nor overlay: one address is enough for it."""
-        if not isinstance(values, dict) or values.get("witness") is not True:
+        if not isinstance(values, dict) or str(values.get("witness")).lower() not in _YES:
             return values
         return {"replication": values.get("management"), "overlay_address": _any_overlay(values), **values}
 

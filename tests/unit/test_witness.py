@@ -55,6 +55,8 @@ def test_one_network_and_no_overlay_are_enough(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({**CONFIG, "witness": True}))
     config = load_config(file)
     assert config.witness and not config.has_replication
+    file.write_text(yaml.safe_dump(CONFIG) + "witness: yes\n")  # a text in YAML 1.2, and as true to the field
+    assert load_config(file) == config
     file.write_text(yaml.safe_dump(CONFIG))
     with pytest.raises(InvalidError):
         load_config(file)

@@ -26,7 +26,6 @@ _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _ENDS_LINE = re.compile("[\x85\u2028\u2029]")  # to YAML 1.1
 _STR_TAG = "tag:yaml.org,2002:str"
 _MAP_TAG, _SEQ_TAG = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
@@ -255,7 +254,6 @@ def _check_size(value: Any, max_values: int) -> None:
         seen += len(level)
         if seen > max_values:
             raise StrictError(f"it has more than {max_values} values")
-        _check_texts(level)
         containers = [item for item in level if isinstance(item, dict | list)]
         if not containers:
             return
@@ -264,14 +262,6 @@ def _check_size(value: Any, max_values: int) -> None:
         level = [
             inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)
         ]
-
-
-def _check_texts(values: list[Any]) -> None:
-    """JSON can spell half of a surrogate pair, which no text that is sent or stored may hold."""
-    for value in values:
-        for text in (value,) if isinstance(value, str) else value if isinstance(value, dict) else ():
-            if not text.isascii() and _SURROGATE.search(text):
-                raise StrictError("a text holds half a character")
 
 
 class _Dumper(yaml.SafeDumper):
