@@ -58,15 +58,15 @@ def run(target: Target, runs: int, seed: int) -> int:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = (done.stdout + done.stderr).splitlines()
     if done.returncode == 0:
-        print(f"fuzz: {target.name}: {last(lines, 'Done')}; {last(lines, '#')}", flush=True)
+        print(f"fuzz: {target.name}: {last(lines, 'DONE') or last(lines, 'Done')}", flush=True)
         return 0
     print(f"fuzz: {target.name}: FELL", *lines[-40:], sep="\n    ", flush=True)
     return 1
 
 
-def last(lines: list[str], beginning: str) -> str:
-    """The last of libFuzzer's lines of a kind, in one space each."""
-    return next((" ".join(line.split()) for line in reversed(lines) if line.startswith(beginning)), "")
+def last(lines: list[str], word: str) -> str:
+    """The last of libFuzzer's lines that has a word."""
+    return next((" ".join(line.split()) for line in reversed(lines) if word in line.split()), "")
 
 
 def fuzz(name: str, runs: int, seed: int) -> None:

@@ -24,7 +24,7 @@ _NODE: Final = {
     "children?": [{"child?": str, "node-name?": str}],
 }  # fmt: skip
 _RAM: Final = {"dirty-sync-count?": int, "total?": int, "remaining?": int, "transferred?": int}
-_JOB: Final = {"device": str, "offset": int, "len": int, "ready": bool, "status": str, "error?": str}
+_JOB: Final = {"device": str, "offset": int, "len": int, "ready?": bool, "status": str, "error?": str}
 REPLIES: Final[Mapping[Command, Shape]] = {
     Command.QOM_LIST: [{"name": str}],
     Command.QUERY_BLOCK_EXPORTS: [dict],
