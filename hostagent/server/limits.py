@@ -22,7 +22,7 @@ from aiohttp.web_runner import BaseSite
 from vdc.model.errors import InvalidError
 
 CONNECTIONS = 512
-CONNECTIONS_PER_ADDRESS = 64
+CONNECTIONS_PER_ADDRESS = 128  # above the 100 that one aiohttp session opens: a peer never meets it
 HANDSHAKE_S = 5.0
 IDLE_S = 30.0  # without a whole request: longer than our own clients keep a connection (15 s)
 LINGER_S = 5.0  # for the rest of a body that nobody wants
