@@ -29,7 +29,6 @@ from hostagent.drivers.qemu import replies
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.inspect import inspect
 from hostagent.drivers.qemu.memory import parse_ram_blocks
-from hostagent.heartbeat.echo import is_reply
 from hostagent.server.http import number
 from hostagent.server.undecided import pairs_in
 from hostagent.supervisor.journal import Entry
@@ -264,9 +263,7 @@ def ram_blocks(data: bytes) -> None:
         assert sum(block.size_bytes for block in parse_ram_blocks(_text(data))) <= 2 * 1024**4
 
 
-def network(data: bytes) -> None:
-    """Heartbeats have a test of their own (tests/unit/test_heartbeat.py)."""
-    is_reply(data, 1)
+def sandbox_status(data: bytes) -> None:
     parse_child_pid(data)
 
 
@@ -319,8 +316,6 @@ TARGETS: tuple[Target, ...] = (
         b'[{"device":"a","offset":1,"len":2,"ready":true,"status":"x"}]',
     )),
     Target("ram-blocks", ram_blocks, (RAM_BLOCKS.encode(),)),
-    Target("network", network, (
-        b"\x45" + b"\0" * 40, b'{"child-pid":1}\n',
-    )),
+    Target("sandbox-status", sandbox_status, (b'{"child-pid":1}\n{"exit-code":0}\n',)),
 )  # fmt: skip
 BY_NAME = {target.name: target for target in TARGETS}

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,15 +16,20 @@ import structlog
 from etcd_support import Beats
 from protection_world import DIGEST, endophyte, host, pair
 
+from hostagent.agent.credentials import open_keyring
 from hostagent.config import AgentConfig
+from hostagent.drivers.trust import Trust
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
+from hostagent.server.identity import Gate
+from hostagent.server.issuing import Issuer
 from hostagent.server.override import Override
 from hostagent.supervisor.node import NodeContext
 from vdc.api.models import Check
 from vdc.control.clock import SystemClock
 from vdc.control.desired import DesiredState
 from vdc.control.events import EventLog
+from vdc.control.identities import Identities
 from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
 from vdc.images.reference import normalise_reference
@@ -32,6 +38,9 @@ from vdc.model.image import Image, ImageEntry, ImageKind
 from vdc.model.network import Network
 from vdc.model.pair import SyncState
 from vdc.model.units import MIB
+from vdc.security import cluster
+from vdc.security.folder import pki_folder
+from vdc.security.keyring import Keyring
 from vdc.store import keys
 from vdc.store.etcd_admin import MemberStatus
 from vdc.store.memory import MemoryStore
@@ -69,7 +78,7 @@ async def _filled(store: MemoryStore) -> MemoryStore:
         digest=DIGEST, image=Image(kind=ImageKind.KERNEL, min_memory_bytes=96 * MIB), names=("mycelium/mini:latest",)
     )  # fmt: skip
     records = [
-        *((keys.host(name), host(name).with_(api_url="http://127.0.0.1:1").to_json()) for name in HOSTS),
+        *((keys.host(name), host(name).with_(api_url="https://127.0.0.1:1").to_json()) for name in HOSTS),
         *((keys.liveness(name), "i") for name in HOSTS),
         (keys.network("default"), Network().to_json()),
         (keys.image(DIGEST), image.to_json()),
@@ -85,9 +94,19 @@ def agent_config(state_dir: Path) -> AgentConfig:
     made = AgentConfig.model_validate({
         "host": "h1", "state_dir": "/var/lib/vdc", "management": {"address": "127.0.0.1", "interface": "lo"},
         "replication": {"address": "10.71.0.1", "interface": "lo"}, "overlay_address": "10.77.0.1",
-        "etcd": {"endpoints": ["http://127.0.0.1:1"]}, "api_port": 0,
+        "etcd": {"endpoints": ["https://127.0.0.1:1"]}, "api_port": 0,
     })  # fmt: skip
     return made.model_copy(update={"state_dir": state_dir})
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _keyring(folder: Path) -> Keyring:
+    """The credentials of a cluster's first host."""
+    cluster.init(pki_folder(folder), host="h1", addresses=("127.0.0.1",), now=_now())
+    return open_keyring(pki_folder(folder), _now())
 
 
 @asynccontextmanager
@@ -108,6 +127,8 @@ async def made_context(folder: Path) -> AsyncIterator[ServerContext]:
     async def checks() -> tuple[Check, ...]:
         return (Check(name="test", level="ok", sentence="fine"),)
 
+    keyring = _keyring(folder)
+    issuer = Issuer("h1", keyring, Identities(store, mirror), mirror, _now)
     lineages: Any = SimpleNamespace(owes_record=lambda host: False)
     async with aiohttp.ClientSession() as session:
         following = asyncio.create_task(mirror.run())
@@ -116,8 +137,8 @@ async def made_context(folder: Path) -> AsyncIterator[ServerContext]:
                 await mirror.synced.wait()
             yield ServerContext(
                 host=node, desired=desired, maintenance=MaintenanceWishes(store, mirror, clock, desired),
-                supervisors=nobody, blobs=BlobStore(folder / "images"), session=session, members=members,
-                checks=checks, override=Override(node, store, None, lineages, nobody.find),  # type: ignore[arg-type]
+                supervisors=nobody, blobs=BlobStore(folder / "images"), sessions=lambda: session, members=members,
+                checks=checks, issuer=issuer, override=Override(node, store, None, lineages, nobody.find),  # type: ignore[arg-type]
             )  # fmt: skip
         finally:
             following.cancel()
@@ -129,8 +150,13 @@ async def served(folder: Path) -> AsyncIterator[Served]:
     """The API on its unix socket, and a port of the loopback that leads to that socket."""
     async with made_context(folder) as context:
         ready = asyncio.Event()
-        path = folder / "api.sock"
-        api = ApiServer(build_app(context), socket=path, address="127.0.0.1", port=0, on_ready=ready.set)
+        path, trust = folder / "api.sock", Trust(context.issuer.keyring)
+        gate = Gate(
+            context.host, trust.identity.cluster, lambda serial: serial in context.host.mirror.revoked
+        )
+        api = ApiServer(
+            build_app(context, gate), trust, path=path, address="127.0.0.1", port=0, on_ready=ready.set
+        )
         running = asyncio.create_task(api.run())
         try:
             async with asyncio.timeout(5):

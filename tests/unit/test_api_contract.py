@@ -30,6 +30,7 @@ CHECKS = (  # 500 is in no contract; 503 is: another host is asked, and there is
     checks.response_schema_conformance,
 )
 TIMEOUT_S = 20.0
+pytestmark = pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")
 contract: Any = schemathesis.openapi.from_dict(build_openapi())
 
 

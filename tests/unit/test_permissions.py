@@ -18,7 +18,7 @@ state_dir: {state}
 management: {{address: 10.0.0.1, interface: eth0}}
 replication: {{address: 10.1.0.1, interface: eth1}}
 overlay_address: 10.77.0.1
-etcd: {{endpoints: ["http://127.0.0.1:1"]}}
+etcd: {{endpoints: ["https://127.0.0.1:1"]}}
 """
 
 

@@ -18,6 +18,7 @@ from vdc.store import keys
 from vdc.store.protocol import Put
 
 OPEN_S = 5.0
+pytestmark = pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from hostagent.server import http, limits
 from hostagent.server.limits import RUNNER_OPTIONS, LimitedSite, Listener, listen, listen_unix
 
 OPEN_S = 5.0
+pytestmark = pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def _operation(route: Route) -> dict[str, Any]:
 def _parameters(route: Route) -> list[dict[str, Any]]:
     text: dict[str, Any] = {"type": "string"}
     in_path = [
-        {"name": name, "in": "path", "required": True, "schema": {**text, **_IN_PATH[name]}}
+        {"name": name, "in": "path", "required": True, "schema": {**text, **_IN_PATH.get(name, {})}}
         for name in _PLACEHOLDER.findall(route.path)
     ]
     return in_path + [
