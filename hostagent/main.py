@@ -19,6 +19,7 @@ from hostagent.agent import joining, recovery
 from hostagent.agent.agent import Agent
 from hostagent.agent.witness import WitnessAgent
 from hostagent.config import AgentConfig, load_config
+from hostagent.drivers.host.permissions import require_unexposed
 from vdc import __version__
 from vdc.model.errors import VdcError
 from vdc.protection.timing import consequences
@@ -67,6 +68,7 @@ def _run(config_file: Path, *, witness: bool) -> None:
     config = _load(config_file, witness=witness)
     if os.geteuid() != 0:
         _fail("the agent needs root: it makes network interfaces", "run it by systemd, or with sudo")
+    _check_files(config_file, config.state_dir)
     _log_to_stderr(config.log_level)
     try:
         asyncio.run(_until_signalled(config))
@@ -152,6 +154,14 @@ def go_on_alone(config_file: Path, confirm: str) -> None:
 def _load(path: Path, *, witness: bool = False) -> AgentConfig:
     try:
         return load_config(path, witness=witness)
+    except VdcError as error:
+        _fail(f"{error} ({error.code})", error.problem.hint)
+
+
+def _check_files(*paths: Path) -> None:
+    try:
+        for path in paths:
+            require_unexposed(path.absolute())
     except VdcError as error:
         _fail(f"{error} ({error.code})", error.problem.hint)
 

@@ -1,6 +1,7 @@
 """The composition of one agent: what is started, in which order, and how it is taken down again.
 
-Order: capabilities of this host, etcd member, view of the cluster, overlay, heartbeats, supervisors, API.
+Order: capabilities of this host, etcd member, view of the cluster, packet filter, heartbeats, overlay, supervisors,
+API.
 On the way down nothing that serves a guest is stopped: QEMU, swtpm, dnsmasq and etcd outlive the agent (I8).
 """
 
@@ -8,22 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 
 import structlog
 
+from hostagent.agent.cached import Cached
 from hostagent.agent.credentials import CredentialsKeeper, open_keyring
-from hostagent.agent.doctor import host_checks
+from hostagent.agent.doctor import host_checks, programs_check
 from hostagent.agent.etcd import ArbiterPlace, keep_credentials
 from hostagent.agent.images import ImageKeeper
+from hostagent.agent.incarnation import next_incarnation
 from hostagent.agent.joining import addresses_of
 from hostagent.agent.lineage import LineageKeeper
 from hostagent.agent.majority import majority_checks, watch_majority
 from hostagent.agent.manager import Manager
 from hostagent.agent.names import NameService
+from hostagent.agent.packetfilter import PacketFilter
+from hostagent.agent.peers import PeerKeys, follow_peers, when_peers_change
 from hostagent.agent.presence import keep_present, publish_network
 from hostagent.agent.storage import StorageWatch
 from hostagent.agent.survey import survey
@@ -32,12 +37,14 @@ from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
-from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes, guard, nft
+from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes
 from hostagent.drivers.peers import PeerSessions
+from hostagent.drivers.process import in_thread
 from hostagent.drivers.process.oom import AGENT, set_oom_score
 from hostagent.drivers.process.pidfile import own_processes
 from hostagent.drivers.trust import Trust, etcd_context
-from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
+from hostagent.heartbeat.heartbeats import Heartbeats
+from hostagent.heartbeat.order import NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
 from hostagent.server.identity import Gate
@@ -81,7 +88,7 @@ class Agent:
         self._on_ready = on_ready
         self._clock = SystemClock()
         self._log = structlog.get_logger()
-        self._incarnation = uuid.uuid4().hex[:12]
+        self._incarnation = 0  # before it runs
         self._manager: Manager | None = None
         self._member: EmbeddedMember | None = None
 
@@ -92,6 +99,8 @@ class Agent:
         self._keyring = open_keyring(
             pki_folder(self.config.state_dir), datetime.fromisoformat(self._clock.wall())
         )
+        now_ms = time.time_ns() // 1_000_000
+        self._incarnation = await in_thread(next_incarnation, self.config.state_dir, now_ms)
         self._trust = Trust(self._keyring)
         self._trust.check(self.config)
         async with AsyncExitStack() as stack:
@@ -199,6 +208,7 @@ class Agent:
             config.network, vtep_address=config.management.address, overlay_address=config.overlay_address,
             underlay_interface=config.management.interface, netlink=netlink,
         )  # fmt: skip
+        self._filter = PacketFilter(config, self._clock, overlay)
         return HostContext(
             config=config,
             record=record,
@@ -222,26 +232,27 @@ class Agent:
 
     async def _join(self, host: HostContext, group: asyncio.TaskGroup) -> None:
         """Become part of the cluster: heartbeats at once, the rest when the store answers."""
+        await self._filter.begin()
         await host.heartbeats.start()
         await host.overlay.ensure([])
-        try:
-            await guard.ensure()
-        except nft.NftError as error:
-            host.record = host.record.with_(warnings=(*host.record.warnings, str(error)))
         group.create_task(host.heartbeats.run(), name="heartbeats")
         group.create_task(host.mirror.run(), name="mirror")
+        group.create_task(self._filter.run(host.mirror), name="packet filter")
         group.create_task(self._routes.keep(), name="replication routes")
         group.create_task(self._follow_hosts(host), name="peers")
-        group.create_task(keep_present(host, host.record), name="presence")
+        group.create_task(keep_present(host, self._keyring), name="presence")
 
     async def _serve(self, host: HostContext, store: EtcdStore, group: asyncio.TaskGroup) -> None:
         manager = Manager(host)
         self._manager = manager
         members = Cached(lambda: self._voters(store), MEMBERS_EVERY_S, self._clock.boottime_s)
+        own_programs = programs_check(self.config, self._clock)
 
         async def checks() -> tuple[Check, ...]:
-            found = host_checks(host, await members(), await host.overlay.check_underlay())
-            return (*found, *majority_checks(host, await members(), self._lineage.known.left_out))
+            underlay = await host.overlay.check_underlay()
+            found = host_checks(host, await members(), underlay, self._filter.trouble)
+            left_out = self._lineage.known.left_out
+            return (*found, await own_programs(), *majority_checks(host, await members(), left_out))
 
         desired = DesiredState(store, host.mirror, self._clock, normalise_reference)
         context = ServerContext(
@@ -324,12 +335,12 @@ class Agent:
 
     async def _follow_hosts(self, host: HostContext) -> None:
         """Heartbeats, flood lists and routes follow the hosts' records."""
-        changed = asyncio.Event()
-        host.mirror.subscribe(lambda key: changed.set() if not key or key.startswith(keys.HOSTS) else None)
+        changed = when_peers_change(host, self._keyring)
+        peer_keys = PeerKeys(self._keyring, self._log.warning)
         while True:
             await changed.wait()
             changed.clear()
-            follow_peers(host)
+            follow_peers(host, peer_keys)
             others = {
                 n: found.value
                 for n, found in host.mirror.hosts.items()
@@ -342,40 +353,6 @@ class Agent:
             except UnavailableError as error:
                 self._log.warning("the networks to the peers could not be set up", why=str(error))
                 asyncio.get_running_loop().call_later(1.0, changed.set)
-
-
-def follow_peers(host: NodeContext) -> None:
-    """Heartbeats go to every other host, on the networks that it has."""
-    peers: dict[str, dict[NetworkKind, str]] = {}
-    for name, found in host.mirror.hosts.items():
-        if name != host.name:
-            peers[name] = {"management": found.value.management_address}
-            if found.value.replication_address:
-                peers[name]["replication"] = found.value.replication_address
-    host.heartbeats.set_peers(peers)
-
-
-class Cached:
-    """The members' status, asked for at most every so often: `vdc get nodes -w` must not become a load."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[tuple[MemberStatus, ...]]],
-        every_s: float,
-        clock: Callable[[], float],
-    ) -> None:
-        self._ask = ask
-        self._every_s = every_s
-        self._clock = clock
-        self._asked_at_s = float("-inf")
-        self._answer: tuple[MemberStatus, ...] = ()
-
-    async def __call__(self) -> tuple[MemberStatus, ...]:
-        """Their status now, or as it was a moment ago."""
-        if self._clock() - self._asked_at_s >= self._every_s:
-            self._answer = await self._ask()
-            self._asked_at_s = self._clock()
-        return self._answer
 
 
 def _raise_priority() -> None:

@@ -17,7 +17,7 @@ from hostagent.config import AgentConfig
 from hostagent.drivers.trust import Trust
 from vdc.store.mirror import Mirror
 
-IDLE_S = 60.0  # that a connection without a request is kept
+IDLE_S = 15.0  # that a connection without a request is kept: for less time than the other side does
 
 
 class PeerSessions:

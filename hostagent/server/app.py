@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
@@ -20,6 +18,7 @@ from hostagent.server.endophytes import EndophyteHandlers
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
 from hostagent.server.identities import IdentityHandlers
 from hostagent.server.identity import Gate
+from hostagent.server.limits import RUNNER_OPTIONS, LimitedSite, Listener, listen, listen_unix
 from hostagent.server.maintenance import MaintenanceHandlers
 from hostagent.server.metrics import MetricsHandler
 from hostagent.server.readonly import guarded
@@ -28,7 +27,6 @@ from vdc.api.routes import ROUTES, Body
 from vdc.model.errors import BugError, UnavailableError
 
 SHUTDOWN_S = 0.5
-BACKLOG = 128
 
 
 def build_app(context: ServerContext, gate: Gate) -> web.Application:
@@ -73,7 +71,7 @@ class ApiServer:
         on_ready: Callable[[], None],
     ) -> None:  # fmt: skip
         self._runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
+            app, access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True, **RUNNER_OPTIONS
         )
         self._trust = trust
         self._changed = asyncio.Event()
@@ -88,8 +86,7 @@ class ApiServer:
         await self._runner.setup()
         try:
             self._path.unlink(missing_ok=True)
-            await web.UnixSite(self._runner, str(self._path)).start()
-            self._path.chmod(0o600)
+            await LimitedSite(self._runner, listen_unix(self._path)).start()
             with self._bound() as listening:
                 site = await self._listener(listening)
                 self._on_ready()
@@ -103,9 +100,9 @@ class ApiServer:
             with suppress(OSError):
                 self._path.unlink()
 
-    def _bound(self) -> socket.socket:
+    def _bound(self) -> Listener:
         try:
-            return socket.create_server((self._address, self._port), backlog=BACKLOG)
+            return listen(self._address, self._port)
         except OSError as error:
             raise UnavailableError(
                 f"cannot serve on {self._address}:{self._port}: {error.strerror}",
@@ -113,22 +110,7 @@ class ApiServer:
                 hint="another agent, or another program on that port? see `ss -ltnp`",
             ) from error
 
-    async def _listener(self, listening: socket.socket) -> _Listener:
-        own = listening.dup()
-        own.setblocking(False)
-        site = web.SockSite(self._runner, own, ssl_context=self._trust.server, backlog=BACKLOG)
+    async def _listener(self, listening: Listener) -> LimitedSite:
+        site = LimitedSite(self._runner, listening.dup(), ssl_context=self._trust.server)
         await site.start()
-        return _Listener(site, own)
-
-
-@dataclass(frozen=True, slots=True)
-class _Listener:
-    site: web.SockSite
-    socket: socket.socket
-
-    async def retire(self) -> None:
-        """Accept no more. A connection that was accepted a moment ago still has to find its server open."""
-        asyncio.get_running_loop().remove_reader(self.socket.fileno())
-        for _ in range(3):
-            await asyncio.sleep(0)
-        await self.site.stop()
+        return site

@@ -46,7 +46,7 @@ class ConsoleHandler:
 
 
 async def _accept(request: web.Request) -> web.WebSocketResponse:
-    socket = web.WebSocketResponse(heartbeat=10.0, max_msg_size=64 * 1024)
+    socket = web.WebSocketResponse(heartbeat=10.0, max_msg_size=64 * 1024, compress=False)
     await socket.prepare(request)
     return socket
 

@@ -37,11 +37,11 @@ class Probe:
 
     def __init__(self, own_address: str, guest_address: str, clock: Callable[[], float]) -> None:
         self._guest, self._clock = guest_address, clock
-        self._echo = Echo(own_address, self._hear)
+        self._echo = Echo(own_address, clock, self._hear)
         self.sent = 0
         self.answers_at_s: list[float] = []
 
-    def _hear(self, source: str) -> None:
+    def _hear(self, source: str, _: float) -> None:
         if source == self._guest:
             self.answers_at_s.append(self._clock())
 

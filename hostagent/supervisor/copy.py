@@ -172,8 +172,12 @@ class Copy:
             cost_bytes, f"{'' if is_primary else 'the secondary of '}{self.name} on {self.host.name}"
         )
         await consent.end_if_any(endophyte.uid)  # of a QEMU before this one
-        for index, nic in enumerate(endophyte.nics):
-            port = Port.of(endophyte.uid, index, nic.mac, is_gated=endophyte.manifest.spec.is_gated)
+        manifest = endophyte.manifest.spec
+        for index, (nic, wanted) in enumerate(zip(endophyte.nics, manifest.networks, strict=True)):
+            port = Port.of(
+                endophyte.uid, index, nic.mac, nic.address,
+                allowed=wanted.allowed_addresses, is_gated=manifest.is_gated,
+            )  # fmt: skip
             await self.host.overlay.attach_port(port, live=role is CopyRole.PRIMARY)
         await self.reach(Step.POWER_ON_PORTS)
         if spec.firmware is not Firmware.BIOS:

@@ -151,7 +151,7 @@ async def test_a_cpu_description_that_is_none_gives_the_smallest_model() -> None
     hosts = [
         Host(
             name=name, api_url="", management_address="", replication_address="", overlay_address="",
-            heartbeat_port=1, agent_version="", incarnation="", cpus=1, memory_bytes=1,
+            heartbeat_port=1, agent_version="", incarnation=0, cpus=1, memory_bytes=1,
             accelerator=Accelerator(name="kvm"), cpu_xml=xml,
         )
         for name, xml in (("a", SKYLAKE), ("b", "<cpu>nonsense"))

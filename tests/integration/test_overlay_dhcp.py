@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 
 from hostagent.drivers.net import Change, DhcpDns, DhcpDnsConfig, Port, Reservation
-from tests.integration.netns_support import NETWORK, Guest, Host, Lab, Place, find_dnsmasq, wait_until
+from tests.integration.netns_support import (
+    ADDRESSES,
+    NETWORK,
+    Guest,
+    Host,
+    Lab,
+    Place,
+    find_dnsmasq,
+    wait_until,
+)
 
 DNSMASQ = find_dnsmasq()
 pytestmark = [
@@ -72,7 +81,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 def plug_guest(lab: Lab, uid: str, mac: str) -> Guest:
-    port = Port.of(uid, 0, mac)
+    port = Port.of(uid, 0, mac, ADDRESSES.get(mac, "10.77.0.99"))
     host = lab.hosts[0]
     host.do(host.net.attach_port(port, live=True))
     guest = Guest(lab, host, port.ifname, mac)

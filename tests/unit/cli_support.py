@@ -229,7 +229,7 @@ NODE = NodeStatus(
         overlay_address="10.77.0.1",
         heartbeat_port=1,
         agent_version="1",
-        incarnation="i",
+        incarnation=1,
         cpus=4,
         memory_bytes=2**33,
     ),

@@ -71,7 +71,7 @@ class Agent:
             name=name, role=HostRole.WITNESS if role is Role.WITNESS else HostRole.HOST,
             api_url=f"https://{self.address}:7400", management_address=self.address,
             replication_address=f"10.1.0.{number}", overlay_address="", heartbeat_port=1, agent_version="0",
-            incarnation="i", cpus=1, memory_bytes=0,
+            incarnation=1, cpus=1, memory_bytes=0,
         )  # fmt: skip
 
     async def start(self) -> None:

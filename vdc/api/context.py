@@ -76,25 +76,16 @@ def config_path() -> Path:
 
 def load_contexts(path: Path | None = None) -> Contexts:
     """Read the file (an absent one is empty); `InvalidError` (`context-invalid`) where it makes no sense."""
-    import yaml
-
     path = path or config_path()
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES + 1)
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if len(text) > _MAX_BYTES:
-            raise _unreadable(path, "it is larger than 1 MiB")
-        contexts = Contexts.model_validate(yaml.safe_load(text) or {})
+        contexts = parse_contexts(text, path)
     except FileNotFoundError:
         return Contexts()
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
-    except yaml.YAMLError as error:
-        raise _unreadable(path, " ".join(str(error).split())[:160]) from error
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if mode & 0o077 and any(found.client_key_data for found in contexts.contexts.values()):
         raise RefusedError(
             f"others may have read your private key: {path} has the mode {mode:04o}",
@@ -104,19 +95,27 @@ def load_contexts(path: Path | None = None) -> Contexts:
     return contexts
 
 
+def parse_contexts(text: bytes, path: Path) -> Contexts:
+    """The file's content, read as strictly as a manifest; raises as `load_contexts`."""
+    from vdc.model.strict_yaml import StrictError, parse_documents
+
+    try:
+        documents = parse_documents(text)
+        if len(documents) > 1:
+            raise _unreadable(path, "it has more than one document")
+        return Contexts.model_validate(documents[0] if documents else {})
+    except StrictError as error:
+        raise _unreadable(path, str(error)) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
 def contexts_text(contexts: Contexts) -> str:
     """The file's text (YAML)."""
-    import yaml
+    from vdc.model.strict_yaml import dump
 
-    class Dumper(yaml.SafeDumper):
-        """Certificates as blocks, which people can read and copy."""
-
-    def text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
-
-    Dumper.add_representer(str, text)
-    values = contexts.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return yaml.dump(values, Dumper=Dumper, sort_keys=False)
+    return dump(contexts.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
 def save_contexts(contexts: Contexts, path: Path | None = None) -> None:

@@ -89,9 +89,9 @@ class PromoteRequest(StrictRecord):
     `by`: who asserts it, for the record.
     """
 
-    to: str | None = None
+    to: str | None = Field(default=None, max_length=63)
     force: bool = False
-    confirm: str = ""
+    confirm: str = Field(default="", max_length=63)
     by: str = Field(default="", max_length=200)
 
 
@@ -119,15 +119,15 @@ class DrainRequest(StrictRecord):
 class MoveRequest(StrictRecord):
     """Let a VM run on the host `to`; none takes an earlier wish back."""
 
-    to: str | None
+    to: str | None = Field(max_length=63)
     by: str = Field(default="", max_length=200)
 
 
 class PeerRequest(Record):
     """From agent to agent about one VM; refused (FencedError) where the receiver knows a newer epoch."""
 
-    epoch: int
-    from_host: str
+    epoch: int = Field(ge=0, lt=2**63)
+    from_host: str = Field(max_length=63)
 
 
 class MemoryComparison(Record):

@@ -18,7 +18,8 @@ THIS_MACHINE = "(here)"
 _QEMU = "usr/bin/qemu-system-x86_64"
 
 
-def _runtime_root() -> Path:
+def runtime_root() -> Path:
+    """Where `make runtime` puts it."""
     return Path(os.environ.get("VDC_CACHE_DIR", "/var/cache/vdc")) / "runtime" / "current"
 
 
@@ -29,7 +30,7 @@ class Machine:
     user_id: Callable[[], int] = os.geteuid
     exists: Callable[[Path], bool] = Path.exists
     which: Callable[[str], str | None] = shutil.which
-    runtime_root: Callable[[], Path] = _runtime_root
+    runtime_root: Callable[[], Path] = runtime_root
 
 
 def examine_machine(machine: Machine | None = None) -> DoctorReport:

@@ -11,6 +11,8 @@ from vdc.model.base import Record
 from vdc.model.ids import DnsLabel
 from vdc.model.maintenance import Maintenance
 
+MAX_INCARNATION = 2**63 - 1
+
 
 class Accelerator(Record):
     """What runs guest code: `kvm` only where a probe guest really ran."""
@@ -45,7 +47,10 @@ class Host(Record):
     overlay_address: str
     heartbeat_port: int
     agent_version: str
-    incarnation: str  # new with every start of the agent
+    incarnation: int = Field(ge=0, le=MAX_INCARNATION)  # grows with every start of the agent
+    certificate: str = (
+        ""  # PEM, the host's own; the peers verify it, and derive the key of the heartbeats from it
+    )
     labels: dict[str, str] = Field(default_factory=dict)
     cpus: int
     memory_bytes: int  # that Endophytes may use in all

@@ -381,7 +381,7 @@ def last_complaint(log: str) -> str:
     for line in reversed(log.splitlines()):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict) and entry.get("level") in ("fatal", "panic"):
             return ": ".join(str(entry[part]) for part in ("msg", "error") if entry.get(part))

@@ -12,6 +12,7 @@ import contextlib
 import os
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hostagent.drivers.process.pidfile import OWNER_VARIABLE, TOKEN_VARIABLE, kill_carriers, owner
 from hostagent.drivers.process.spawn import finished
@@ -19,8 +20,25 @@ from hostagent.drivers.process.spawn import finished
 _GONE_DEADLINE_S = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class ToolLimits:
+    """What the kernel lets a program take that reads a file which somebody else has made (setrlimit(2))."""
+
+    memory_bytes: int
+    file_bytes: int  # of each file that it writes; 0: it writes none
+    processor_s: int
+    open_files: int = 256
+
+    def prefix(self) -> tuple[str, ...]:
+        """The command prefix that sets them; `prlimit` executes the rest, so the pid stays."""
+        return (
+            "prlimit", f"--as={self.memory_bytes}", f"--fsize={self.file_bytes}", f"--cpu={self.processor_s}",
+            f"--nofile={self.open_files}", "--core=0", "--",
+        )  # fmt: skip
+
+
 async def run_tool(
-    command: Sequence[str], *, deadline_s: float, stdin: bytes | None = None
+    command: Sequence[str], *, deadline_s: float, stdin: bytes | None = None, limits: ToolLimits | None = None
 ) -> tuple[int, bytes, bytes]:
     """Run to the end; returns exit status, output and complaint.
 
@@ -29,6 +47,7 @@ async def run_tool(
     """
     token = uuid.uuid4().hex
     process = await asyncio.create_subprocess_exec(
+        *(limits.prefix() if limits else ()),
         *command,
         stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
