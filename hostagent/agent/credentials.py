@@ -39,6 +39,7 @@ from vdc.security.keys import keys_from_pem, make_request, public_bytes
 from vdc.store import keys
 
 EVERY_S = 60.0
+RETRY_S = 10.0
 DEBOUNCE_S = 0.2
 LIST_EVERY = timedelta(days=1)  # the list of the revoked is signed anew
 TRIM_EVERY = timedelta(hours=1)
@@ -84,14 +85,15 @@ class CredentialsKeeper:
         await self._host.announced.wait()
         while True:
             changed.clear()
-            await self.step()
+            went_well = await self.step()
             with suppress(TimeoutError):
-                async with asyncio.timeout(EVERY_S):
+                async with asyncio.timeout(EVERY_S if went_well else RETRY_S):
                     await changed.wait()
             await asyncio.sleep(DEBOUNCE_S)
 
-    async def step(self) -> None:
-        """Everything that is due now."""
+    async def step(self) -> bool:
+        """Everything that is due now; says whether all of it could be done."""
+        went_well = True
         parts: tuple[Callable[[], Awaitable[None]], ...] = (
             self._enter_own, self._follow_authorities, self._fetch_keys, self._renew,
             self._say_trust, self._advance, self._write_revoked, self._trim,
@@ -100,11 +102,14 @@ class CredentialsKeeper:
             try:
                 await part()
             except VdcError as error:
+                went_well = False
                 self._host.log.warning("credentials", doing=part.__name__.strip("_"), why=str(error))
                 if part == self._renew:
                     await self._complain(error)
             except OSError as error:
+                went_well = False
                 self._host.log.warning("credentials cannot be written", why=str(error))
+        return went_well
 
     @property
     def _credentials(self) -> HostCredentials:
@@ -197,6 +202,7 @@ class CredentialsKeeper:
                 continue
             if self._keep_keys(answer):
                 return
+        raise UnavailableError("no host that answers has handed the cluster's key over yet")
 
     def _keep_keys(self, answer: wire.AuthorityKeys) -> bool:
         """Keep those of the authorities that are trusted; whether that is all of them."""
