@@ -147,7 +147,7 @@ class CredentialsKeeper:
                 with suppress(ConflictError):
                     await self._issuer.identities.put_authorities(first_record(authority), 0)
             return
-        record, seen = found.value, self._seen()
+        record, seen = found.value, self._keyring.authorities()
         if seen is not None and record.number < seen.number:
             await self._put_back(seen, record, found.revision)
             return
@@ -155,13 +155,6 @@ class CredentialsKeeper:
             return
         verify(record, self._credentials.authorities)
         await self._adopt(record)
-
-    def _seen(self) -> Authorities | None:
-        """The newest record that was believed here."""
-        try:
-            return Authorities.from_json(pki.read_private(self._keyring.folder / pki.SEEN))
-        except (VdcError, ValueError):
-            return None
 
     async def _put_back(self, seen: Authorities, found: Authorities, revision: int) -> None:
         """An older record is in the store: somebody's doing, or the records are those of an older backup."""
