@@ -331,9 +331,15 @@ class Transport:
     @asynccontextmanager
     async def websocket(self, call: Call) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """A websocket; pinged, so that a dead agent ends it. Errors of the opening are those of `request`."""
-        endpoint = await self.choose()
+        async with await self._open_websocket(call, frozenset()) as socket:
+            yield socket
+
+    async def _open_websocket(
+        self, call: Call, failed: frozenset[Endpoint]
+    ) -> aiohttp.ClientWebSocketResponse:
+        endpoint = await self.choose(failed)
         try:
-            socket = await self._session(endpoint).ws_connect(
+            return await self._session(endpoint).ws_connect(
                 endpoint.base_url + call.path,
                 params=call.query,
                 headers=self._headers,
@@ -341,13 +347,14 @@ class Transport:
                 max_msg_size=_MAX_MESSAGE_BYTES,
             )
         except aiohttp.WSServerHandshakeError as error:
+            if error.status == _STATUS_UNAVAILABLE and len(failed) + 1 < len(self.endpoints):
+                return await self._open_websocket(call, failed | {endpoint})
             await self.request(call)  # a failed handshake has no body: the plain request says what is wrong
             raise UnavailableError(f"{endpoint} did not open the stream", code="stream-refused") from error
         except (*LOST_ERRORS, OSError) as error:
             self.forget(endpoint)
-            raise refusal_of(endpoint, error, self.credentials) or self._unreachable() from error
-        async with socket:
-            yield socket
+            refusal = refusal_of(endpoint, error, self.credentials)
+            raise refusal or self._unreachable() from error
 
     def _session(self, endpoint: Endpoint, *, fresh: bool = False) -> aiohttp.ClientSession:
         if self._given_session is not None and not endpoint.unix_path:
