@@ -22,7 +22,8 @@ import aiohttp
 
 from vdc.api.answers import LOST_ERRORS, read_error
 from vdc.api.endpoints import Endpoint, parse_endpoint
-from vdc.api.refusals import refusal_of
+from vdc.api.learning import learn_authorities
+from vdc.api.refusals import FOREIGN, refusal_of
 from vdc.api.routes import BY_NAME, Body, Route
 from vdc.model.errors import (
     InvalidError,
@@ -208,6 +209,20 @@ class Transport:
             response.close()
 
     async def _send(self, call: Call, *, check: bool = True) -> aiohttp.ClientResponse:
+        """An agent that shows the certificate of an authority unknown here got nothing: it can be asked again."""
+        try:
+            return await self._send_to_any(call, check=check)
+        except UnauthenticatedError as error:
+            if error.code != FOREIGN or self.credentials is None:
+                raise
+            learned = await learn_authorities(self.endpoints, self.credentials)
+            if learned is None:
+                raise
+            await self.close()
+            self.credentials, self._ssl = learned, _context_of(learned)
+        return await self._send_to_any(call, check=check)
+
+    async def _send_to_any(self, call: Call, *, check: bool) -> aiohttp.ClientResponse:
         failed: set[Endpoint] = set()
         last_error: VdcError | None = None
         while len(failed) < len(self.endpoints):
