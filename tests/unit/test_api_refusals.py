@@ -13,6 +13,8 @@ from gate_support import ADDRESS, MONTH, Agent, build, shown
 from pki_support import CLUSTER, authority_now
 
 from vdc.api.client import ApiClient
+from vdc.api.endpoints import parse_endpoint
+from vdc.api.refusals import refusal_of
 from vdc.model.errors import ForbiddenError, UnauthenticatedError, VdcError
 from vdc.model.identity import Role
 from vdc.security.authority import Authority
@@ -55,6 +57,18 @@ async def test_whose_certificate_does_not_count_is_said(agent: Agent) -> None:
 
     agent.revoked.add(_serial(shown(Role.VIEWER, "gone")))
     assert (await refused(here, credentials(*shown(Role.VIEWER, "gone")))).code == "certificate-revoked"
+
+
+@pytest.mark.parametrize(
+    "cut", [aiohttp.ServerDisconnectedError(), aiohttp.ClientOSError(104, "reset")], ids=str
+)
+def test_a_connection_that_is_cut_without_a_word_is_explained_by_what_was_shown(cut: Exception) -> None:
+    endpoint = parse_endpoint("https://10.0.0.1:7400")
+    stranger = credentials(*shown(Role.ADMIN, "eve", authority=OTHER))
+    found = refusal_of(endpoint, cut, stranger)
+    assert found is not None and found.code == "certificate-foreign"
+    assert refusal_of(endpoint, cut, credentials(*shown(Role.VIEWER, "alice"))) is None
+    assert refusal_of(endpoint, cut, None) is None
 
 
 async def test_a_host_that_shows_another_hosts_certificate_is_not_believed(agent: Agent) -> None:

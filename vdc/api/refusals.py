@@ -30,7 +30,8 @@ def refusal_of(
 ) -> UnauthenticatedError | None:
     """The error to show for a failed request, where a certificate was the reason; `shown`: one's own."""
     found = _tls_error(error)
-    if isinstance(error, aiohttp.ServerDisconnectedError) and shown is not None:
+    was_cut = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+    if shown is not None and was_cut and not isinstance(error, aiohttp.ClientConnectorError):
         return _of_own(endpoint, shown)
     if isinstance(found, ssl.SSLCertVerificationError):
         return _of_server(endpoint, found)
