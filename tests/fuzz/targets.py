@@ -34,10 +34,10 @@ from hostagent.server.undecided import pairs_in
 from hostagent.supervisor.journal import Entry
 from hostagent.supervisor.state import CopyState
 from vdc.api import models as wire
+from vdc.api.answers import parse_json as parse_answer
 from vdc.api.context import parse_contexts
 from vdc.api.endpoints import parse_endpoint
 from vdc.api.routes import ROUTES
-from vdc.api.transport import parse_json as parse_answer
 from vdc.images.inspect import inspect_disk
 from vdc.images.reference import check_digest, normalise_reference
 from vdc.images.source import Recipe
