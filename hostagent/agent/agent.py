@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, suppress
 import aiohttp
 import structlog
 
+from hostagent.agent.audit import AuditKeeper, open_audit
 from hostagent.agent.doctor import host_checks
 from hostagent.agent.images import ImageKeeper
 from hostagent.agent.lineage import LineageKeeper
@@ -224,7 +225,9 @@ class Agent:
             members=members,
             checks=checks,
             override=Override(host, store, self._member, self._lineage, manager.find),
+            audit=(audit := open_audit(host)),
         )
+        group.create_task(AuditKeeper(host, audit).run(), name="audit")
         api = ApiServer(
             build_app(context), socket=self.config.state_dir / "api.sock",
             address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,

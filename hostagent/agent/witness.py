@@ -16,6 +16,7 @@ import aiohttp
 import structlog
 
 from hostagent.agent.agent import MEMBERS_EVERY_S, Agent, Cached, follow_peers
+from hostagent.agent.audit import AuditKeeper, open_audit
 from hostagent.agent.doctor import witness_checks
 from hostagent.agent.majority import majority_checks
 from hostagent.agent.presence import keep_present, publish_network
@@ -113,7 +114,9 @@ class WitnessAgent(Agent):
             members=members,
             checks=checks,
             override=Override(host, store, self._member, self._lineage, nobody.find),
+            audit=(audit := open_audit(host)),
         )
+        group.create_task(AuditKeeper(host, audit).run(), name="audit")
         self.config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
         api = ApiServer(
             build_app(context), socket=self.config.state_dir / "api.sock",

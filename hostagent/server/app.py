@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from hostagent.server.auditing import AuditHandlers
 from hostagent.server.cluster import ClusterHandlers
 from hostagent.server.console import ConsoleHandler
 from hostagent.server.context import ServerContext
@@ -27,7 +28,10 @@ SHUTDOWN_S = 0.5
 
 def build_app(context: ServerContext) -> web.Application:
     """Raises BugError where a route has no handler."""
-    app = web.Application(middlewares=[errors_as_problems], client_max_size=MAX_BODY_BYTES)
+    audit = context.audit
+    middlewares = [errors_as_problems, audit.middleware]
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)  # type: ignore[arg-type]
+    app.on_response_prepare.append(audit.answered)
     groups = (
         EndophyteHandlers(context),
         ClusterHandlers(context),
@@ -36,6 +40,7 @@ def build_app(context: ServerContext) -> web.Application:
         MetricsHandler(context),
         VerificationHandlers(context),
         DrillHandlers(context),
+        AuditHandlers(context),
     )
     for route in ROUTES:
         handler: Handler | None = next(
@@ -43,7 +48,7 @@ def build_app(context: ServerContext) -> web.Application:
         )
         if handler is None:
             raise BugError(f"route {route.name} has no handler")
-        handler = guarded(handler, route, context.host)
+        handler = audit.recorded(guarded(handler, route, context.host), route)
         if route.method == "GET" and route.body is Body.BYTES:
             app.router.add_get(route.path, handler, allow_head=False)  # type: ignore[arg-type]
         else:

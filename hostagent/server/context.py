@@ -8,6 +8,7 @@ from typing import Protocol
 
 import aiohttp
 
+from hostagent.server.audit import Audit
 from hostagent.server.override import Override
 from hostagent.supervisor.node import NodeContext
 from hostagent.supervisor.supervisor import Supervisor
@@ -45,6 +46,7 @@ class ServerContext:
     members: Callable[[], Awaitable[tuple[MemberStatus, ...]]]
     checks: Callable[[], Awaitable[tuple[Check, ...]]]
     override: Override
+    audit: Audit
 
     def peer(self, host_name: str) -> ApiClient:
         """A client of another host's agent, over the management network."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from vdc.api import models as wire
+from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
 from vdc.model.maintenance import DrainReport
 from vdc.model.manifest import EndophyteManifest
@@ -38,6 +39,23 @@ class Route:
     may_force: bool = field(
         default=False
     )  # some of it works without a majority: the handler asks for one itself
+    hands_out_keys: bool = False  # audited even where a host asks
+
+    @property
+    def is_act(self) -> bool:
+        """Whether it is in the audit log whatever comes of it: a person's change, or what gives somebody power."""
+        is_change = self.method not in ("GET", "HEAD") or self.body is Body.WEBSOCKET
+        return self.hands_out_keys or (is_change and not self.is_peer)
+
+    @property
+    def names_in_body(self) -> bool:
+        """Whether the body names the object that it is about, not the path."""
+        return self.request is not None and "{" not in self.path
+
+    @property
+    def may_be_dry(self) -> bool:
+        """Whether its body can ask to change nothing."""
+        return self.request is not None and "dry_run" in self.request.model_fields
 
 
 ROUTES: tuple[Route, ...] = (
@@ -115,6 +133,11 @@ ROUTES: tuple[Route, ...] = (
         "watch_events", "GET", "/v1/watch/events", "Recent events, then each as it happens",
         response=None, body=Body.LINES, query=("name",),
     ),
+    Route(
+        "list_audit", "GET", "/v1/audit", "The audit log, oldest first: from an entry on, or the newest",
+        response=wire.AuditPage, query=("since", "limit", "who", "object"),
+    ),
+    Route("verify_audit", "GET", "/v1/audit/verdict", "Is the audit log what was written", response=wire.AuditVerdict),
     Route("list_images", "GET", "/v1/images", "All images", response=wire.ImageList),
     Route("register_image", "POST", "/v1/images", "Name an uploaded image", request=wire.ImageRegistration, response=wire.Acknowledged),
     Route("remove_image", "DELETE", "/v1/images", "Remove a name; content goes with the last one", response=wire.Acknowledged, query=("name",)),
@@ -147,6 +170,10 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "peer_thaw", "POST", "/v1/peer/endophytes/{name}/thaw", "Let a frozen secondary go on",
         request=wire.PeerRequest, response=wire.Acknowledged, is_peer=True,
+    ),
+    Route(
+        "peer_audit_head", "GET", "/v1/peer/audit-head", "The end of the audit log that this host remembers",
+        response=RememberedHead, is_peer=True,
     ),
 )  # fmt: skip
 

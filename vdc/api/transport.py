@@ -13,6 +13,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +31,10 @@ _LOST_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, Timeo
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_MESSAGE_BYTES = 1024**2
 _STATUS_UNAVAILABLE = 503
+REQUEST_ID = "Vdc-Request-Id"
+
+# The request on whose behalf this task asks on: the audit logs of both agents then name the same.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 BodyFactory = Callable[[], AsyncIterator[bytes]]
 
@@ -214,7 +219,7 @@ class Transport:
     async def _send_to(self, endpoint: Endpoint, call: Call, *, is_last: bool) -> aiohttp.ClientResponse:
         patient = is_last or not call.may_repeat or call.is_blob
         first_byte_s = call.first_byte_s or (self.deadlines.last_s if patient else self.deadlines.read_s)
-        headers: dict[str, str] = {}
+        headers = _passed_on()
         data: Any = None
         if call.json_body is not None:
             headers["Content-Type"] = "application/json"
@@ -295,6 +300,7 @@ class Transport:
             socket = await self._session(endpoint).ws_connect(
                 endpoint.base_url + call.path,
                 params=call.query,
+                headers=_passed_on(),
                 heartbeat=self.deadlines.idle_s,
                 max_msg_size=_MAX_MESSAGE_BYTES,
             )
@@ -337,6 +343,10 @@ class Transport:
             hint="look with vdc get before asking again",
             code="outcome-unknown",
         )
+
+
+def _passed_on() -> dict[str, str]:
+    return {REQUEST_ID: known} if (known := request_id.get()) else {}
 
 
 def _health_url(endpoint: Endpoint) -> str:

@@ -36,6 +36,7 @@ COMMANDS: dict[str, Lazy] = {
     "console": Lazy(_IN + "console", "console", "Use the serial console of a VM."),
     "logs": Lazy(_IN + "logs", "logs", "Print what a VM wrote on its serial console."),
     "events": Lazy(_IN + "events", "events", "What happened, oldest first."),
+    "audit": Lazy(_IN + "audit", "audit", "Who did what, from where, with which result."),
     "node": Lazy(_IN + "node", "node", "Look at hosts, empty them for maintenance."),
     "cluster": Lazy(_IN + "cluster", "cluster", "Can the cluster decide, and who votes."),
     "image": Lazy(_IN + "image", "image", "Import, list and remove images."),
