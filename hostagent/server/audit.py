@@ -27,7 +27,9 @@ from vdc.model.identity import Identity
 REFUSED = (401, 403)
 LOCAL = "unix"
 NO_ROUTE = "none"
-_ID, _TOLD, _OPEN = "request-id", "audit-told", "audit-open"
+_ID = web.RequestKey("request-id", str)
+_TOLD = web.RequestKey("audit-told", bool)
+_OPEN = web.RequestKey("audit-open", AuditEntry)
 _BY_PATH = {(route.method, route.path): route for route in ROUTES}
 _FOREIGN = re.compile(r"[^-\w.:/@+]", re.ASCII)
 _HANDED_ON = re.compile(r"[0-9a-f]{16}")
@@ -89,7 +91,7 @@ class Audit:
     async def answered(self, request: web.Request, response: web.StreamResponse) -> None:
         """For aiohttp's `on_response_prepare`: every answer names its request, and a console is open from here on."""
         response.headers[REQUEST_ID] = request.get(_ID, "")
-        entry: AuditEntry | None = request.get(_OPEN)
+        entry = request.get(_OPEN)
         if entry is not None and response.status == _SWITCHING:
             self._end(request, entry, OK, None)
 
@@ -109,10 +111,10 @@ class Audit:
     # ---- one act
 
     async def _around(self, request: web.Request, handler: Handler, entry: AuditEntry) -> object:
-        await self.spool.begin(entry)
         request[_OPEN] = entry
         answer, result = None, CANCELLED
         try:
+            await self.spool.begin(entry)
             answer = await handler(request)
             result = OK
             return answer

@@ -67,14 +67,14 @@ class ChainCheck:
         before, self.last = self.last, place
         self.count += 1
         known, self._hash = self._hash, None
+        if place != before + 1:
+            known = None
         if not self.first:
             self.first = place
             self._check_beginning(place)
         elif place != before + 1:
-            known = None
-            self._tell(
-                DamageKind.MISSING, before + 1, f"{_entries(before + 1, place - 1, verb=True)} missing"
-            )
+            missing = _entries(before + 1, place - 1)
+            self._tell(DamageKind.MISSING, before + 1, f"{missing} missing")
         values = parse_entry(text)
         if values is None:
             self._tell(DamageKind.UNREADABLE, place, f"entry {place} cannot be read")
@@ -103,7 +103,7 @@ class ChainCheck:
                 self._tell(DamageKind.HEAD, last, "the head of the log is missing")
             return
         if head.seq > last:
-            missing = _entries(last + 1, head.seq, verb=True)
+            missing = _entries(last + 1, head.seq)
             self._tell(
                 DamageKind.CUT_AT_END, last + 1,
                 f"the log ends with entry {last} and its head is entry {head.seq}: {missing} missing at its end",
@@ -172,7 +172,7 @@ class ChainCheck:
             )
             self._tell(
                 DamageKind.CUT_AT_BEGINNING, trimmed + 1,
-                f"the log begins with entry {place}, {what}: {_entries(trimmed + 1, place - 1, verb=True)} "
+                f"the log begins with entry {place}, {what}: {_entries(trimmed + 1, place - 1)} "
                 "missing at its beginning",
             )  # fmt: skip
         elif place <= trimmed:
@@ -239,7 +239,5 @@ def check_export(lines: Iterable[str]) -> ChainCheck:
     return check
 
 
-def _entries(first: int, last: int, *, verb: bool = False) -> str:
-    if last <= first:
-        return f"entry {first}{' is' if verb else ''}"
-    return f"entries {first} to {last}{' are' if verb else ''}"
+def _entries(first: int, last: int) -> str:
+    return f"entry {first} is" if last <= first else f"entries {first} to {last} are"

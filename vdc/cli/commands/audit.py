@@ -39,7 +39,7 @@ def audit() -> None:
 @click.option("-w", "--watch", is_flag=True, help="Go on and print every entry as it is appended.")
 @output_option()
 def list_entries(
-    who: str | None, object_: str | None, since: int | None, limit: int | None, watch: bool, output: str
+    *, who: str | None, object_: str | None, since: int | None, limit: int | None, watch: bool, output: str
 ) -> None:
     """The audit log, oldest first; times are UTC."""
     from vdc.cli.session import call
