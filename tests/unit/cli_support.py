@@ -164,7 +164,9 @@ class Cluster:
 
     async def list_audit(self, request: web.Request) -> Any:
         self.asked.append(("audit", dict(request.query)))
-        since, limit = (int(request.query.get(key, default)) for key, default in (("since", 1), ("limit", 100)))
+        since, limit = (
+            int(request.query.get(key, default)) for key, default in (("since", 1), ("limit", 100))
+        )
         items = self.audit[since - 1 : since - 1 + limit]
         return wire.AuditPage(items=tuple(items), next=since + len(items))
 

@@ -160,7 +160,9 @@ async def test_the_end_is_remembered_across_restarts(here: Host) -> None:
     assert here.remembered == known
 
 
-async def test_a_host_remembers_what_others_appended(here: Host, tmp_path: Path, cluster: MemoryStore) -> None:
+async def test_a_host_remembers_what_others_appended(
+    here: Host, tmp_path: Path, cluster: MemoryStore
+) -> None:
     other = Host(tmp_path, cluster, "h1")
     await here.acts(1)
     await other.acts(2, 3)
@@ -204,7 +206,9 @@ async def test_the_log_goes_on_after_it_was_damaged(here: Host, cluster: MemoryS
     assert await here.damage() == ["entry 2 cannot be read"]
 
 
-async def test_a_new_lineage_lacks_the_end_and_gets_it_again(here: Host, tmp_path: Path, cluster: MemoryStore) -> None:
+async def test_a_new_lineage_lacks_the_end_and_gets_it_again(
+    here: Host, tmp_path: Path, cluster: MemoryStore
+) -> None:
     """A member that goes on alone has entries 1 and 2 only; this host has seen four, and wrote them."""
     await here.acts(1, 2)
     before = (await cluster.list(keys.AUDIT)).items
@@ -255,7 +259,9 @@ async def test_listing(here: Host) -> None:
     assert len((await here.list("who=10.0.0.9&limit=7")).items) == 7
 
 
-@pytest.mark.parametrize("query", ["since=x", "limit=0", "limit=1001", "since=-1", "limit=", "since=9" + "9" * 30])
+@pytest.mark.parametrize(
+    "query", ["since=x", "limit=0", "limit=1001", "since=-1", "limit=", "since=9" + "9" * 30]
+)
 async def test_a_query_that_makes_no_sense(here: Host, query: str) -> None:
     with pytest.raises(Exception, match="is not a number from"):
         await here.list(query)

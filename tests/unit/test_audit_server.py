@@ -9,7 +9,6 @@ import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
@@ -152,7 +151,9 @@ async def test_reading_is_no_act(agent: Agent) -> None:
 async def test_a_body_that_cannot_be_read(agent: Agent) -> None:
     async with agent.session.post("/v1/endophytes", data=b"{", headers={"Test-Who": ALICE}) as response:
         assert response.status == 400
-    async with agent.session.post("/v1/endophytes", data=io.BytesIO(b"x" * 2**21), headers={"Test-Who": ALICE}) as response:
+    async with agent.session.post(
+        "/v1/endophytes", data=io.BytesIO(b"x" * 2**21), headers={"Test-Who": ALICE}
+    ) as response:
         assert response.status == 413
     assert [brief(entry) for entry in agent.entries] == [
         ("create_endophyte", "", "body-invalid"), ("create_endophyte", "", "body-too-large"),
@@ -197,7 +198,9 @@ async def test_a_client_that_leaves(agent: Agent, monkeypatch: pytest.MonkeyPatc
     assert [brief(entry) for entry in agent.entries] == [("delete_endophyte", "web", "cancelled")]
 
 
-async def test_a_console_is_told_of_when_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_console_is_told_of_when_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def opened(_: object, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
@@ -342,7 +345,9 @@ async def test_no_secret_is_written(agent: Agent, who: str | None) -> None:
         if who == ALICE and not route.is_act:
             continue  # streams
         path = route.path.replace("{name}", "web").replace("{digest}", "sha256:" + "0" * 64)
-        assert "{" not in path, f"give the placeholder of {path} a value here, and be sure that it is no secret"
+        assert "{" not in path, (
+            f"give the placeholder of {path} a value here, and be sure that it is no secret"
+        )
         before = len(agent.entries)
         agent.audit._refusals = Refusals()
         await agent.ask(

@@ -48,7 +48,9 @@ async def drained(spool: Spool, log: AuditLog) -> None:
         spool.appended(await log.append(batch, 0))
 
 
-async def test_what_is_begun_is_on_the_disk_before_it_is_done(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_begun_is_on_the_disk_before_it_is_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fdatasync", synced.append)
     spool = opened(folder)
@@ -170,7 +172,9 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return lambda is_full: state.update(is_full=is_full)
 
 
-async def test_a_full_disk_hinders_nobody_and_loses_nothing(folder: Path, full: Callable[[bool], None]) -> None:
+async def test_a_full_disk_hinders_nobody_and_loses_nothing(
+    folder: Path, full: Callable[[bool], None]
+) -> None:
     log, spool = AuditLog(MemoryStore()), opened(folder)
     await act(spool, 1)
     full(True)
@@ -193,7 +197,9 @@ async def test_with_a_full_disk_it_still_reaches_the_log(folder: Path, full: Cal
     assert await numbers(log) == [1]
 
 
-async def test_a_disk_that_hangs_is_waited_for_a_moment_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_hangs_is_waited_for_a_moment_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spool, released = opened(folder), asyncio.Event()
 
     async def hangs(*_: object) -> None:

@@ -136,7 +136,9 @@ async def test_an_entry_that_cannot_be_read_is_passed_over(store: MemoryStore) -
 async def test_foreign_keys_are_not_looked_at(store: MemoryStore) -> None:
     log = AuditLog(store)
     await log.append(many(3), 0)
-    await store.commit([], [Put(keys.AUDIT_ENTRIES + name, "x") for name in ("0000000000zz", "00000000000", "²")])
+    await store.commit(
+        [], [Put(keys.AUDIT_ENTRIES + name, "x") for name in ("0000000000zz", "00000000000", "²")]
+    )
     assert await damage(store) == []
 
 

@@ -78,7 +78,13 @@ def _endpoint() -> Any:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("list", "--since", "0"), ("list", "--limit", "1001"), ("export", "--since", "x"), ("verify", "/no/file"), ()],
+    [
+        ("list", "--since", "0"),
+        ("list", "--limit", "1001"),
+        ("export", "--since", "x"),
+        ("verify", "/no/file"),
+        (),
+    ],
 )
 def test_wrong_words(log: Cluster, capsys: Capture, arguments: tuple[str, ...]) -> None:
     assert vdc(capsys, "audit", *arguments)[0] == 2 and log.asked == []
@@ -87,7 +93,9 @@ def test_wrong_words(log: Cluster, capsys: Capture, arguments: tuple[str, ...]) 
 # ---- export, and checking it
 
 
-def test_an_export_is_what_is_stored_and_is_found_whole(log: Cluster, capsys: Capture, tmp_path: Path) -> None:
+def test_an_export_is_what_is_stored_and_is_found_whole(
+    log: Cluster, capsys: Capture, tmp_path: Path
+) -> None:
     code, out, _ = vdc(capsys, "audit", "export")
     assert code == 0 and out.splitlines() == list(CHAIN.texts.values())
     path = tmp_path / "audit.jsonl"
@@ -125,7 +133,10 @@ def test_a_tampered_export(capsys: Capture, tmp_path: Path, monkeypatch: pytest.
 
 def test_an_empty_file(capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "audit.jsonl").write_text("")
-    assert vdc(capsys, "audit", "verify", str(tmp_path / "audit.jsonl"))[:2] == (0, "intact: the audit log is empty\n")
+    assert vdc(capsys, "audit", "verify", str(tmp_path / "audit.jsonl"))[:2] == (
+        0,
+        "intact: the audit log is empty\n",
+    )
 
 
 # ---- the cluster's verdict
