@@ -8,22 +8,27 @@ goes on remembering what it has seen.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from hostagent.config import AgentConfig
 from hostagent.drivers.audit.spool import Spool
 from hostagent.drivers.process import in_thread, write_atomically
 from hostagent.server.audit import Audit
 from hostagent.supervisor.node import NodeContext
-from vdc.model.audit import AuditAnchor, AuditHead, RememberedHead
+from vdc.control.clock import SystemClock
+from vdc.model.audit import OK, UNKNOWN, AuditAnchor, AuditEntry, AuditHead, RememberedHead
 from vdc.model.audit_chain import ChainCheck, Damage, DamageKind
-from vdc.model.errors import UnavailableError
+from vdc.model.errors import UnavailableError, VdcError
 from vdc.store.audit import BATCH, AuditLog
 
 FOLDER = "audit"
 HEAD_FILE = "head.json"
+COMMAND = "hostagent"  # the address of who sits at the host
 EVERY_S = 1.0
 RETRY_S = 1.0
 FOLLOW_EVERY_S = 10.0
@@ -146,6 +151,31 @@ class AuditKeeper:
                 "audit-damaged",
                 f"the audit log is not what was written: {damage.sentence}; see vdc audit verify",
             )
+
+
+@asynccontextmanager
+async def written_down(config: AgentConfig, what: str, by: str) -> AsyncIterator[None]:
+    """What is done with a command on this host while its agent does not run: the next agent brings it into the log."""
+    if (config.state_dir / "api.sock").exists():  # the spool is the agent's, and the command is refused
+        yield
+        return
+    spool = Spool(config.state_dir / FOLDER, config.host)
+    spool.load()
+    entry = AuditEntry(
+        id=uuid.uuid4().hex[:16], at=SystemClock().wall(), host=config.host, who=by, address=COMMAND, what=what,
+        object=config.host,
+    )  # fmt: skip
+    await spool.begin(entry)
+    result = UNKNOWN
+    try:
+        yield
+        result = OK
+    except VdcError as error:
+        result = error.code
+        raise
+    finally:
+        spool.end(entry.with_(result=result))
+        await spool.flush()
 
 
 def _load(path: Path, host: str) -> RememberedHead:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from hostagent.agent.audit import written_down
 from hostagent.agent.lineage import FOUND, LocalLineage, begun, record_lineage, save, taken_over
 from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
@@ -42,10 +43,11 @@ async def go_on_alone(config: AgentConfig, by: str) -> str:
     member.check_data()
     store = EtcdStore([member.endpoint])
     try:
-        known = await _decide(config, member, store, by)
-        async with _running(member):
-            await member.wait_healthy(ALONE_S)
-            known = await _record(config, store, known)
+        async with written_down(config, "go-on-alone", by):
+            known = await _decide(config, member, store, by)
+            async with _running(member):
+                await member.wait_healthy(ALONE_S)
+                known = await _record(config, store, known)
     finally:
         await store.close()
     return f"{config.host} goes on alone under lineage {known.number}; start its agent"

@@ -63,7 +63,7 @@ def export(since: int) -> None:
 
 
 @audit.command(example="vdc audit verify\nvdc audit verify audit.jsonl\nvdc audit verify -o json")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), required=False)
+@click.argument("file", type=click.Path(allow_dash=True), required=False)
 @output_option(table=False)
 def verify(file: str | None, output: str | None) -> None:
     """Is the audit log what was written? Exit code 1 where it is not.
@@ -106,8 +106,11 @@ def _verdict_on(file: str) -> AuditVerdict:
     from vdc.api.models import AuditVerdict
     from vdc.model.audit_chain import check_export
 
-    with click.open_file(file, encoding="utf-8", errors="replace") as lines:
-        check = check_export(line.rstrip("\n") for line in lines)
+    try:
+        with click.open_file(file, encoding="utf-8", errors="replace") as lines:
+            check = check_export(line.rstrip("\n") for line in lines)
+    except OSError as error:
+        raise click.UsageError(f"cannot read {file}: {error.strerror}") from error
     notes = [] if check.first in (0, 1) else [f"the file begins with entry {check.first}"]
     if check.hidden:
         notes.append(f"{check.hidden} more places are damaged")
