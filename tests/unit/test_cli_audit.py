@@ -44,6 +44,11 @@ def test_list(log: Cluster, capsys: Capture) -> None:
     assert "role-missing (30 times)" in out and "\x1b" not in out
 
 
+def test_an_empty_list_is_a_sentence(log: Cluster, capsys: Capture) -> None:
+    log.audit = []
+    assert vdc(capsys, "audit", "list") == (0, "", "there are no such entries\n")
+
+
 def test_list_asks_for_what_it_is_asked(log: Cluster, capsys: Capture) -> None:
     arguments = ("--who", "alice", "--object", "web", "--since", "7", "--limit", "2")
     code, out, _ = vdc(capsys, "audit", "list", *arguments, "-o", "json")

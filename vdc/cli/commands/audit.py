@@ -139,6 +139,9 @@ async def _list(
     if output in ("json", "yaml") and not watch:
         print_values({"items": list(page.items)}, output)
         return
+    if not entries and not watch:
+        click.echo("there are no such entries", err=True)
+        return
     table: Table[AuditEntry] = Table(audit_columns(), wide=output == "wide")
     if output in ("table", "wide"):
         table.fit(entries)
