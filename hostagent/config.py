@@ -54,11 +54,22 @@ class EtcdConfig(StrictRecord):
 
     embedded: EmbeddedEtcd | None = None
     endpoints: tuple[str, ...] = ()
+    ca: Path | None = None  # of an existing etcd: whom to trust there; None: the machine's authorities
+    certificate: Path | None = None  # and what to show
+    key: Path | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> EtcdConfig:
         if (self.embedded is None) == (not self.endpoints):
             raise ValueError("give either etcd.embedded or etcd.endpoints")
+        if not all(endpoint.startswith("https://") for endpoint in self.endpoints):
+            raise ValueError("etcd.endpoints must begin with https://: nothing is sent in clear")
+        if self.embedded is not None and (self.ca or self.certificate or self.key):
+            raise ValueError(
+                "ca, certificate and key are for etcd.endpoints; etcd.embedded has the cluster's"
+            )
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("give both certificate and key, or neither")
         return self
 
 
@@ -147,7 +158,7 @@ class AgentConfig(StrictRecord):
     @property
     def api_url(self) -> str:
         """Where this agent's API is reached by the other hosts."""
-        return f"http://{self.management.address}:{self.api_port}"
+        return f"https://{self.management.address}:{self.api_port}"
 
 
 def _any_overlay(values: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 import structlog
 
-from hostagent.agent import recovery
+from hostagent.agent import joining, recovery
 from hostagent.agent.agent import Agent
 from hostagent.agent.witness import WitnessAgent
 from hostagent.config import AgentConfig, load_config
@@ -84,6 +84,30 @@ def check(config_file: Path) -> None:
     click.echo(f"{config_file} is valid: host {config.host}")
     for name, took_ms in consequences(config.durations):
         click.echo(f"  {name:<56} {took_ms:>8,.0f} ms")
+
+
+@main.command(
+    help="Become a member of a cluster by a token of `vdc cluster token create`. Asks the host that made it, checks "
+    "that it is of the cluster that the token names, and keeps the certificate that it gets.\n\n"
+    "Example: hostagent join --token vdcjoin1.ab.cd.ef.gh\n\n"
+    "Without the token in the list of processes: hostagent join --token - <token.txt"
+)
+@click.option(
+    "--token", "given", required=True, metavar="TOKEN", help="The join token; - reads it from standard input."
+)
+@_CONFIG_OPTION
+@_WITNESS_OPTION
+def join(given: str, config_file: Path, witness: bool) -> None:
+    """Get this host's certificate."""
+    config = _load(config_file, witness=witness)
+    text = sys.stdin.readline() if given == "-" else given
+    try:
+        identity = asyncio.run(joining.join(config, text))
+    except VdcError as error:
+        _fail(f"{error} ({error.code})", error.problem.hint)
+    click.echo(
+        f"{identity.name} is a {identity.role} of cluster {identity.cluster}; start it: systemctl start vdc-hostagent"
+    )
 
 
 @main.command(

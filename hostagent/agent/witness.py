@@ -12,7 +12,6 @@ import os
 from collections.abc import AsyncIterable
 from contextlib import AsyncExitStack
 
-import aiohttp
 import structlog
 
 from hostagent.agent.agent import MEMBERS_EVERY_S, Agent, Cached, follow_peers
@@ -20,7 +19,6 @@ from hostagent.agent.audit import AuditKeeper, open_audit
 from hostagent.agent.doctor import witness_checks
 from hostagent.agent.majority import majority_checks
 from hostagent.agent.presence import keep_present, publish_network
-from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
 from hostagent.server.override import Override
 from hostagent.supervisor.failpoints import Failpoints
@@ -69,7 +67,6 @@ class WitnessAgent(Agent):
         self,
         record: Host,
         store: EtcdStore,
-        session: aiohttp.ClientSession,
         stack: AsyncExitStack,
         group: asyncio.TaskGroup,
     ) -> None:
@@ -85,17 +82,16 @@ class WitnessAgent(Agent):
             store_heard_at_s=self._clock.boottime_s(),
             log=structlog.get_logger(),
         )
+        self._sessions.mirror = host.mirror
         await host.heartbeats.start()
         group.create_task(host.heartbeats.run(), name="heartbeats")
         group.create_task(host.mirror.run(), name="mirror")
         group.create_task(_follow_hosts(host), name="peers")
         group.create_task(keep_present(host, record), name="presence")
         self._keep_lineage(host, store, group)
-        await self._serve_cluster(host, store, session, group)
+        await self._serve_cluster(host, store, group)
 
-    async def _serve_cluster(
-        self, host: NodeContext, store: EtcdStore, session: aiohttp.ClientSession, group: asyncio.TaskGroup
-    ) -> None:
+    async def _serve_cluster(self, host: NodeContext, store: EtcdStore, group: asyncio.TaskGroup) -> None:
         members = Cached(lambda: self._voters(store), MEMBERS_EVERY_S, self._clock.boottime_s)
 
         async def checks() -> tuple[Check, ...]:
@@ -110,19 +106,17 @@ class WitnessAgent(Agent):
             maintenance=MaintenanceWishes(store, host.mirror, self._clock, desired),
             supervisors=nobody,
             blobs=_NoBlobs(host),
-            session=session,
+            sessions=self._sessions,
             members=members,
             checks=checks,
             override=Override(host, store, self._member, self._lineage, nobody.find),
             audit=(audit := open_audit(host)),
+            issuer=self._issuer(host),
         )
         group.create_task(AuditKeeper(host, audit).run(), name="audit")
+        self._keep_credentials(context, group)
         self.config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-        api = ApiServer(
-            build_app(context), socket=self.config.state_dir / "api.sock",
-            address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,
-        )  # fmt: skip
-        group.create_task(api.run(), name="api")
+        group.create_task(self._api(context).run(), name="api")
         group.create_task(self._vote(context, store), name="election")
 
     async def _vote(self, context: ServerContext, store: EtcdStore) -> None:

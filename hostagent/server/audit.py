@@ -18,6 +18,7 @@ from aiohttp import web
 from hostagent.drivers.audit.spool import Spool
 from hostagent.server.audit_refusals import Refusals
 from hostagent.server.http import Handler, parse_body, problem_of
+from hostagent.server.identity import caller_of, identity_of
 from hostagent.supervisor.node import NodeContext
 from vdc.api.routes import ROUTES, Route
 from vdc.api.transport import REQUEST_ID, request_id
@@ -190,9 +191,8 @@ class Audit:
 
 def _identities(request: web.Request) -> tuple[Identity | None, Identity | None]:
     """For whom it is, and who is at the other end; the second alone where the first was not believed."""
-    caller: Identity | None = getattr(request.get("caller"), "identity", None)
-    identity: Identity | None = request.get("identity", caller)
-    return identity, caller
+    caller = caller_of(request)
+    return identity_of(request) or caller, caller
 
 
 def _address_of(request: web.Request) -> str:

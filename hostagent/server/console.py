@@ -11,6 +11,7 @@ from aiohttp import web
 from hostagent.drivers.qemu.spec import CONSOLE_SOCKET
 from hostagent.server import views
 from hostagent.server.context import ServerContext
+from hostagent.server.identity import person_of
 from vdc.model.errors import ConflictError, UnavailableError
 
 CHUNK = 4096
@@ -38,7 +39,7 @@ class ConsoleHandler:
             socket = await _accept(request)
             await _pump(socket, reader, writer)
             return socket
-        async with self._context.peer(host).endophyte_console(name) as onward:
+        async with self._context.peer(host, person_of(request)).endophyte_console(name) as onward:
             socket = await _accept(request)
             await _relay(socket, onward)
         return socket

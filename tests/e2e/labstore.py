@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from labcredentials import etcd_url, host_folder
 from testlab import VM, Lab
 
 from vdc.lab import api as lab_api
-from vdc.lab.plan import Underlay
 
 _SCRIPT = """
 import asyncio, sys
+from pathlib import Path
+from vdc.security.folder import load_credentials
+from vdc.security.tls import client_context
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
 from vdc.store.protocol import Delete, Put
@@ -33,8 +36,10 @@ async def tamper(store, seq):
 async def put_audit(store, seq, value):
     assert (await store.commit([], [Put(keys.audit(int(seq)), value)])).succeeded
 
-async def main(endpoint, what, *arguments):
-    store = EtcdStore([endpoint])
+async def main(folder, endpoint, what, *arguments):
+    shown = load_credentials(Path(folder))
+    ssl = client_context(shown.bundle_pem, shown.certificate_pem, shown.key_pem)
+    store = EtcdStore([endpoint], ssl=ssl)
     try:
         await globals()[what](store, *arguments)
     finally:
@@ -66,6 +71,7 @@ def put_audit(lab: Lab, seq: int, text: str) -> None:
 
 def _run(lab: Lab, *arguments: str) -> str:
     host = lab.plan.hosts[0]
-    words = [sys.executable, "-c", _SCRIPT, f"http://{host.address(Underlay.MANAGEMENT)}:7379", *arguments]
+    folder = str(host_folder(lab, host.name))
+    words = [sys.executable, "-c", _SCRIPT, folder, etcd_url(lab, host.name), *arguments]
     argv = lab_api.exec_argv(lab.name, host.name, words)
     return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout

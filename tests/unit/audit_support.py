@@ -130,6 +130,7 @@ def context_of(made: NodeContext, audit: Audit) -> ServerContext:
     desired = DesiredState(made.store, made.mirror, made.clock, normalise_reference)
     return ServerContext(
         host=made, desired=desired, maintenance=MaintenanceWishes(made.store, made.mirror, made.clock, desired),
-        supervisors=Nowhere(), blobs=BlobStore(made.image_dir), session=nothing, members=none, checks=none,
+        supervisors=Nowhere(), blobs=BlobStore(made.image_dir), sessions=nothing, members=none, checks=none,
         override=SimpleNamespace(doing=""), audit=audit,
+        issuer=SimpleNamespace(identities=nothing, keyring=SimpleNamespace(folder=made.config.state_dir)),
     )  # type: ignore[arg-type]  # fmt: skip

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from vdc.api.endpoints import parse_endpoint
+from vdc.api.endpoints import parse_context_endpoint, parse_endpoint
 from vdc.model.errors import InvalidError
 
 
 @pytest.mark.parametrize(
     ("text", "base", "unix"),
     [
-        ("http://127.0.0.1:7777", "http://127.0.0.1:7777", ""),
+        ("https://127.0.0.1:7777", "https://127.0.0.1:7777", ""),
         ("http://[fd00::1]:7777/", "http://[fd00::1]:7777", ""),
         ("unix:///run/a/api.sock", "http://localhost", "/run/a/api.sock"),
     ],
@@ -34,11 +34,19 @@ def test_endpoints_have_two_forms(text: str, base: str, unix: str) -> None:
         "http://h:1?q=1",
         "unix://a",
         "ftp://h:1",
-        "https://h:1",
+        "https://h",
         "http://[::1",
     ],
 )
 def test_other_endpoints_are_refused(text: str) -> None:
     with pytest.raises(InvalidError) as caught:
         parse_endpoint(text)
+    assert caught.value.code == "endpoint-invalid"
+
+
+def test_nothing_in_clear_for_people() -> None:
+    assert parse_context_endpoint("https://h:1").base_url == "https://h:1"
+    assert parse_context_endpoint("unix:///run/a").unix_path == "/run/a"
+    with pytest.raises(InvalidError) as caught:
+        parse_context_endpoint("http://h:1")
     assert caught.value.code == "endpoint-invalid"

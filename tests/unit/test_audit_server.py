@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +20,7 @@ from hostagent.server.app import build_app
 from hostagent.server.audit_refusals import Refusals
 from hostagent.server.console import ConsoleHandler
 from hostagent.server.http import Handler
+from hostagent.server.identity import CALLER, IDENTITY, Caller
 from vdc.api.routes import ROUTES
 from vdc.api.transport import REQUEST_ID, request_id
 from vdc.model.audit import AuditEntry
@@ -30,7 +30,7 @@ from vdc.store import keys
 from vdc.store.memory import MemoryStore
 from vdc.store.protocol import Put
 
-HOST = "vdc://0123456789ab/host/h3"
+HOST = "vdc://0123456789ab/host/h1"
 BOB = "vdc://0123456789ab/viewer/bob"
 SECRET = "Zm9vYmFyLXNlY3JldA"
 
@@ -43,9 +43,8 @@ async def gate(request: web.Request, handler: Handler) -> object:
         raise UnauthenticatedError("this needs a certificate of the cluster")
     if who == "newcomer":
         return await handler(request)
-    with warnings.catch_warnings(action="ignore"):
-        request["caller"] = SimpleNamespace(identity=Identity.parse(who))
-        request["identity"] = Identity.parse(person or who)
+    request[CALLER] = Caller(Identity.parse(who))
+    request[IDENTITY] = Identity.parse(person or who)
     if who == BOB:
         raise ForbiddenError("this needs the role operator; bob is viewer")
     return await handler(request)
@@ -60,8 +59,7 @@ class Agent:
         self.spool_file = self.host.config.state_dir / "audit" / "spool.jsonl"
 
     async def serve(self) -> None:
-        self.app = build_app(self.context)
-        self.app.middlewares.append(gate)  # type: ignore[arg-type]
+        self.app = build_app(self.context, SimpleNamespace(middleware=gate))  # type: ignore[arg-type]
         self.server = TestServer(self.app)
         await self.server.start_server()
         self.session = ClientSession(self.server.make_url("/"))
@@ -284,7 +282,7 @@ async def test_who_has_no_identity_yet_cannot_fill_the_disk(agent: Agent) -> Non
 async def test_what_agents_ask_of_each_other_is_no_act_unless_refused(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    body = {"epoch": 7, "from_host": "h3"}
+    body = {"epoch": 7, "from_host": "h1"}
     await agent.ask("POST", "/v1/peer/endophytes/web/follow", who=HOST, body=body)
     assert agent.entries == []
 
@@ -301,7 +299,7 @@ async def test_a_request_that_was_handed_on_keeps_its_id_and_names_both(agent: A
     handed_on = {"Test_For": ALICE, REQUEST_ID.replace("-", "_"): "0123456789abcdef"}
     _, request = await agent.ask("DELETE", "/v1/endophytes/web", HOST, **handed_on)
     (entry,) = agent.entries
-    assert (entry.id, entry.who, entry.via) == ("0123456789abcdef", ALICE, "h3") and request == entry.id
+    assert (entry.id, entry.who, entry.via) == ("0123456789abcdef", ALICE, "h1") and request == entry.id
 
 
 async def test_people_do_not_choose_their_requests_ids(agent: Agent) -> None:
@@ -330,6 +328,7 @@ def test_which_routes_are_acts() -> None:
     for route in ROUTES:
         is_persons_change = route.method not in ("GET", "HEAD") and not route.is_peer
         assert route.name in acts or not (is_persons_change or route.hands_out_keys), route.name
+    assert {"peer_authority", "join", "renew", "create_token", "add_user", "revoke"} <= acts
     assert not {"list_audit", "verify_audit", "peer_audit_head", "read_blob", "peer_quiesce"} & acts
 
 
@@ -345,6 +344,7 @@ async def test_no_secret_is_written(agent: Agent, who: str | None) -> None:
         if who == ALICE and not route.is_act:
             continue  # streams
         path = route.path.replace("{name}", "web").replace("{digest}", "sha256:" + "0" * 64)
+        path = path.replace("{serial}", "5").replace("{id}", "7")  # not a token's secret
         assert "{" not in path, (
             f"give the placeholder of {path} a value here, and be sure that it is no secret"
         )

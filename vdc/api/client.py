@@ -17,16 +17,20 @@ import aiohttp
 from pydantic import ValidationError
 
 from vdc.api import models as wire
+from vdc.api.context import Context
 from vdc.api.endpoints import Endpoint
+from vdc.api.identity_client import IdentityClient
 from vdc.api.transport import BodyFactory, Call, Deadlines, Transport, make_call, parse_json
 from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
 from vdc.model.endophyte import RunState
 from vdc.model.errors import BugError
 from vdc.model.event import Event
+from vdc.model.identity import Identity
 from vdc.model.image import Image
 from vdc.model.maintenance import DrainReport
 from vdc.model.manifest import EndophyteManifest
+from vdc.security.credentials import UserCredentials
 
 R = TypeVar("R", bound=Record)
 
@@ -48,8 +52,18 @@ class ApiClient:
         *,
         session: aiohttp.ClientSession | None = None,
         deadlines: Deadlines | None = None,
+        credentials: UserCredentials | None = None,
+        acting_for: Identity | None = None,
     ) -> None:
-        self.transport = Transport(endpoints, session=session, deadlines=deadlines)
+        self.transport = Transport(
+            endpoints, session=session, deadlines=deadlines, credentials=credentials, acting_for=acting_for
+        )
+        self.identities = IdentityClient(self._call)
+
+    @classmethod
+    def of(cls, context: Context, endpoint: str | None = None) -> Self:
+        """A client that shows what a context holds; of one of its endpoints, or of whichever answers."""
+        return cls([endpoint] if endpoint else context.endpoints, credentials=context.credentials)
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,7 +80,8 @@ class ApiClient:
     async def pinned(self) -> ApiClient:
         """A client of the one agent that answers now: for uploads, whose parts must arrive at one host."""
         endpoint = await self.transport.choose()
-        return ApiClient([endpoint], deadlines=self.transport.deadlines)
+        transport = self.transport
+        return ApiClient([endpoint], deadlines=transport.deadlines, credentials=transport.credentials)
 
     # Agent and cluster
 

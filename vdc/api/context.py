@@ -1,6 +1,9 @@
 """Contexts: which cluster the command line talks to. One YAML file per user, kubectl's way.
 
-    contexts: {lab: {endpoints: ["unix:///run/..."], previous: work}}
+    contexts:
+      lab: {endpoints: ["unix:///run/..."], previous: work}
+      work: {endpoints: ["https://10.0.0.1:7400"], certificate-authority-data: PEM,
+             client-certificate-data: PEM, client-key-data: PEM}
     current-context: lab
 
 The file is private (0600) and replaced in one rename under a lock, so that two programs that write at the
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +22,10 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from vdc.api.endpoints import parse_endpoint
+from vdc.api.endpoints import parse_context_endpoint
 from vdc.model.base import Record
-from vdc.model.errors import InvalidError, NotFoundError
+from vdc.model.errors import InvalidError, NotFoundError, RefusedError
+from vdc.security.credentials import UserCredentials
 
 ENV_FILE = "VDC_CONFIG"
 ENV_CONTEXT = "VDC_CONTEXT"
@@ -28,10 +33,28 @@ _MAX_BYTES = 1024**2
 
 
 class Context(Record):
-    """One cluster: where its agents answer, and which context was current before this one was made so."""
+    """One cluster: where its agents answer, whom to trust and what to show there (PEM; a local socket needs none).
+
+    `previous`: which context was current before this one was made so.
+    """
+
+    model_config = ConfigDict(
+        populate_by_name=True, serialize_by_alias=True, alias_generator=lambda name: name.replace("_", "-")
+    )
 
     endpoints: tuple[str, ...]
     previous: str | None = None
+    certificate_authority_data: str | None = None
+    client_certificate_data: str | None = None
+    client_key_data: str | None = Field(default=None, repr=False)
+
+    @property
+    def credentials(self) -> UserCredentials | None:
+        """What to show, where there is something."""
+        found = (self.certificate_authority_data, self.client_certificate_data, self.client_key_data)
+        if found[0] is None or found[1] is None or found[2] is None:
+            return None
+        return UserCredentials(found[0], found[1], found[2])
 
 
 class Contexts(Record):
@@ -59,9 +82,10 @@ def load_contexts(path: Path | None = None) -> Contexts:
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES + 1)
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         if len(text) > _MAX_BYTES:
             raise _unreadable(path, "it is larger than 1 MiB")
-        return Contexts.model_validate(yaml.safe_load(text) or {})
+        contexts = Contexts.model_validate(yaml.safe_load(text) or {})
     except FileNotFoundError:
         return Contexts()
     except OSError as error:
@@ -71,6 +95,13 @@ def load_contexts(path: Path | None = None) -> Contexts:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if mode & 0o077 and any(found.client_key_data for found in contexts.contexts.values()):
+        raise RefusedError(
+            f"others may have read your private key: {path} has the mode {mode:04o}",
+            hint=f"chmod go= {path}, and if others use this machine ask an admin for another certificate",
+            code="key-exposed",
+        )
+    return contexts
 
 
 def save_contexts(contexts: Contexts, path: Path | None = None) -> None:
@@ -93,18 +124,45 @@ def save_contexts(contexts: Contexts, path: Path | None = None) -> None:
             raise
 
 
-def put_context(name: str, endpoints: Sequence[str], path: Path | None = None) -> Contexts:
-    """Write a context and make it the current one; writing it again keeps what it remembers."""
-    for endpoint in endpoints:
-        parse_endpoint(endpoint)
+def put_context(
+    name: str,
+    endpoints: Sequence[str],
+    path: Path | None = None,
+    *,
+    credentials: UserCredentials | None = None,
+) -> Contexts:
+    """Write a context and make it the current one; writing it again keeps which one was current before."""
+    context = new_context(endpoints, credentials)
 
     def change(file: Contexts) -> Contexts:
         old = file.contexts.get(name)
         previous = file.current if file.current != name else (old.previous if old else None)
-        context = Context(endpoints=tuple(endpoints), previous=previous)
-        return Contexts(contexts={**file.contexts, name: context}, current=name)
+        named = {**file.contexts, name: context.with_(previous=previous)}
+        return Contexts(contexts=named, current=name)
 
     return _update(change, path)
+
+
+def new_context(endpoints: Sequence[str], credentials: UserCredentials | None = None) -> Context:
+    """A context; InvalidError (`endpoint-invalid`, `context-invalid`)."""
+    context = Context(
+        endpoints=tuple(endpoints),
+        certificate_authority_data=credentials.authority_pem if credentials else None,
+        client_certificate_data=credentials.certificate_pem if credentials else None,
+        client_key_data=credentials.key_pem if credentials else None,
+    )
+    _check(context, "the new one")
+    return context
+
+
+def _check(context: Context, name: str) -> None:
+    is_remote = not all(parse_context_endpoint(endpoint).unix_path for endpoint in context.endpoints)
+    if is_remote and context.credentials is None:
+        raise InvalidError(
+            f"context {name} has no credentials for its https endpoints",
+            hint="an admin makes some: vdc cluster user add NAME --role ROLE -o FILE; then vdc context import FILE",
+            code="context-invalid",
+        )
 
 
 def use_context(name: str, path: Path | None = None) -> Contexts:
@@ -124,9 +182,7 @@ def remove_context(name: str, path: Path | None = None) -> Contexts:
         gone = file.contexts.get(name)
         heir = gone.previous if gone else None
         left = {
-            key: Context(
-                endpoints=value.endpoints, previous=heir if value.previous == name else value.previous
-            )
+            key: value.with_(previous=heir if value.previous == name else value.previous)
             for key, value in file.contexts.items()
             if key != name
         }
@@ -158,7 +214,9 @@ def resolve_context(name: str | None = None, path: Path | None = None) -> tuple[
             hint="run vdc lab up for one on this machine, or name one with --context",
             code="context-missing",
         )
-    return chosen, find_context(file, chosen)
+    context = find_context(file, chosen)
+    _check(context, chosen)
+    return chosen, context
 
 
 def _update(change: Callable[[Contexts], Contexts], path: Path | None) -> Contexts:

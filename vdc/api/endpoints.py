@@ -1,4 +1,4 @@
-"""Where an agent answers: `http://host:port` on a network, `unix:///path/api.sock` on this machine."""
+"""Where an agent answers: `https://host:port` on a network, `unix:///path/api.sock` on this machine."""
 
 from __future__ import annotations
 
@@ -34,14 +34,22 @@ def parse_endpoint(text: str) -> Endpoint:
     if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
         return Endpoint(text, _PLACEHOLDER_HOST, parts.path)
     is_plain = parts.path in ("", "/") and parts.username is None and parts.hostname
-    if parts.scheme == "http" and is_plain and port:
-        return Endpoint(text, f"http://{parts.netloc}")
+    if parts.scheme in ("https", "http") and is_plain and port:
+        return Endpoint(text, f"{parts.scheme}://{parts.netloc}")
     raise _invalid(text)
+
+
+def parse_context_endpoint(text: str) -> Endpoint:
+    """As `parse_endpoint`, of what people may connect to: nothing in clear. InvalidError (`endpoint-invalid`)."""
+    endpoint = parse_endpoint(text)
+    if endpoint.base_url.startswith("http:") and not endpoint.unix_path:
+        raise _invalid(text)
+    return endpoint
 
 
 def _invalid(text: str) -> InvalidError:
     return InvalidError(
         f"{text[:120]!r} is not an endpoint",
-        hint="write http://HOST:PORT or unix:///PATH/api.sock",
+        hint="write https://HOST:PORT or unix:///PATH/api.sock",
         code="endpoint-invalid",
     )

@@ -16,7 +16,7 @@ CONTRACT_VERSION = "1.0"  # of the paths under /v1, not of the program
 
 _REF_TEMPLATE = "#/components/schemas/{model}"
 _STREAMED: dict[str, type[Record]] = {"watch_events": Event}
-_STATUS_CODES = ("400", "404", "409", "412", "422", "503")
+_STATUS_CODES = ("400", "401", "403", "404", "409", "412", "422", "503")
 _PLACEHOLDER = re.compile(r"{(\w+)}")
 
 
@@ -55,6 +55,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": route.name,
         "summary": route.summary,
         "tags": ["peer" if route.is_peer else "client"],
+        "x-role": route.role.value,  # the least that may call it; no member of the standard says that
     }
     if parameters := _parameters(route):
         operation["parameters"] = parameters

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -23,14 +24,27 @@ import aiohttp
 from pydantic import ValidationError
 
 from vdc.api.endpoints import Endpoint, parse_endpoint
+from vdc.api.refusals import refusal_of
 from vdc.api.routes import BY_NAME, Body, Route
-from vdc.model.errors import BugError, InvalidError, Problem, UnavailableError, VdcError, error_from_problem
+from vdc.model.errors import (
+    BugError,
+    InvalidError,
+    Problem,
+    UnauthenticatedError,
+    UnavailableError,
+    VdcError,
+    error_from_problem,
+)
+from vdc.model.identity import Identity
+from vdc.security.credentials import UserCredentials
 
 _CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _LOST_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_MESSAGE_BYTES = 1024**2
 _STATUS_UNAVAILABLE = 503
+ACTING_FOR = "Vdc-Acting-For"  # for whom a host hands a request on
+DONE_ELSEWHERE = "is-witness"  # it was not done here, and another agent does it
 REQUEST_ID = "Vdc-Request-Id"
 
 # The request on whose behalf this task asks on: the audit logs of both agents then name the same.
@@ -105,9 +119,18 @@ class Transport:
         *,
         session: aiohttp.ClientSession | None = None,
         deadlines: Deadlines | None = None,
+        credentials: UserCredentials | None = None,
+        acting_for: Identity | None = None,
     ) -> None:
+        """`credentials`: for https endpoints, unless `session` has them; `acting_for`: whose request a host hands on.
+
+        InvalidError where the credentials cannot be read.
+        """
         self.endpoints = tuple(e if isinstance(e, Endpoint) else parse_endpoint(e) for e in endpoints)
         self.deadlines = deadlines or Deadlines()
+        self.credentials = credentials
+        self._ssl = _context_of(credentials) if credentials is not None else None
+        self._headers = {ACTING_FOR: acting_for.uri} if acting_for is not None else {}
         self._given_session = session
         self._sessions: dict[tuple[str, bool], aiohttp.ClientSession] = {}
         self._good: Endpoint | None = None
@@ -140,18 +163,25 @@ class Transport:
         async def answer(place: int, endpoint: Endpoint) -> tuple[Endpoint, int]:
             await asyncio.sleep(place * self.deadlines.stagger_s)
             async with asyncio.timeout(self.deadlines.health_s):
-                async with self._session(endpoint).get(_health_url(endpoint)) as response:
-                    return endpoint, response.status
+                try:
+                    async with self._session(endpoint).get(_health_url(endpoint)) as response:
+                        return endpoint, response.status
+                except _LOST_ERRORS as error:
+                    raise refusal_of(endpoint, error, self.credentials) or error from error
 
         tasks = [
             asyncio.create_task(answer(place, endpoint), name=f"health-{endpoint}")
             for place, endpoint in enumerate(candidates)
         ]
         unwell: Endpoint | None = None
+        refusal: VdcError | None = None
         try:
             for next_done in asyncio.as_completed(tasks):
                 try:
                     endpoint, status = await next_done
+                except UnauthenticatedError as error:
+                    refusal = refusal or error
+                    continue
                 except (*_LOST_ERRORS, OSError):
                     continue
                 if status < 500:
@@ -162,7 +192,7 @@ class Transport:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         if unwell is None:
-            raise self._unreachable()
+            raise refusal or self._unreachable()
         return unwell
 
     async def request(self, call: Call) -> bytes:
@@ -194,23 +224,25 @@ class Transport:
         while len(failed) < len(self.endpoints):
             try:
                 endpoint = await self.choose(frozenset(failed))
-            except UnavailableError as error:
+            except (UnavailableError, UnauthenticatedError) as error:
                 raise last_error or error from None
             is_last = len(failed) + 1 == len(self.endpoints)
             try:
                 response = await self._send_to(endpoint, call, is_last=is_last)
-            except _CONNECT_ERRORS:
-                last_error = None
+            except _CONNECT_ERRORS as error:
+                last_error = refusal_of(endpoint, error, self.credentials)
             except (*_LOST_ERRORS, OSError) as error:
-                last_error = self._lost(call, error)
-                if not call.may_repeat:
+                refusal = refusal_of(endpoint, error, self.credentials)
+                last_error = refusal or self._lost(call, error)
+                if refusal is None and not call.may_repeat:
                     self._good = None
                     raise last_error from error
             else:
                 if response.status < 400 or not check:
                     return response
                 last_error = await read_error(response)
-                if not (response.status == _STATUS_UNAVAILABLE and call.may_repeat) or is_last:
+                may_ask_on = call.may_repeat or last_error.code == DONE_ELSEWHERE
+                if not (response.status == _STATUS_UNAVAILABLE and may_ask_on) or is_last:
                     raise last_error
             failed.add(endpoint)
             self._good = None
@@ -219,7 +251,7 @@ class Transport:
     async def _send_to(self, endpoint: Endpoint, call: Call, *, is_last: bool) -> aiohttp.ClientResponse:
         patient = is_last or not call.may_repeat or call.is_blob
         first_byte_s = call.first_byte_s or (self.deadlines.last_s if patient else self.deadlines.read_s)
-        headers = _passed_on()
+        headers = self._headers | _passed_on()
         data: Any = None
         if call.json_body is not None:
             headers["Content-Type"] = "application/json"
@@ -300,7 +332,7 @@ class Transport:
             socket = await self._session(endpoint).ws_connect(
                 endpoint.base_url + call.path,
                 params=call.query,
-                headers=_passed_on(),
+                headers=self._headers | _passed_on(),
                 heartbeat=self.deadlines.idle_s,
                 max_msg_size=_MAX_MESSAGE_BYTES,
             )
@@ -309,7 +341,7 @@ class Transport:
             raise UnavailableError(f"{endpoint} did not open the stream", code="stream-refused") from error
         except (*_LOST_ERRORS, OSError) as error:
             self.forget(endpoint)
-            raise self._unreachable() from error
+            raise refusal_of(endpoint, error, self.credentials) or self._unreachable() from error
         async with socket:
             yield socket
 
@@ -322,7 +354,7 @@ class Transport:
             connector: aiohttp.BaseConnector = (
                 aiohttp.UnixConnector(path=path, force_close=fresh)
                 if path
-                else aiohttp.TCPConnector(force_close=fresh)
+                else aiohttp.TCPConnector(force_close=fresh, ssl=self._ssl or True)
             )
             self._sessions[key] = aiohttp.ClientSession(connector=connector)
         return self._sessions[key]
@@ -347,6 +379,12 @@ class Transport:
 
 def _passed_on() -> dict[str, str]:
     return {REQUEST_ID: known} if (known := request_id.get()) else {}
+
+
+def _context_of(credentials: UserCredentials) -> SSLContext:
+    from vdc.security.tls import client_context
+
+    return client_context(credentials.authority_pem, credentials.certificate_pem, credentials.key_pem)
 
 
 def _health_url(endpoint: Endpoint) -> str:

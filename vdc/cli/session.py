@@ -26,7 +26,7 @@ def call(work: Callable[[ApiClient], Awaitable[T]]) -> T:
     _, context = chosen_context()
 
     async def with_client() -> T:
-        async with ApiClient(context.endpoints) as api:
+        async with ApiClient.of(context) as api:
             return await work(api)
 
     return run(with_client())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -57,6 +58,11 @@ class Host(Record):
     warnings: tuple[str, ...] = ()
     schedulable: bool = True
     started_at: str = ""
+
+    @property
+    def peer_url(self) -> str:
+        """Where the other agents reach it: by its name, which its certificate has to bear out."""
+        return f"https://{self.name}:{urlsplit(self.api_url).port}"
 
     @property
     def is_witness(self) -> bool:

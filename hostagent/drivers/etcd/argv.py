@@ -1,6 +1,8 @@
 """The command line of an embedded etcd member. Pure.
 
 etcd also reads its options from ETCD_* in the environment, so it is started with an environment of its own.
+Clients on the network use the JSON gateway, which speaks gRPC to the member in turn. That would show it a certificate
+which no check of its name lets pass, so it does so over a unix socket.
 fsync stays on: an acknowledged epoch that is lost in a power cut could be given out twice.
 """
 
@@ -9,22 +11,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from hostagent.config import EmbeddedEtcd
+from hostagent.drivers.etcd.credentials import MemberFiles
 
+SOCKET = "client.sock"  # beside the data, which root alone may enter
 CLUSTER_TOKEN = "vdc"  # noqa: S105 - a name that is part of the cluster's id, no secret
 QUOTA_BYTES = 2 << 30
 SANDBOX_DATA_DIR = Path("/vm")  # a mount point that every runtime root has
+SANDBOX_CREDENTIALS = Path("/tmp/credentials")  # noqa: S108 - inside the sandbox
 SNAPSHOT_ENTRIES = 10_000  # entries kept in memory between snapshots
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 def client_url(host: str, config: EmbeddedEtcd) -> str:
     """Where a member serves clients."""
-    return f"http://{config.members[host]}:{config.client_port}"
+    return f"https://{config.members[host]}:{config.client_port}"
 
 
 def peer_url(host: str, config: EmbeddedEtcd) -> str:
     """Where a member serves the other members."""
-    return f"http://{config.members[host]}:{config.peer_port}"
+    return f"https://{config.members[host]}:{config.peer_port}"
 
 
 def client_urls(host: str, config: EmbeddedEtcd) -> tuple[str, ...]:
@@ -37,6 +42,7 @@ def member_argv(
     host: str,
     config: EmbeddedEtcd,
     data_dir: Path,
+    files: MemberFiles,
     *,
     is_rejoining: bool = False,
     initial_cluster: str = "",
@@ -52,10 +58,12 @@ def member_argv(
         "etcd",
         *("--name", host),
         *("--data-dir", str(data_dir)),
-        *("--listen-client-urls", client_url(host, config)),
+        *("--listen-client-http-urls", client_url(host, config)),
+        *("--listen-client-urls", f"unix://{data_dir / SOCKET}"),
         *("--advertise-client-urls", client_url(host, config)),
         *("--listen-peer-urls", peer_url(host, config)),
         *("--initial-advertise-peer-urls", peer_url(host, config)),
+        *files.options,
         *("--initial-cluster", members),
         *("--initial-cluster-token", CLUSTER_TOKEN),
         *("--initial-cluster-state", "existing" if is_rejoining else "new"),
@@ -70,8 +78,8 @@ def member_argv(
     )
 
 
-def sandboxed(argv: tuple[str, ...], runtime: Path, data_dir: Path) -> tuple[str, ...]:
-    """Run it in the runtime root; of the host it sees its data directory and the network.
+def sandboxed(argv: tuple[str, ...], runtime: Path, data_dir: Path, credentials: Path) -> tuple[str, ...]:
+    """Run it in the runtime root; of the host it sees its data directory, its credentials and the network.
 
     Its own pid namespace is not used: the sandbox's init would swallow SIGTERM.
     """
@@ -82,6 +90,7 @@ def sandboxed(argv: tuple[str, ...], runtime: Path, data_dir: Path) -> tuple[str
         *("--proc", "/proc"),
         *("--tmpfs", "/tmp"),  # noqa: S108 - inside the sandbox
         *("--bind", str(data_dir), str(SANDBOX_DATA_DIR)),
+        *("--ro-bind", str(credentials), str(SANDBOX_CREDENTIALS)),
         *("--unshare-ipc", "--unshare-uts"),
         "--",
         *argv,

@@ -25,6 +25,7 @@ from pathlib import Path
 from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd.argv import (
     ENVIRONMENT,
+    SANDBOX_CREDENTIALS,
     SANDBOX_DATA_DIR,
     client_url,
     client_urls,
@@ -32,6 +33,8 @@ from hostagent.drivers.etcd.argv import (
     peer_url,
     sandboxed,
 )
+from hostagent.drivers.etcd.credentials import FOLDER as CREDENTIALS_FOLDER
+from hostagent.drivers.etcd.credentials import copy_credentials, files_in
 from hostagent.drivers.etcd.mark import Mark, MarkFile
 from hostagent.drivers.etcd.wal import decided, make_durable
 from hostagent.drivers.process import (
@@ -43,6 +46,7 @@ from hostagent.drivers.process import (
     spawn,
     spawn_in_sandbox,
 )
+from hostagent.drivers.trust import Trust
 from vdc.model.errors import BugError, RefusedError, UnavailableError, VdcError
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
@@ -67,9 +71,10 @@ class EmbeddedMember:
         *,
         state_dir: Path,
         runtime: Path | None,
+        trust: Trust,
         backoff: Backoff | None = None,
     ) -> None:
-        """`runtime`: the root that holds etcd; None: the host's own etcd."""
+        """`runtime`: the root that holds etcd; None: the host's own etcd. `trust`: what it shows and whom it admits."""
         self.host = host
         self.config = config
         self.data_dir = state_dir / "etcd"
@@ -77,6 +82,7 @@ class EmbeddedMember:
         self.mark_path = state_dir / "etcd-joined.json"
         self.pidfile = state_dir / "etcd.pid"
         self._runtime = runtime
+        self._trust = trust
         self._mark = MarkFile(self.mark_path)
         self._process = Supervised(f"etcd member {host}", self._start, self.pidfile, backoff=backoff)
 
@@ -127,7 +133,7 @@ class EmbeddedMember:
         self.check_data()
         status = MemberStatus(self.endpoint, is_healthy=False, error="not asked yet")
         starts = self.starts
-        store = EtcdStore([self.endpoint])
+        store = EtcdStore([self.endpoint], ssl=self._trust.client)
         try:
             async with asyncio.timeout(deadline_s):
                 while True:
@@ -144,7 +150,7 @@ class EmbeddedMember:
 
     async def status(self, *, deadline_s: float = 1.0) -> MemberStatus:
         """Ask the member; never raises for its failure."""
-        store = EtcdStore([self.endpoint])
+        store = EtcdStore([self.endpoint], ssl=self._trust.client)
         try:
             return await store.admin.member_status(self.endpoint, deadline_s=deadline_s)
         finally:
@@ -174,6 +180,16 @@ class EmbeddedMember:
                 f"etcd member {self.host} does not start: {self._process.last_error}",
                 code="etcd-not-running", hint=f"see {self.log_path}",
             ) from None  # fmt: skip
+
+    async def renew_credentials(self) -> bool:
+        """Let the member have what the host's folder holds now; whether it had to be started again for that.
+
+        A new certificate or revocation list it reads by itself; not a new authority, nor a first revocation list.
+        """
+        if not await in_thread(copy_credentials, self._trust.folder):
+            return False
+        async with self.suspended():
+            return True
 
     def suspended(self) -> AbstractAsyncContextManager[None]:
         """The process has ended with its log written out, and is not started before this is left."""
@@ -230,7 +246,7 @@ class EmbeddedMember:
                 f"etcd member {self.host} has its data in {self.data_dir}", code="etcd-has-data"
             )
         peer = peer_url(self.host, self.config)
-        store = EtcdStore(self.endpoints[1:])
+        store = EtcdStore(self.endpoints[1:], ssl=self._trust.client)
         try:
             async with asyncio.timeout(deadline_s):
                 while True:
@@ -255,9 +271,11 @@ class EmbeddedMember:
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         mark = await in_thread(self._mark_to_start_by)
+        await in_thread(copy_credentials, self._trust.folder)
         seen_dir = self.data_dir if self._runtime is None else SANDBOX_DATA_DIR
+        files = files_in(self._trust.folder, SANDBOX_CREDENTIALS if self._runtime else None)
         argv = member_argv(
-            self.host, self.config, seen_dir,
+            self.host, self.config, seen_dir, files,
             is_rejoining=mark.rejoining, initial_cluster=mark.cluster, is_alone=mark.alone,
         )  # fmt: skip
         if mark.alone:
@@ -267,7 +285,7 @@ class EmbeddedMember:
                 argv, pidfile=self.pidfile, log_path=self.log_path, tag="etcd", env=ENVIRONMENT
             )
         return await spawn_in_sandbox(
-            sandboxed(argv, self._runtime, self.data_dir),
+            sandboxed(argv, self._runtime, self.data_dir, self._trust.folder / CREDENTIALS_FOLDER),
             pidfile=self.pidfile,
             log_path=self.log_path,
             tag="etcd",

@@ -51,7 +51,7 @@ def doctor(canary: bool, image: str, explain: str | None, output: str) -> None:
     except VdcError as error:
         reports.append(_no_cluster(error))
     else:
-        reports += run(examine_hosts(name, context.endpoints))
+        reports += run(examine_hosts(name, context))
         if canary:
             reports.append(_canary(image))
     _print_reports(reports, output)

@@ -1,0 +1,36 @@
+"""A host's credentials as they are now: whoever made something of them is told when they have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from vdc.security.folder import HostCredentials, load_credentials
+
+Listener = Callable[[HostCredentials], None]
+
+
+class Keyring:
+    """One per agent. Raises as `load_credentials` when it is made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.credentials = load_credentials(folder)
+        self._listeners: list[Listener] = []
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with the new credentials after each change. Returns what ends it."""
+        self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    def reload(self) -> None:
+        """Read the folder again, and tell."""
+        self.credentials = load_credentials(self.folder)
+        for listener in tuple(self._listeners):
+            listener(self.credentials)
