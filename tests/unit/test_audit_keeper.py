@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from aiohttp.test_utils import make_mocked_request
 from audit_support import Chain, asked, context_of, node
 from protection_world import host
 
-from hostagent.agent.audit import AuditKeeper, open_audit
+from hostagent.agent.audit import AuditKeeper, open_audit, written_down
 from hostagent.server.auditing import AuditHandlers
 from hostagent.server.context import ServerContext
 from vdc.api.models import AuditPage, AuditVerdict
 from vdc.model.audit import AuditEntry, AuditHead, RememberedHead
-from vdc.model.errors import NotFoundError, UnavailableError
+from vdc.model.errors import ConflictError, NotFoundError, UnavailableError
 from vdc.store import keys
 from vdc.store.audit import AuditLog
 from vdc.store.memory import MemoryStore
@@ -147,6 +148,34 @@ def module_fault(request: str) -> Any:
     from vdc.store.memory import Fault
 
     return Fault.LOST_ANSWER if request == "commit" else Fault.UNAVAILABLE
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+async def test_a_command_at_a_host_whose_agent_is_down_comes_with_the_next_agent(
+    here: Host, cluster: MemoryStore, is_refused: bool
+) -> None:
+    with suppress(ConflictError):
+        async with written_down(here.node.config, "go-on-alone", "root"):
+            if is_refused:
+                raise ConflictError("a majority answers", code="majority-answers")
+    here.start()
+    await here.keeper.drain()
+    (entry,) = await log_of(cluster)
+    result = "majority-answers" if is_refused else "ok"
+    assert (entry.what, entry.who, entry.address, entry.result) == (
+        "go-on-alone",
+        "root",
+        "hostagent",
+        result,
+    )
+
+
+async def test_a_command_leaves_the_spool_of_a_running_agent_alone(here: Host) -> None:
+    (here.node.config.state_dir / "api.sock").touch()
+    async with written_down(here.node.config, "go-on-alone", "root"):
+        pass
+    here.start()
+    assert here.audit.spool.waiting(1) == []
 
 
 # ---- what it remembers

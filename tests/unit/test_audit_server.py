@@ -233,7 +233,10 @@ async def test_dry_run_said_where_nobody_listens_hides_nothing(agent: Agent) -> 
     await agent.ask("POST", "/v1/nodes/h9/drain?dry_run=1", body={"dry_run": False})
     await agent.ask("DELETE", "/v1/endophytes/web?dry_run=1", body={"dry_run": True})
     await agent.ask("PUT", "/v1/endophytes/web?dry_run=0&dry_run=1", body={"dry_run": True})
-    assert [entry.what for entry in agent.entries] == ["drain_node", "delete_endophyte", "apply_endophyte"]
+    await agent.ask("POST", "/v1/endophytes", body={"dry_run": True})
+    assert [entry.what for entry in agent.entries] == [
+        "drain_node", "delete_endophyte", "apply_endophyte", "create_endophyte",
+    ]  # fmt: skip
 
 
 # ---- refusals

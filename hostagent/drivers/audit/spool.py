@@ -189,8 +189,7 @@ class Spool:
     def _append(self, lines: Sequence[str], is_durable: bool) -> None:
         data = "".join(f"{line}\n" for line in lines).encode()
         with self._path.open("r+b") as file:
-            file.truncate(self._size)  # what an earlier write that failed has left
-            file.seek(self._size)
+            file.seek(0, os.SEEK_END)  # after a write that failed the file is made anew
             file.write(data)
             file.flush()
             if is_durable:
