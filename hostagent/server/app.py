@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 
 from hostagent.drivers.trust import Trust
+from hostagent.server.auditing import AuditHandlers
 from hostagent.server.cluster import ClusterHandlers
 from hostagent.server.console import ConsoleHandler
 from hostagent.server.context import ServerContext
@@ -31,10 +33,12 @@ SHUTDOWN_S = 0.5
 
 def build_app(context: ServerContext, gate: Gate) -> web.Application:
     """Raises BugError where a route has no handler."""
+    audit = context.audit
     app = web.Application(
-        middlewares=[errors_as_problems, gate.middleware],  # type: ignore[list-item]
+        middlewares=[errors_as_problems, audit.middleware, gate.middleware],  # type: ignore[list-item]
         client_max_size=MAX_BODY_BYTES,
     )
+    app.on_response_prepare.append(audit.answered)
     groups = (
         EndophyteHandlers(context),
         ClusterHandlers(context),
@@ -43,6 +47,7 @@ def build_app(context: ServerContext, gate: Gate) -> web.Application:
         MetricsHandler(context),
         VerificationHandlers(context),
         DrillHandlers(context),
+        AuditHandlers(context),
         IdentityHandlers(context),
     )
     for route in ROUTES:
@@ -51,7 +56,7 @@ def build_app(context: ServerContext, gate: Gate) -> web.Application:
         )
         if handler is None:
             raise BugError(f"route {route.name} has no handler")
-        handler = guarded(handler, route, context.host)
+        handler = audit.recorded(guarded(handler, route, context.host), route)
         if route.method == "GET" and route.body is Body.BYTES:
             app.router.add_get(route.path, handler, allow_head=False)  # type: ignore[arg-type]
         else:
@@ -94,7 +99,7 @@ class ApiServer:
                     await self._changed.wait()
                     self._changed.clear()
                     before, site = site, await self._listener(listening)
-                    await before.stop()
+                    await before.retire()
         finally:
             await self._runner.cleanup()
             with suppress(OSError):
@@ -110,7 +115,21 @@ class ApiServer:
                 hint="another agent, or another program on that port? see `ss -ltnp`",
             ) from error
 
-    async def _listener(self, listening: Listener) -> LimitedSite:
-        site = LimitedSite(self._runner, listening.dup(), ssl_context=self._trust.server)
+    async def _listener(self, listening: Listener) -> _Listener:
+        own = listening.dup()
+        site = LimitedSite(self._runner, own, ssl_context=self._trust.server)
         await site.start()
-        return site
+        return _Listener(site, own)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    site: LimitedSite
+    socket: Listener
+
+    async def retire(self) -> None:
+        """Accept no more. A connection that was accepted a moment ago still has to find its server open."""
+        asyncio.get_running_loop().remove_reader(self.socket.fileno())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await self.site.stop()

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from hostagent.server.context import ServerContext
 from hostagent.server.http import parse_body
-from hostagent.server.identity import ROOT, person_of
+from hostagent.server.identity import IDENTITY, ROOT, person_of
 from vdc.api import identities as wire
 from vdc.api.models import Acknowledged
 from vdc.model.credentials import User
@@ -80,7 +80,7 @@ class IdentityHandlers:
     async def renew(self, request: web.Request) -> wire.Membership:
         """See the route table."""
         body = wire.RenewRequest.model_validate(await parse_body(request))
-        identity: Identity = request["identity"]
+        identity = request[IDENTITY]
         if identity.role.is_machine:
             addresses = self._issuer.machine_addresses(identity.name, body.addresses)
             claim = await self._identities.require_name(identity.name, self._issuer.key_of(body.request))
@@ -265,7 +265,7 @@ class IdentityHandlers:
 
     async def peer_authority(self, request: web.Request) -> wire.AuthorityKeys:
         """See the route table. To full hosts alone: whoever has these keys is the cluster."""
-        identity: Identity = request["identity"]
+        identity = request[IDENTITY]
         if identity.role is not Role.HOST:
             raise ForbiddenError(f"this needs the role host; {identity.name} is {identity.role}")
         self._issuer.authority  # noqa: B018 - one that lacks the issuing key has nothing to give
@@ -344,5 +344,5 @@ def _is_local(request: web.Request) -> bool:
 
 
 def _name_of(request: web.Request) -> str:
-    identity: Identity = request["identity"]
+    identity = request[IDENTITY]
     return identity.name

@@ -30,7 +30,6 @@ from vdc.security.certificates import Certificate, read_certificate
 
 ROOT = "root"  # the name of the administrator at the unix socket
 _UCRED = struct.Struct("3i")
-_IDENTITY, _CALLER = "identity", "caller"
 
 _BY_PATH: dict[tuple[str, str], Route] = {(route.method, route.path): route for route in ROUTES}
 
@@ -43,15 +42,18 @@ class Caller:
     certificate: Certificate | None = None
 
 
+IDENTITY = web.RequestKey("identity", Identity)  # for whom the request is
+CALLER = web.RequestKey("caller", Caller)
+
+
 def identity_of(request: web.Request) -> Identity | None:
     """For whom the request is: whoever asks, or the person whose request a host hands on; None for nobody."""
-    found: Identity | None = request.get(_IDENTITY)
-    return found
+    return request.get(IDENTITY)
 
 
 def caller_of(request: web.Request) -> Identity | None:
     """Who is at the other end of the connection itself."""
-    found: Caller | None = request.get(_CALLER)
+    found = request.get(CALLER)
     return found.identity if found is not None else None
 
 
@@ -114,11 +116,11 @@ class Gate:
             raise UnauthenticatedError(
                 "this needs a certificate of the cluster", hint="vdc cluster user add NAME prints a context with one"
             )  # fmt: skip
-        request[_CALLER] = caller
+        request[CALLER] = caller
         self._check_certificate(
             caller, request.remote or "", is_newcomer=route is None or route.from_newcomers
         )
-        request[_IDENTITY] = identity = self._acting_for(request, caller.identity)
+        request[IDENTITY] = identity = self._acting_for(request, caller.identity)
         if route is not None and not route.admits(identity.role):
             raise role_missing(identity, route.role)
 

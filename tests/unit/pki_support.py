@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import functools
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from hostagent.drivers.trust import Trust
 from vdc.model.identity import Identity, Role
 from vdc.security.authority import Authority
+from vdc.security.cluster import issue_host_folder
+from vdc.security.folder import pki_folder
+from vdc.security.keyring import Keyring
 from vdc.security.keys import new_key
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -52,3 +57,18 @@ def handmade(by: Authority, *names: x509.GeneralName, is_authority: bool = False
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return builder.sign(by.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def make_member(state_dir: Path, name: str, *addresses: str, role: Role = Role.HOST) -> Trust:
+    """The credentials of a host, valid now, in its state folder."""
+    folder = pki_folder(state_dir)
+    issue_host_folder(
+        authority_now(), folder, name=name, addresses=addresses or ("127.0.0.1",), now=datetime.now(UTC), role=role
+    )  # fmt: skip
+    return Trust(Keyring(folder))
+
+
+@functools.cache
+def authority_now(cluster: str = CLUSTER) -> Authority:
+    """One that is valid when the test runs."""
+    return Authority.create(cluster, datetime.now(UTC))

@@ -5,24 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pki_support import make_member
 
 from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd.argv import client_urls, member_argv, sandboxed
+from hostagent.drivers.etcd.credentials import FOLDER, MemberFiles, copy_credentials, files_in
 from hostagent.drivers.etcd.member import EmbeddedMember, last_complaint
 from hostagent.drivers.etcd.timing import timing_warnings
 from vdc.model.errors import RefusedError
+from vdc.security.folder import AUTHORITY_KEY, BUNDLE, CERTIFICATE, KEY, REVOKED, write_private
 
 CONFIG = EmbeddedEtcd.model_validate({"members": {"b": "10.0.0.2", "a": "10.0.0.1", "c": "10.0.0.3"}})
+FILES = MemberFiles(Path("/seen"), has_revoked=True)
 
 GOLDEN = """\
 etcd
 --name b
 --data-dir /state/etcd
---listen-client-urls http://10.0.0.2:7379
---advertise-client-urls http://10.0.0.2:7379
---listen-peer-urls http://10.0.0.2:7380
---initial-advertise-peer-urls http://10.0.0.2:7380
---initial-cluster a=http://10.0.0.1:7380,b=http://10.0.0.2:7380,c=http://10.0.0.3:7380
+--listen-client-http-urls https://10.0.0.2:7379
+--listen-client-urls unix:///state/etcd/client.sock
+--advertise-client-urls https://10.0.0.2:7379
+--listen-peer-urls https://10.0.0.2:7380
+--initial-advertise-peer-urls https://10.0.0.2:7380
+--cert-file /seen/host.crt
+--key-file /seen/host.key
+--trusted-ca-file /seen/ca.crt
+--client-cert-auth
+--client-cert-allowed-hostname member.vdc.internal
+--client-crl-file /seen/revoked.crl
+--peer-cert-file /seen/host.crt
+--peer-key-file /seen/host.key
+--peer-trusted-ca-file /seen/ca.crt
+--peer-client-cert-auth
+--peer-cert-allowed-hostname member.vdc.internal
+--peer-crl-file /seen/revoked.crl
+--tls-min-version TLS1.3
+--initial-cluster a=https://10.0.0.1:7380,b=https://10.0.0.2:7380,c=https://10.0.0.3:7380
 --initial-cluster-token vdc
 --initial-cluster-state new
 --heartbeat-interval 20
@@ -40,6 +58,7 @@ bwrap
 --proc /proc
 --tmpfs /tmp
 --bind /state/etcd /vm
+--ro-bind /state/pki/etcd /tmp/credentials
 --unshare-ipc
 --unshare-uts
 --
@@ -52,21 +71,21 @@ def rendered(argv: tuple[str, ...]) -> str:
 
 
 def test_command_line() -> None:
-    assert rendered(member_argv("b", CONFIG, Path("/state/etcd"))) == GOLDEN
+    assert rendered(member_argv("b", CONFIG, Path("/state/etcd"), FILES)) == GOLDEN
 
 
 def test_command_line_of_a_member_that_rejoins() -> None:
-    argv = member_argv("b", CONFIG, Path("/state/etcd"), is_rejoining=True)
+    argv = member_argv("b", CONFIG, Path("/state/etcd"), FILES, is_rejoining=True)
     assert rendered(argv) == GOLDEN.replace("-state new", "-state existing")
 
 
 def test_sandbox() -> None:
-    argv = sandboxed(("etcd",), Path("/root-of-runtime"), Path("/state/etcd"))
+    argv = sandboxed(("etcd",), Path("/root-of-runtime"), Path("/state/etcd"), Path("/state/pki/etcd"))
     assert rendered(argv) == GOLDEN_SANDBOX.replace("--\netcd", "-- etcd")
 
 
 def test_the_own_member_is_asked_first() -> None:
-    assert client_urls("b", CONFIG) == tuple(f"http://10.0.0.{number}:7379" for number in (2, 1, 3))
+    assert client_urls("b", CONFIG) == tuple(f"https://10.0.0.{number}:7379" for number in (2, 1, 3))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +114,7 @@ def test_members_that_are_too_far_away_are_named() -> None:
 
 
 def test_a_member_that_lost_its_data_is_refused(tmp_path: Path) -> None:
-    member = EmbeddedMember("b", CONFIG, state_dir=tmp_path, runtime=None)
+    member = EmbeddedMember("b", CONFIG, state_dir=tmp_path, runtime=None, trust=make_member(tmp_path, "b"))
     member.check_data()
     member.mark_path.write_text('{"joined": true}')
     with pytest.raises(RefusedError, match="must not vote again"):
@@ -105,3 +124,25 @@ def test_a_member_that_lost_its_data_is_refused(tmp_path: Path) -> None:
         member.check_data()
     (member.data_dir / "member").mkdir(parents=True)
     member.check_data()
+
+
+def test_what_a_member_sees_is_neither_the_clusters_key_nor_out_of_date(tmp_path: Path) -> None:
+    source = make_member(tmp_path, "b").folder
+    assert copy_credentials(source)  # there was nothing
+    assert not copy_credentials(source)
+    assert {path.name for path in (source / FOLDER).iterdir()} == {
+        BUNDLE, CERTIFICATE, KEY, REVOKED
+    } and (source / AUTHORITY_KEY).exists()  # fmt: skip
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in (source / FOLDER).iterdir())
+    write_private(source / REVOKED, "another list")
+    assert not copy_credentials(source)  # which etcd reads by itself
+    assert (source / FOLDER / REVOKED).read_text() == "another list"
+    write_private(source / BUNDLE, "another authority")
+    assert copy_credentials(source)
+
+
+def test_a_list_that_is_not_there_is_not_asked_for(tmp_path: Path) -> None:
+    source = make_member(tmp_path, "b").folder
+    (source / REVOKED).unlink()
+    copy_credentials(source)
+    assert not any("crl" in option for option in files_in(source, None).options)

@@ -59,6 +59,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": route.name,
         "summary": route.summary,
         "tags": ["peer" if route.is_peer else "client"],
+        "x-role": route.role.value,  # the least that may call it; no member of the standard says that
     }
     if parameters := _parameters(route):
         operation["parameters"] = parameters
