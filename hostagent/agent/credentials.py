@@ -39,6 +39,7 @@ from vdc.security.keys import keys_from_pem, make_request, public_bytes
 from vdc.store import keys
 
 EVERY_S = 60.0
+RETRY_S = 10.0
 DEBOUNCE_S = 0.2
 LIST_EVERY = timedelta(days=1)  # the list of the revoked is signed anew
 TRIM_EVERY = timedelta(hours=1)
@@ -84,14 +85,15 @@ class CredentialsKeeper:
         await self._host.announced.wait()
         while True:
             changed.clear()
-            await self.step()
+            went_well = await self.step()
             with suppress(TimeoutError):
-                async with asyncio.timeout(EVERY_S):
+                async with asyncio.timeout(EVERY_S if went_well else RETRY_S):
                     await changed.wait()
             await asyncio.sleep(DEBOUNCE_S)
 
-    async def step(self) -> None:
-        """Everything that is due now."""
+    async def step(self) -> bool:
+        """Everything that is due now; says whether all of it could be done."""
+        went_well = True
         parts: tuple[Callable[[], Awaitable[None]], ...] = (
             self._enter_own, self._follow_authorities, self._fetch_keys, self._renew,
             self._say_trust, self._advance, self._write_revoked, self._trim,
@@ -100,11 +102,14 @@ class CredentialsKeeper:
             try:
                 await part()
             except VdcError as error:
+                went_well = False
                 self._host.log.warning("credentials", doing=part.__name__.strip("_"), why=str(error))
                 if part == self._renew:
                     await self._complain(error)
             except OSError as error:
+                went_well = False
                 self._host.log.warning("credentials cannot be written", why=str(error))
+        return went_well
 
     @property
     def _credentials(self) -> HostCredentials:
@@ -142,21 +147,23 @@ class CredentialsKeeper:
                 with suppress(ConflictError):
                     await self._issuer.identities.put_authorities(first_record(authority), 0)
             return
-        record, seen = found.value, self._seen()
-        if record.number < seen:
-            raise UnavailableError(
-                f"the record of authorities is number {record.number}; {seen} was seen before"
-            )
-        if record.bundle == self._credentials.bundle_pem and record.number == seen:
+        record, seen = found.value, self._keyring.authorities()
+        if seen is not None and record.number < seen.number:
+            await self._put_back(seen, record, found.revision)
+            return
+        if record.bundle == self._credentials.bundle_pem and record == seen:
             return
         verify(record, self._credentials.authorities)
         await self._adopt(record)
 
-    def _seen(self) -> int:
-        try:
-            return Authorities.from_json(pki.read_private(self._keyring.folder / pki.SEEN)).number
-        except (VdcError, ValueError):
-            return 0
+    async def _put_back(self, seen: Authorities, found: Authorities, revision: int) -> None:
+        """An older record is in the store: somebody's doing, or the records are those of an older backup."""
+        if not self._credentials.held:
+            raise UnavailableError(
+                f"the record of authorities is number {found.number}; {seen.number} was seen before"
+            )
+        await self._issuer.identities.put_authorities(seen, revision)
+        self._host.log.warning("an older record of authorities was replaced", number=seen.number)
 
     async def _adopt(self, record: Authorities) -> None:
         folder, trusted = self._keyring.folder, parse_bundle(record.bundle)
@@ -188,6 +195,7 @@ class CredentialsKeeper:
                 continue
             if self._keep_keys(answer):
                 return
+        raise UnavailableError("no host that answers has handed the cluster's key over yet")
 
     def _keep_keys(self, answer: wire.AuthorityKeys) -> bool:
         """Keep those of the authorities that are trusted; whether that is all of them."""

@@ -107,7 +107,11 @@ async def _shake_hands(endpoint: str, context: ssl.SSLContext) -> None:
 
 
 def _client(endpoint: str, context: ssl.SSLContext) -> _Client:
-    if not parse_endpoint(endpoint).base_url.startswith("https://"):
+    try:
+        is_remote = not parse_endpoint(endpoint).unix_path
+    except InvalidError:
+        is_remote = False
+    if not is_remote:
         raise InvalidError(
             "the join token names no https endpoint",
             hint="an admin makes another: vdc cluster token create",

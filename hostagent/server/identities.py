@@ -39,7 +39,11 @@ class IdentityHandlers:
     async def authority(self, request: web.Request) -> wire.AuthorityBundle:
         """See the route table."""
         credentials = self._keyring.credentials
-        return wire.AuthorityBundle(cluster=credentials.identity.cluster, bundle=credentials.bundle_pem)
+        return wire.AuthorityBundle(
+            cluster=credentials.identity.cluster,
+            bundle=credentials.bundle_pem,
+            record=self._keyring.authorities(),
+        )
 
     async def join(self, request: web.Request) -> wire.Membership:
         """See the route table. Whatever can be refused is refused before the token is used up."""

@@ -317,7 +317,7 @@ def config() -> AgentConfig:
             "management": {"address": "10.0.0.1", "interface": "m0"},
             "replication": {"address": "10.0.1.1", "interface": "r0"},
             "overlay_address": str(AgentConfig.model_fields["network"].get_default().cidr[1]),
-            "etcd": {"endpoints": ["http://10.0.0.1:2379"]},
+            "etcd": {"endpoints": ["https://10.0.0.1:2379"]},
             "runtime": str(RUNTIME),
         }
     )

@@ -21,6 +21,7 @@ from hostagent.config import AgentConfig
 from hostagent.server.context import ServerContext
 from hostagent.server.http import errors_as_problems
 from hostagent.server.identities import IdentityHandlers
+from hostagent.server.identity import IDENTITY
 from hostagent.server.issuing import Issuer
 from hostagent.supervisor.node import NodeContext
 from vdc.api.client import ApiClient
@@ -109,7 +110,7 @@ class Agent:
             if identity is not None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # aiohttp's, about names of keys
-                    request["identity"] = identity
+                    request[IDENTITY] = identity
             return await handler(request)
 
         app = web.Application(middlewares=[errors_as_problems, known])

@@ -233,13 +233,20 @@ async def test_whoever_can_write_to_the_store_introduces_no_authority(world: Wor
 
 
 async def test_an_older_record_is_not_taken_back(world: World) -> None:
-    await world.found("h1", "h2")
-    item = await world.store.get(keys.AUTHORITIES)
-    assert item is not None
+    await world.found("h1", "h2", "w1")
+    older = await world.store.get(keys.AUTHORITIES)
+    assert older is not None
+    await world.silence("h2")  # so that the rotation stays where the old authority issues
     await (await world.ask("h1", admin())).rotate_authority()
     await world.settle(5)
-    after = (world.agents["h2"].folder / "ca.crt").read_text()
-    await world.store.commit([], [Put(keys.AUTHORITIES, item.value)])
-    await world.settle()
-    assert phase_of(Authorities.from_json(item.value)) is Phase.STABLE
-    assert (world.agents["h2"].folder / "ca.crt").read_text() == after
+    after = {name: (agent.folder / "ca.crt").read_text() for name, agent in world.agents.items()}
+    agents = dict(world.agents)
+    for name in ("w1", "h1"):
+        await world.store.commit([], [Put(keys.AUTHORITIES, older.value)])
+        world.agents = {name: agents[name]}
+        await world.settle()
+        assert (agents[name].folder / "ca.crt").read_text() == after[name]
+    item = await world.store.get(keys.AUTHORITIES)
+    assert item is not None
+    found = Authorities.from_json(item.value)
+    assert (found.number, phase_of(found)) == (2, Phase.INTRODUCED), "the host puts back what it has seen"

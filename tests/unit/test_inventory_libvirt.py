@@ -70,7 +70,7 @@ def config(tmp_path: Path, **changes: Any) -> AgentConfig:
             "management": {"address": "10.0.0.1", "interface": "m0"},
             "replication": {"address": "10.0.1.1", "interface": "r0"},
             "overlay_address": str(AgentConfig.model_fields["network"].get_default().cidr[1]),
-            "etcd": {"endpoints": ["http://10.0.0.1:2379"]},
+            "etcd": {"endpoints": ["https://10.0.0.1:2379"]},
             **changes,
         }
     )

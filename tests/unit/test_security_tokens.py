@@ -126,6 +126,13 @@ def test_revoking_and_listing(tokens: TokenFolder) -> None:
     assert [known.id for known in tokens.list(NOW)] == [second.id]
 
 
+def test_what_is_no_token_of_the_folder_is_not_removed(tokens: TokenFolder, tmp_path: Path) -> None:
+    make(tokens)
+    (tmp_path / "authorities.json").write_text("{}")
+    assert code_of(lambda: tokens.revoke("../authorities")) == "token-not-found"
+    assert (tmp_path / "authorities.json").exists()
+
+
 def test_people_get_no_join_tokens_and_none_lasts_for_ever(tokens: TokenFolder) -> None:
     def create(role: Role = Role.HOST, ttl: timedelta = DEFAULT_TTL) -> None:
         tokens.create(role=role, authority="00" * 32, endpoint=ENDPOINT, now=NOW, ttl=ttl)

@@ -53,9 +53,7 @@ def test_what_may_be_done_without_a_certificate_and_by_machines_is_what_was_mean
     assert {route.name for route in ROUTES if route.by_hosts} == {
         "health", "promote_endophyte", "read_blob", "renew"
     }  # fmt: skip
-    assert {route.name for route in ROUTES if route.from_newcomers} == {
-        "health", "peer_authority", "peer_revoked"
-    }  # fmt: skip
+    assert {route.name for route in ROUTES if route.from_newcomers} == {"health", "peer_revoked"}
     assert all(route.is_peer == route.path.startswith("/v1/peer/") for route in ROUTES)
     looks = {route.name for route in ROUTES if route.role is Role.VIEWER} - {"renew"}
     assert all(BY_NAME[name].method == "GET" for name in looks)

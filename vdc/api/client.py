@@ -17,10 +17,11 @@ import aiohttp
 from pydantic import ValidationError
 
 from vdc.api import models as wire
+from vdc.api.answers import parse_json
 from vdc.api.context import Context
 from vdc.api.endpoints import Endpoint
 from vdc.api.identity_client import IdentityClient
-from vdc.api.transport import BodyFactory, Call, Deadlines, Transport, make_call, parse_json
+from vdc.api.transport import BodyFactory, Call, Deadlines, Transport, make_call
 from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
 from vdc.model.endophyte import RunState

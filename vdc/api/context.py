@@ -188,6 +188,19 @@ def replace_credentials(name: str, credentials: UserCredentials, path: Path | No
     return _update(change, path)
 
 
+def replace_authorities(name: str, bundle_pem: str, path: Path | None = None) -> Contexts:
+    """Let a context trust other authorities, which the ones it trusted vouch for; no error where it is gone."""
+
+    def change(file: Contexts) -> Contexts:
+        old = file.contexts.get(name)
+        if old is None:
+            return file
+        new = old.with_(certificate_authority_data=bundle_pem)
+        return Contexts(contexts={**file.contexts, name: new}, current=file.current)
+
+    return _update(change, path)
+
+
 def import_contexts(given: Contexts, path: Path | None = None) -> Contexts:
     """Add the contexts of another file; its current one becomes the current one. ConflictError (`context-exists`)."""
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from pydantic import Field
 
 from vdc.model.base import Record, StrictRecord
-from vdc.model.credentials import IssuedCertificate
+from vdc.model.credentials import Authorities, IssuedCertificate
 from vdc.model.identity import Identity, Role
 from vdc.model.ids import DnsLabel
 
@@ -20,6 +20,7 @@ class AuthorityBundle(Record):
 
     cluster: str
     bundle: str  # PEM, the one that issues first
+    record: Authorities | None = None  # the same, signed: for whoever trusts an older one
 
 
 class JoinRequest(StrictRecord):

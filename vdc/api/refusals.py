@@ -11,13 +11,14 @@ from vdc.api.endpoints import Endpoint
 from vdc.model.errors import UnauthenticatedError, VdcError
 from vdc.security.credentials import UserCredentials
 
+FOREIGN = "certificate-foreign"
 # What an agent may say of a certificate that it does not accept (RFC 8446, 6.2), as OpenSSL names it.
 _ALERTS = {
     "CERTIFICATE_EXPIRED": ("it has expired", "certificate-expired"),
     "CERTIFICATE_REVOKED": ("it was revoked", "certificate-revoked"),
-    "UNKNOWN_CA": ("it is another cluster's", "certificate-foreign"),
+    "UNKNOWN_CA": ("it is another cluster's", FOREIGN),
     "CERTIFICATE_REQUIRED": ("there is none", "certificate-missing"),
-    "CERTIFICATE_UNKNOWN": ("it is not a user's of this cluster", "certificate-foreign"),
+    "CERTIFICATE_UNKNOWN": ("it is not a user's of this cluster", FOREIGN),
     "BAD_CERTIFICATE": ("it cannot be read", "certificate-invalid"),
     "UNSUPPORTED_CERTIFICATE": ("it is for something else", "certificate-invalid"),
 }
@@ -54,7 +55,7 @@ def _of_server(endpoint: Endpoint, error: ssl.SSLCertVerificationError) -> Unaut
             hint="has the host got another address? its agent has to join again under it",
         )  # fmt: skip
     return UnauthenticatedError(
-        f"whoever answers at {endpoint} is not of this cluster: {error.verify_message}", code="certificate-foreign",
+        f"whoever answers at {endpoint} is not of this cluster: {error.verify_message}", code=FOREIGN,
         hint="is this the context of another cluster? choose one with --context",
     )  # fmt: skip
 
@@ -74,6 +75,9 @@ def _of_own(endpoint: Endpoint, shown: UserCredentials) -> UnauthenticatedError 
 
 
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    while error is not None and not isinstance(error, ssl.SSLError):
+    """OpenSSL's own, below what aiohttp makes of it (which may be of both kinds)."""
+    while error is not None and (
+        not isinstance(error, ssl.SSLError) or isinstance(error, aiohttp.ClientError)
+    ):
         error = error.__cause__
     return error

@@ -10,7 +10,6 @@ never left this machine; where its outcome is unknown the error says so.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -21,26 +20,22 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
-from pydantic import ValidationError
 
+from vdc.api.answers import LOST_ERRORS, read_error
 from vdc.api.endpoints import Endpoint, parse_endpoint
-from vdc.api.refusals import refusal_of
+from vdc.api.learning import learn_authorities
+from vdc.api.refusals import FOREIGN, refusal_of
 from vdc.api.routes import BY_NAME, Body, Route
 from vdc.model.errors import (
-    BugError,
     InvalidError,
-    Problem,
     UnauthenticatedError,
     UnavailableError,
     VdcError,
-    error_from_problem,
 )
 from vdc.model.identity import Identity
 from vdc.security.credentials import UserCredentials
 
 _CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-_LOST_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
-_MAX_ERROR_BYTES = 64 * 1024
 _MAX_MESSAGE_BYTES = 1024**2
 _STATUS_UNAVAILABLE = 503
 ACTING_FOR = "Vdc-Acting-For"  # for whom a host hands a request on
@@ -166,7 +161,7 @@ class Transport:
                 try:
                     async with self._session(endpoint).get(_health_url(endpoint)) as response:
                         return endpoint, response.status
-                except _LOST_ERRORS as error:
+                except LOST_ERRORS as error:
                     raise refusal_of(endpoint, error, self.credentials) or error from error
 
         tasks = [
@@ -182,7 +177,7 @@ class Transport:
                 except UnauthenticatedError as error:
                     refusal = refusal or error
                     continue
-                except (*_LOST_ERRORS, OSError):
+                except (*LOST_ERRORS, OSError):
                     continue
                 if status < 500:
                     return endpoint
@@ -200,7 +195,7 @@ class Transport:
         async with self.open(call) as response:
             try:
                 return await response.read()
-            except _LOST_ERRORS as error:
+            except LOST_ERRORS as error:
                 raise self._lost(call, error) from error
 
     async def status(self, call: Call) -> int:
@@ -219,6 +214,20 @@ class Transport:
             response.close()
 
     async def _send(self, call: Call, *, check: bool = True) -> aiohttp.ClientResponse:
+        """An agent that shows the certificate of an authority unknown here got nothing: it can be asked again."""
+        try:
+            return await self._send_to_any(call, check=check)
+        except UnauthenticatedError as error:
+            if error.code != FOREIGN or self.credentials is None:
+                raise
+            learned = await learn_authorities(self.endpoints, self.credentials)
+            if learned is None:
+                raise
+            await self.close()
+            self.credentials, self._ssl = learned, _context_of(learned)
+        return await self._send_to_any(call, check=check)
+
+    async def _send_to_any(self, call: Call, *, check: bool) -> aiohttp.ClientResponse:
         failed: set[Endpoint] = set()
         last_error: VdcError | None = None
         while len(failed) < len(self.endpoints):
@@ -231,7 +240,7 @@ class Transport:
                 response = await self._send_to(endpoint, call, is_last=is_last)
             except _CONNECT_ERRORS as error:
                 last_error = refusal_of(endpoint, error, self.credentials)
-            except (*_LOST_ERRORS, OSError) as error:
+            except (*LOST_ERRORS, OSError) as error:
                 refusal = refusal_of(endpoint, error, self.credentials)
                 last_error = refusal or self._lost(call, error)
                 if refusal is None and not call.may_repeat:
@@ -303,7 +312,7 @@ class Transport:
                     return reader.result()
                 if not await self._is_alive(endpoint):
                     return b""
-        except (*_LOST_ERRORS, OSError):
+        except (*LOST_ERRORS, OSError):
             self.forget(endpoint)
             return b""
         finally:
@@ -315,7 +324,7 @@ class Transport:
             async with asyncio.timeout(self.deadlines.health_s):
                 async with self._session(endpoint).get(_health_url(endpoint)):
                     return True
-        except (*_LOST_ERRORS, OSError):
+        except (*LOST_ERRORS, OSError):
             self.forget(endpoint)
             return False
 
@@ -327,9 +336,15 @@ class Transport:
     @asynccontextmanager
     async def websocket(self, call: Call) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """A websocket; pinged, so that a dead agent ends it. Errors of the opening are those of `request`."""
-        endpoint = await self.choose()
+        async with await self._open_websocket(call, frozenset()) as socket:
+            yield socket
+
+    async def _open_websocket(
+        self, call: Call, failed: frozenset[Endpoint]
+    ) -> aiohttp.ClientWebSocketResponse:
+        endpoint = await self.choose(failed)
         try:
-            socket = await self._session(endpoint).ws_connect(
+            return await self._session(endpoint).ws_connect(
                 endpoint.base_url + call.path,
                 params=call.query,
                 headers=self._headers | _passed_on(),
@@ -337,13 +352,14 @@ class Transport:
                 max_msg_size=_MAX_MESSAGE_BYTES,
             )
         except aiohttp.WSServerHandshakeError as error:
+            if error.status == _STATUS_UNAVAILABLE and len(failed) + 1 < len(self.endpoints):
+                return await self._open_websocket(call, failed | {endpoint})
             await self.request(call)  # a failed handshake has no body: the plain request says what is wrong
             raise UnavailableError(f"{endpoint} did not open the stream", code="stream-refused") from error
-        except (*_LOST_ERRORS, OSError) as error:
+        except (*LOST_ERRORS, OSError) as error:
             self.forget(endpoint)
-            raise refusal_of(endpoint, error, self.credentials) or self._unreachable() from error
-        async with socket:
-            yield socket
+            refusal = refusal_of(endpoint, error, self.credentials)
+            raise refusal or self._unreachable() from error
 
     def _session(self, endpoint: Endpoint, *, fresh: bool = False) -> aiohttp.ClientSession:
         if self._given_session is not None and not endpoint.unix_path:
@@ -389,27 +405,3 @@ def _context_of(credentials: UserCredentials) -> SSLContext:
 
 def _health_url(endpoint: Endpoint) -> str:
     return endpoint.base_url + BY_NAME["health"].path
-
-
-async def read_error(response: aiohttp.ClientResponse) -> VdcError:
-    """The error of an unsuccessful answer, from its `Problem` body where it has one."""
-    try:
-        body = await response.content.read(_MAX_ERROR_BYTES)
-        return error_from_problem(response.status, Problem.from_json(body))
-    except (ValidationError, *_LOST_ERRORS):
-        method, path = response.method, response.url.path
-        return BugError(
-            f"the agent answered {method} {path} with {response.status} {response.reason}",
-            hint="are the agent and this program of the same version? vdc version shows both",
-            code="bad-answer",
-        )
-    finally:
-        response.close()
-
-
-def parse_json(body: bytes) -> Any:
-    """The value of a JSON body; `BugError` where it is none."""
-    try:
-        return json.loads(body)
-    except ValueError as error:
-        raise BugError("the agent's answer is not JSON", code="bad-answer") from error

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from vdc.security.folder import HostCredentials, load_credentials
+from vdc.model.credentials import Authorities
+from vdc.model.errors import VdcError
+from vdc.security.folder import SEEN, HostCredentials, load_credentials, read_private
 
 Listener = Callable[[HostCredentials], None]
 
@@ -28,6 +30,13 @@ class Keyring:
                 self._listeners.remove(listener)
 
         return unsubscribe
+
+    def authorities(self) -> Authorities | None:
+        """The newest record of whom to trust that was believed here; None where there was none yet."""
+        try:
+            return Authorities.from_json(read_private(self.folder / SEEN))
+        except (VdcError, ValueError):
+            return None
 
     def reload(self) -> None:
         """Read the folder again, and tell."""

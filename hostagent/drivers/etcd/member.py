@@ -36,6 +36,7 @@ from hostagent.drivers.etcd.argv import (
 from hostagent.drivers.etcd.credentials import FOLDER as CREDENTIALS_FOLDER
 from hostagent.drivers.etcd.credentials import copy_credentials, files_in
 from hostagent.drivers.etcd.mark import Mark, MarkFile
+from hostagent.drivers.etcd.membership import initial_cluster, replaced
 from hostagent.drivers.etcd.wal import decided, make_durable
 from hostagent.drivers.process import (
     Backoff,
@@ -250,8 +251,8 @@ class EmbeddedMember:
         try:
             async with asyncio.timeout(deadline_s):
                 while True:
-                    if await _replaced(store, {self.host, replaces} - {""}, peer):
-                        cluster = await _initial_cluster(store, self.host, peer)
+                    if await replaced(store, {self.host, replaces} - {""}, peer):
+                        cluster = await initial_cluster(store, self.host, peer)
                         break
                     await asyncio.sleep(_REJOIN_POLL_S)
         except TimeoutError:
@@ -366,28 +367,6 @@ async def _serves(store: EtcdStore) -> bool:
     except StoreUnavailableError:
         return False
     return True
-
-
-async def _replaced(store: EtcdStore, names: set[str], peer: str) -> bool:
-    """Take one step; True when the cluster waits for a new member at `peer` instead of those with these names."""
-    try:
-        members = await store.admin.members()
-        old = [one for one in members if one.name in names or (peer in one.peer_urls and one.name)]
-        for one in old:
-            await store.admin.remove_member(one.member_id)
-        if old or not any(peer in one.peer_urls for one in members):
-            await store.admin.add_member(peer)
-    except StoreUnavailableError:
-        return False  # the cluster is unsettled just after a change; asking again is safe
-    return True
-
-
-async def _initial_cluster(store: EtcdStore, host: str, peer: str) -> str:
-    """All members as the cluster has them, in the form that etcd wants from one that joins."""
-    members = await store.admin.members()
-    return ",".join(
-        f"{host if peer in one.peer_urls else one.name}={url}" for one in members for url in one.peer_urls
-    )
 
 
 def _put_aside(data_dir: Path) -> None:
