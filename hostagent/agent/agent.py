@@ -16,6 +16,7 @@ from datetime import datetime
 
 import structlog
 
+from hostagent.agent.audit import AuditKeeper, open_audit
 from hostagent.agent.cached import Cached
 from hostagent.agent.credentials import CredentialsKeeper, open_keyring
 from hostagent.agent.doctor import host_checks, programs_check
@@ -265,8 +266,10 @@ class Agent:
             members=members,
             checks=checks,
             override=Override(host, store, self._member, self._lineage, manager.find),
+            audit=(audit := open_audit(host)),
             issuer=self._issuer(host),
         )
+        group.create_task(AuditKeeper(host, audit).run(), name="audit")
         self._keep_credentials(context, group)
         group.create_task(self._api(context).run(), name="api")
         verifier = Verifier(host, manager.supervisors, context.peer)

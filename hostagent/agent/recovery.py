@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hostagent.agent.audit import written_down
 from hostagent.agent.credentials import open_keyring
 from hostagent.agent.lineage import FOUND, LocalLineage, begun, record_lineage, save, taken_over
 from hostagent.config import AgentConfig
@@ -49,10 +50,11 @@ async def go_on_alone(config: AgentConfig, by: str) -> str:
     member.check_data()
     store = EtcdStore([member.endpoint], ssl=trust.client)
     try:
-        known = await _decide(config, member, store, by)
-        async with _running(member):
-            await member.wait_healthy(ALONE_S)
-            known = await _record(config, store, known)
+        async with written_down(config, "go-on-alone", by):
+            known = await _decide(config, member, store, by)
+            async with _running(member):
+                await member.wait_healthy(ALONE_S)
+                known = await _record(config, store, known)
     finally:
         await store.close()
     return f"{config.host} goes on alone under lineage {known.number}; start its agent"

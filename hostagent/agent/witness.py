@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 import structlog
 
 from hostagent.agent.agent import MEMBERS_EVERY_S, Agent
+from hostagent.agent.audit import AuditKeeper, open_audit
 from hostagent.agent.cached import Cached
 from hostagent.agent.doctor import programs_check, witness_checks
 from hostagent.agent.majority import majority_checks
@@ -117,8 +118,10 @@ class WitnessAgent(Agent):
             members=members,
             checks=checks,
             override=Override(host, store, self._member, self._lineage, nobody.find),
+            audit=(audit := open_audit(host)),
             issuer=self._issuer(host),
         )
+        group.create_task(AuditKeeper(host, audit).run(), name="audit")
         self._keep_credentials(context, group)
         self.config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
         group.create_task(self._api(context).run(), name="api")

@@ -10,6 +10,7 @@ from pathlib import Path
 from aiohttp import web
 
 from hostagent.drivers.trust import Trust
+from hostagent.server.auditing import AuditHandlers
 from hostagent.server.cluster import ClusterHandlers
 from hostagent.server.console import ConsoleHandler
 from hostagent.server.context import ServerContext
@@ -31,10 +32,12 @@ SHUTDOWN_S = 0.5
 
 def build_app(context: ServerContext, gate: Gate) -> web.Application:
     """Raises BugError where a route has no handler."""
+    audit = context.audit
     app = web.Application(
-        middlewares=[errors_as_problems, gate.middleware],  # type: ignore[list-item]
+        middlewares=[errors_as_problems, audit.middleware, gate.middleware],  # type: ignore[list-item]
         client_max_size=MAX_BODY_BYTES,
     )
+    app.on_response_prepare.append(audit.answered)
     groups = (
         EndophyteHandlers(context),
         ClusterHandlers(context),
@@ -43,6 +46,7 @@ def build_app(context: ServerContext, gate: Gate) -> web.Application:
         MetricsHandler(context),
         VerificationHandlers(context),
         DrillHandlers(context),
+        AuditHandlers(context),
         IdentityHandlers(context),
     )
     for route in ROUTES:
@@ -51,7 +55,7 @@ def build_app(context: ServerContext, gate: Gate) -> web.Application:
         )
         if handler is None:
             raise BugError(f"route {route.name} has no handler")
-        handler = guarded(handler, route, context.host)
+        handler = audit.recorded(guarded(handler, route, context.host), route)
         if route.method == "GET" and route.body is Body.BYTES:
             app.router.add_get(route.path, handler, allow_head=False)  # type: ignore[arg-type]
         else:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import aiohttp
 
+from hostagent.server.audit import Audit
 from hostagent.server.issuing import Issuer
 from hostagent.server.override import Override
 from hostagent.supervisor.node import NodeContext
@@ -48,6 +49,7 @@ class ServerContext:
     members: Callable[[], Awaitable[tuple[MemberStatus, ...]]]
     checks: Callable[[], Awaitable[tuple[Check, ...]]]
     override: Override
+    audit: Audit
     issuer: Issuer
 
     def peer(self, host_name: str, acting_for: Identity | None = None) -> ApiClient:

@@ -58,11 +58,24 @@ def check_path(request: web.Request) -> None:
         raise InvalidError(str(error), code="name-invalid") from error
 
 
-def problem_response(error: VdcError) -> web.Response:
-    """An error as the client rebuilds it."""
-    return web.Response(
-        text=error.problem.to_json(), status=error.http_status, content_type="application/json"
-    )
+def problem_of(error: Exception) -> tuple[int, Problem]:
+    """The status and the Problem with which an error is answered."""
+    match error:
+        case VdcError():
+            return error.http_status, error.problem
+        case ValidationError():
+            first = error.errors(include_url=False, include_input=False)[0]
+            path = ".".join(str(part)[:60] for part in first["loc"])
+            invalid = InvalidError(f"{path or 'body'}: {first['msg']}", code="body-invalid")
+            return invalid.http_status, invalid.problem
+        case web.HTTPException():
+            code = {404: "no-such-route", 405: "method-not-allowed", 413: "body-too-large"}.get(
+                error.status, "http"
+            )
+            return error.status, Problem(code=code, message=error.reason)
+        case _:
+            bug = BugError(f"{type(error).__name__} while answering; see the agent's log")
+            return bug.http_status, bug.problem
 
 
 @web.middleware
@@ -71,21 +84,11 @@ async def errors_as_problems(request: web.Request, handler: Handler) -> web.Stre
     try:
         check_path(request)
         answer = await handler(request)
-    except VdcError as error:
-        return problem_response(error)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(str(part)[:60] for part in first["loc"])
-        return problem_response(InvalidError(f"{path or 'body'}: {first['msg']}", code="body-invalid"))
-    except web.HTTPException as error:
-        code = {404: "no-such-route", 405: "method-not-allowed", 413: "body-too-large"}.get(
-            error.status, "http"
-        )
-        problem = Problem(code=code, message=error.reason)
-        return web.Response(text=problem.to_json(), status=error.status, content_type="application/json")
     except Exception as error:  # the boundary of a request: a defect must not end the server
-        _log.exception("defect while answering", path=request.path)
-        return problem_response(BugError(f"{type(error).__name__} while answering; see the agent's log"))
+        status, problem = problem_of(error)
+        if not isinstance(error, VdcError | ValidationError | web.HTTPException):
+            _log.exception("defect while answering", path=request.path)
+        return web.Response(text=problem.to_json(), status=status, content_type="application/json")
     if isinstance(answer, web.StreamResponse):
         return answer
     if isinstance(answer, Record):

@@ -28,12 +28,20 @@ async def forget(store, uid, name):
 async def note_deleted(store, uid):
     assert (await store.commit([], [Put(keys.deleted(uid), "2026-01-01T00:00:00.000000Z")])).succeeded
 
+async def tamper(store, seq):
+    item = await store.get(keys.audit(int(seq)))
+    assert (await store.commit([], [Put(item.key, item.value.replace('"result":"ok"', '"result":"no"'))])).succeeded
+    print(item.value)
+
+async def put_audit(store, seq, value):
+    assert (await store.commit([], [Put(keys.audit(int(seq)), value)])).succeeded
+
 async def main(folder, endpoint, what, *arguments):
     shown = load_credentials(Path(folder))
     ssl = client_context(shown.bundle_pem, shown.certificate_pem, shown.key_pem)
     store = EtcdStore([endpoint], ssl=ssl)
     try:
-        await {"forget": forget, "note_deleted": note_deleted}[what](store, *arguments)
+        await globals()[what](store, *arguments)
     finally:
         await store.close()
 
@@ -51,8 +59,19 @@ def note_deleted(lab: Lab, uid: str) -> None:
     _run(lab, "note_deleted", uid)
 
 
-def _run(lab: Lab, *arguments: str) -> None:
+def tamper(lab: Lab, seq: int) -> str:
+    """Change an entry of the audit log; returns what it was."""
+    return _run(lab, "tamper", str(seq)).rstrip("\n")
+
+
+def put_audit(lab: Lab, seq: int, text: str) -> None:
+    """Put an entry back."""
+    _run(lab, "put_audit", str(seq), text)
+
+
+def _run(lab: Lab, *arguments: str) -> str:
     host = lab.plan.hosts[0]
     folder = str(host_folder(lab, host.name))
     words = [sys.executable, "-c", _SCRIPT, folder, etcd_url(lab, host.name), *arguments]
-    subprocess.run(lab_api.exec_argv(lab.name, host.name, words), check=True)
+    argv = lab_api.exec_argv(lab.name, host.name, words)
+    return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout

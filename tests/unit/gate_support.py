@@ -12,13 +12,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import structlog
 from aiohttp import web
 from pki_support import CLUSTER, authority_now, make_member
 
+from hostagent.drivers.audit.spool import Spool
 from hostagent.server import app as app_module
 from hostagent.server.app import ApiServer, build_app
+from hostagent.server.audit import Audit
 from hostagent.server.identity import Gate, identity_of
 from vdc.api.routes import Route
+from vdc.control.clock import SystemClock
 from vdc.model.identity import Identity, Role
 from vdc.security.authority import Authority
 from vdc.security.certificates import read_certificate
@@ -38,9 +42,11 @@ class Agent:
         self.revoked: set[str] = set()
         self.synced = SimpleNamespace(is_set=lambda: True)
         self.trust = make_member(folder, "h1", ADDRESS)
-        mirror: Any = SimpleNamespace(synced=self.synced)
+        mirror: Any = SimpleNamespace(synced=self.synced, pair=lambda name: None)
         type_of = functools.partial(SimpleNamespace, replication_address="")
-        self.host: Any = SimpleNamespace(name="h1", mirror=mirror, store_silent_ms=lambda: 0.0)
+        self.host: Any = SimpleNamespace(
+            name="h1", mirror=mirror, store_silent_ms=lambda: 0.0, clock=SystemClock(), log=structlog.get_logger()
+        )  # fmt: skip
         mirror.__dict__["hosts"] = _Hosts(self.known, type_of)
         self.gate = Gate(self.host, CLUSTER, is_revoked=lambda serial: serial in self.revoked)
 
@@ -91,7 +97,10 @@ def build(agent: Agent, monkeypatch: Any) -> web.Application:
     for name in vars(app_module).copy():
         if name.endswith(("Handlers", "Handler")) and name != "Handler":
             monkeypatch.setattr(app_module, name, Reached)
-    return build_app(SimpleNamespace(host=agent.host), agent.gate)  # type: ignore[arg-type]
+    spool = Spool(agent.socket.parent / "audit", agent.host.name)
+    spool.load()
+    context: Any = SimpleNamespace(host=agent.host, audit=Audit(spool, agent.host))
+    return build_app(context, agent.gate)
 
 
 @functools.cache

@@ -18,8 +18,10 @@ from protection_world import DIGEST, endophyte, host, pair
 
 from hostagent.agent.credentials import open_keyring
 from hostagent.config import AgentConfig
+from hostagent.drivers.audit.spool import Spool
 from hostagent.drivers.trust import Trust
 from hostagent.server.app import ApiServer, build_app
+from hostagent.server.audit import Audit
 from hostagent.server.context import ServerContext
 from hostagent.server.identity import Gate
 from hostagent.server.issuing import Issuer
@@ -129,6 +131,7 @@ async def made_context(folder: Path) -> AsyncIterator[ServerContext]:
 
     keyring = _keyring(folder)
     issuer = Issuer("h1", keyring, Identities(store, mirror), mirror, _now)
+    audit = Audit(Spool(folder / "audit", "h1"), node)
     lineages: Any = SimpleNamespace(owes_record=lambda host: False)
     async with aiohttp.ClientSession() as session:
         following = asyncio.create_task(mirror.run())
@@ -138,7 +141,7 @@ async def made_context(folder: Path) -> AsyncIterator[ServerContext]:
             yield ServerContext(
                 host=node, desired=desired, maintenance=MaintenanceWishes(store, mirror, clock, desired),
                 supervisors=nobody, blobs=BlobStore(folder / "images"), sessions=lambda: session, members=members,
-                checks=checks, issuer=issuer, override=Override(node, store, None, lineages, nobody.find),  # type: ignore[arg-type]
+                checks=checks, issuer=issuer, audit=audit, override=Override(node, store, None, lineages, nobody.find),  # type: ignore[arg-type]
             )  # fmt: skip
         finally:
             following.cancel()

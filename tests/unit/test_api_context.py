@@ -140,3 +140,14 @@ def test_a_key_that_others_can_read_is_refused(file: Path) -> None:
     with pytest.raises(RefusedError) as caught:
         ctx.resolve_context()
     assert caught.value.code == "key-exposed"
+
+
+def test_a_context_keeps_what_it_learned_and_everything_else(file: Path) -> None:
+    ctx.put_context("lab", [SOCKET])
+    ctx.put_context("work", [REMOTE], credentials=ALICE)
+    ctx.replace_authorities("work", "OTHERS")
+    found = ctx.load_contexts().contexts["work"]
+    assert found.credentials == UserCredentials("OTHERS", "CERTIFICATE", "KEY")
+    assert (found.endpoints, found.previous) == ((REMOTE,), "lab")
+    before = ctx.load_contexts()
+    assert ctx.replace_authorities("gone", "OTHERS") == before

@@ -12,8 +12,10 @@ import pytest
 from gate_support import ADDRESS, Agent, session_of, shown
 from protection_world import pair
 
+from hostagent.drivers.audit.spool import Spool
 from hostagent.server import app as app_module
 from hostagent.server.app import build_app
+from hostagent.server.audit import Audit
 from hostagent.server.drill import DrillHandlers
 from hostagent.server.endophytes import EndophyteHandlers
 from hostagent.server.verification import VerificationHandlers
@@ -89,9 +91,11 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         "ConsoleHandler",
         "MetricsHandler",
         "IdentityHandlers",
+        "AuditHandlers",
     ):
         monkeypatch.setattr(app_module, name, _Unused)
-    context: Any = SimpleNamespace(host=agent.host, supervisors=made.supervisors)
+    audit = Audit(Spool(tmp_path / "audit", "h1"), agent.host)
+    context: Any = SimpleNamespace(host=agent.host, supervisors=made.supervisors, audit=audit)
     assert all(any(hasattr(group, name) for group in groups) for name in ABOUT_A_VM)
     async with agent.serving(build_app(context, agent.gate)):
         yield made

@@ -22,6 +22,7 @@ from vdc.api.context import Context
 from vdc.api.endpoints import Endpoint
 from vdc.api.identity_client import IdentityClient
 from vdc.api.transport import BodyFactory, Call, Deadlines, Transport, make_call
+from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
 from vdc.model.endophyte import RunState
 from vdc.model.errors import BugError
@@ -38,6 +39,7 @@ BLOB_CHUNK_BYTES = 1024**2
 MOVE_PATIENCE_S = 330.0  # for a promotion that has to move the replica first
 DRILL_PATIENCE_S = 60.0  # beside the time to become protected again
 FORCE_PATIENCE_S = 60.0  # for one that has to begin a new lineage first
+AUDIT_PATIENCE_S = 120.0  # for reading all of a long audit log
 VERIFY_PATIENCE_S = 3_900.0  # for reading all of both disks
 _SEEN_EVENTS = 4096  # that a stream of events remembers, so that a reconnect repeats none
 
@@ -254,6 +256,26 @@ class ApiClient:
             wire.EventList, make_call("list_events", query={"name": name, "limit": limit})
         )
 
+    # Audit
+
+    async def list_audit(
+        self,
+        *,
+        since: int | None = None,
+        limit: int | None = None,
+        who: str | None = None,
+        object_: str | None = None,
+    ) -> wire.AuditPage:
+        """Entries of the audit log, oldest first: from the entry `since` on, or the newest."""
+        query = {"since": since, "limit": limit, "who": who, "object": object_}
+        return await self._call(
+            wire.AuditPage, make_call("list_audit", query=query, first_byte_s=AUDIT_PATIENCE_S)
+        )
+
+    async def verify_audit(self) -> wire.AuditVerdict:
+        """Whether the audit log is what was written."""
+        return await self._call(wire.AuditVerdict, make_call("verify_audit", first_byte_s=AUDIT_PATIENCE_S))
+
     # Images
 
     async def list_images(self) -> wire.ImageList:
@@ -316,6 +338,10 @@ class ApiClient:
     async def peer_thaw(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
         """Let a frozen secondary go on."""
         return await self._post(wire.Acknowledged, "peer_thaw", name, request)
+
+    async def peer_audit_head(self) -> RememberedHead:
+        """The end of the audit log that the peer remembers."""
+        return await self._get(RememberedHead, "peer_audit_head")
 
     async def _get(self, model: type[R], route: str, **path: str) -> R:
         return await self._call(model, make_call(route, path))

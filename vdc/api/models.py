@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from vdc.model.audit import RememberedHead
+from vdc.model.audit_chain import Damage
 from vdc.model.base import Record, StrictRecord
 from vdc.model.endophyte import EndophyteStatus, Observed, RunState
 from vdc.model.event import Event
@@ -254,6 +256,25 @@ class EventList(Record):
     """`vdc get events -o json`, oldest first."""
 
     items: tuple[Event, ...]
+
+
+class AuditPage(Record):
+    """Part of the audit log. `items` are as they are stored: a newer agent's fields are under the hash as well."""
+
+    items: tuple[dict[str, Any], ...]
+    next: int  # the entry to go on with; it may not be there yet
+
+
+class AuditVerdict(Record):
+    """`vdc audit verify -o json`: whether the log is what was written, and what the hosts remember of it."""
+
+    is_intact: bool
+    first: int  # 0: the log is empty
+    last: int
+    hash: str = ""  # of the last entry
+    damage: tuple[Damage, ...] = ()
+    notes: tuple[str, ...] = ()
+    remembered: tuple[RememberedHead, ...] = ()
 
 
 class ImageList(Record):

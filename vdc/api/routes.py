@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from vdc.api import identities
 from vdc.api import models as wire
+from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
 from vdc.model.identity import Role
 from vdc.model.maintenance import DrainReport
@@ -45,6 +46,8 @@ class Route:
     may_force: bool = False  # some of it works without a majority: the handler asks for one itself
     forced_role: Role | None = None  # the least that may force it; its handler asks
 
+    hands_out_keys: bool = False  # audited even where a host asks
+
     @property
     def is_peer(self) -> bool:
         """Whether it is from agent to agent only."""
@@ -53,6 +56,22 @@ class Route:
     def admits(self, role: Role) -> bool:
         """Whether somebody with this role may call it."""
         return role.includes(self.role) or (self.by_hosts is not None and role.includes(self.by_hosts))
+
+    @property
+    def is_act(self) -> bool:
+        """Whether it is in the audit log whatever comes of it: a person's change, or what gives somebody power."""
+        is_change = self.method not in ("GET", "HEAD") or self.body is Body.WEBSOCKET
+        return self.hands_out_keys or (is_change and not self.is_peer)
+
+    @property
+    def names_in_body(self) -> bool:
+        """Whether the body names the object that it is about, not the path."""
+        return self.request is not None and "{" not in self.path
+
+    @property
+    def may_be_dry(self) -> bool:
+        """Whether its body can ask to change nothing."""
+        return self.request is not None and "dry_run" in self.request.model_fields
 
 
 ROUTES: tuple[Route, ...] = (
@@ -130,6 +149,11 @@ ROUTES: tuple[Route, ...] = (
         "watch_events", "GET", "/v1/watch/events", Role.VIEWER, "Recent events, then each as it happens",
         response=None, body=Body.LINES, query=("name",),
     ),
+    Route(
+        "list_audit", "GET", "/v1/audit", Role.ADMIN, "The audit log, oldest first: from an entry on, or the newest",
+        response=wire.AuditPage, query=("since", "limit", "who", "object"),
+    ),
+    Route("verify_audit", "GET", "/v1/audit/verdict", Role.ADMIN, "Is the audit log what was written", response=wire.AuditVerdict),
     Route("list_images", "GET", "/v1/images", Role.VIEWER, "All images", response=wire.ImageList),
     Route("register_image", "POST", "/v1/images", Role.OPERATOR, "Name an uploaded image", request=wire.ImageRegistration, response=wire.Acknowledged),
     Route("remove_image", "DELETE", "/v1/images", Role.OPERATOR, "Remove a name; content goes with the last one", response=wire.Acknowledged, query=("name",)),
@@ -194,11 +218,15 @@ ROUTES: tuple[Route, ...] = (
     Route("retire_authority", "POST", "/v1/authority/retire", Role.ADMIN, "Give up the old authority", response=wire.Acknowledged),
     Route(
         "peer_authority", "GET", "/v1/peer/authority", Role.HOST, "The authorities' keys, for a full host",
-        response=identities.AuthorityKeys,
+        response=identities.AuthorityKeys, hands_out_keys=True,
     ),
     Route(
         "peer_revoked", "GET", "/v1/peer/revoked", Role.WITNESS, "The signed list of revoked certificates",
         response=identities.RevokedList, from_newcomers=True,
+    ),
+    Route(
+        "peer_audit_head", "GET", "/v1/peer/audit-head", Role.WITNESS, "The end of the audit log that this host remembers",
+        response=RememberedHead,
     ),
 )  # fmt: skip
 

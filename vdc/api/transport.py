@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from ssl import SSLContext
 from types import TracebackType
@@ -39,6 +40,10 @@ _MAX_MESSAGE_BYTES = 1024**2
 _STATUS_UNAVAILABLE = 503
 ACTING_FOR = "Vdc-Acting-For"  # for whom a host hands a request on
 DONE_ELSEWHERE = "is-witness"  # it was not done here, and another agent does it
+REQUEST_ID = "Vdc-Request-Id"
+
+# The request on whose behalf this task asks on: the audit logs of both agents then name the same.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 BodyFactory = Callable[[], AsyncIterator[bytes]]
 
@@ -255,7 +260,7 @@ class Transport:
     async def _send_to(self, endpoint: Endpoint, call: Call, *, is_last: bool) -> aiohttp.ClientResponse:
         patient = is_last or not call.may_repeat or call.is_blob
         first_byte_s = call.first_byte_s or (self.deadlines.last_s if patient else self.deadlines.read_s)
-        headers = dict(self._headers)
+        headers = self._headers | _passed_on()
         data: Any = None
         if call.json_body is not None:
             headers["Content-Type"] = "application/json"
@@ -342,7 +347,7 @@ class Transport:
             return await self._session(endpoint).ws_connect(
                 endpoint.base_url + call.path,
                 params=call.query,
-                headers=self._headers,
+                headers=self._headers | _passed_on(),
                 heartbeat=self.deadlines.idle_s,
                 max_msg_size=_MAX_MESSAGE_BYTES,
             )
@@ -386,6 +391,10 @@ class Transport:
             hint="look with vdc get before asking again",
             code="outcome-unknown",
         )
+
+
+def _passed_on() -> dict[str, str]:
+    return {REQUEST_ID: known} if (known := request_id.get()) else {}
 
 
 def _context_of(credentials: UserCredentials) -> SSLContext:

@@ -36,6 +36,7 @@ COMMANDS: dict[str, Lazy] = {
     "console": Lazy(_IN + "console", "console", "Use the serial console of a VM."),
     "logs": Lazy(_IN + "logs", "logs", "Print what a VM wrote on its serial console."),
     "events": Lazy(_IN + "events", "events", "What happened, oldest first."),
+    "audit": Lazy(_IN + "audit", "audit", "Who did what, from where, with which result."),
     "node": Lazy(_IN + "node", "node", "Look at hosts, empty them for maintenance."),
     "cluster": Lazy(_IN + "cluster", "cluster", "Can the cluster decide; its users, tokens, certificates."),
     "context": Lazy(_IN + "context", "context", "Which cluster this program talks to, and as whom."),

@@ -29,6 +29,7 @@ from vdc.protection.arbitration import add_secondary, new_pair, with_spares
 from vdc.protection.invariants import check_transition
 from vdc.protection.placement import Occupancy, choose_primary, choose_spares
 from vdc.store import keys
+from vdc.store.audit import AuditLog
 from vdc.store.mirror import Mirror, Versioned
 from vdc.store.protocol import Delete, Put, StateStore, Unchanged
 
@@ -93,6 +94,7 @@ class Controller:
                 passes += 1
                 if passes % TRIM_EVERY_PASSES == 0:
                     await trim_events(self._store)
+                    await AuditLog(self._store).trim()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(PASS_EVERY_S):  # wait_for may forget that it was cancelled
                         await wake.wait()

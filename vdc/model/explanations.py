@@ -136,6 +136,11 @@ EXPLANATIONS: Mapping[str, Explanation] = {
         _W, "a host was declared gone for good; names the VMs that are lost (Normal where none is)",
         "delete the lost ones or restore them from a backup",
     ),
+    # ---- audit
+    "audit-damaged": Explanation(
+        _W, "the audit log in etcd does not continue what this host remembers of it",
+        "`vdc audit verify` names the place; somebody with a host's keys has written to etcd",
+    ),
     # ---- identities
     "host-joined": Explanation(_N, "a host or witness got its certificate by a join token"),
     "user-added": Explanation(_N, "somebody got a certificate, with this role"),

@@ -26,6 +26,13 @@ MACHINES = SECURITY + "machines/"
 TRUST = SECURITY + "trust/"
 AUTHORITIES = SECURITY + "authorities"
 
+# Outside of ROOT, which every agent's mirror reads as a whole.
+AUDIT = "/vdc-audit/"
+AUDIT_ENTRIES = AUDIT + "entries/"
+AUDIT_HEAD = AUDIT + "head"
+AUDIT_ANCHOR = AUDIT + "anchor"
+AUDIT_PAGE = 100
+
 
 def host(name: str) -> str:
     """Inventory of a host."""
@@ -95,6 +102,16 @@ def slot(number: int) -> str:
 def event(event_id: str) -> str:
     """One event; ids sort by time."""
     return EVENTS + event_id
+
+
+def audit(seq: int) -> str:
+    """One entry of the audit log."""
+    return f"{AUDIT_ENTRIES}{seq:012d}"
+
+
+def audit_page(number: int) -> str:
+    """The prefix of AUDIT_PAGE entries: those from `number * AUDIT_PAGE` on."""
+    return f"{AUDIT_ENTRIES}{number:010d}"
 
 
 def user(name: str) -> str:
