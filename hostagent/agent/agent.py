@@ -269,6 +269,7 @@ class Agent:
             audit=(audit := open_audit(host)),
             issuer=self._issuer(host),
         )
+        host.peer = context.peer
         group.create_task(AuditKeeper(host, audit).run(), name="audit")
         self._keep_credentials(context, group)
         group.create_task(self._api(context).run(), name="api")

@@ -162,6 +162,13 @@ class EndophyteHandlers:
         await self._context.supervisors.find(_name(request)).quiesce(body.epoch)
         return wire.Acknowledged(sentence="silent")
 
+    async def peer_credentials(self, request: web.Request) -> wire.Credentials:
+        """See the route table."""
+        body = wire.CredentialsRequest.model_validate(await parse_body(request))
+        await peers.check_peer(self._context.host, request, body, peers.secondary)
+        supervisor = self._context.supervisors.find(_name(request))
+        return await supervisor.sign_credentials(body)
+
     async def peer_follow(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""
         body = wire.PeerRequest.model_validate(await parse_body(request))

@@ -31,7 +31,7 @@ EPOCH = 7
 # Which host may ask, when h2 is the primary and h3 the secondary under EPOCH.
 MAY = {
     "peer_quiesce": "h3", "peer_fail": "h3", "peer_follow": "h2",
-    "peer_freeze": "h2", "peer_digests": "h2", "peer_thaw": "h2",
+    "peer_freeze": "h2", "peer_digests": "h2", "peer_thaw": "h2", "peer_credentials": "h3",
 }  # fmt: skip
 OTHER = {"h2": "h3", "h3": "h2"}
 
@@ -68,6 +68,8 @@ class World:
         body: dict[str, object] = {"epoch": epoch, "from_host": claimed}
         if route == "peer_fail":
             body["fault"] = DrillFault.KILL
+        if route == "peer_credentials":
+            body["request"] = "a certificate request"
         found = ROUTE[route]
         async with (
             session_of(*shown(Role.HOST, caller)) as session,

@@ -172,6 +172,11 @@ ROUTES: tuple[Route, ...] = (
         request=wire.PeerRequest, response=wire.Acknowledged,
     ),
     Route(
+        "peer_credentials", "POST", "/v1/peer/endophytes/{name}/credentials", Role.HOST,
+        "Sign the certificate for the secondary's replication",
+        request=wire.CredentialsRequest, response=wire.Credentials,
+    ),
+    Route(
         "peer_fail", "POST", "/v1/peer/endophytes/{name}/fail", Role.HOST, "Kill or stop the primary's QEMU for a drill",
         request=wire.FailRequest, response=wire.Acknowledged,
     ),
