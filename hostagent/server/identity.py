@@ -24,7 +24,7 @@ from hostagent.server.http import Handler
 from hostagent.supervisor.node import NodeContext
 from vdc.api.routes import ROUTES, Route
 from vdc.api.transport import ACTING_FOR
-from vdc.model.errors import ForbiddenError, UnauthenticatedError, UnavailableError
+from vdc.model.errors import BugError, ForbiddenError, UnauthenticatedError, UnavailableError
 from vdc.model.identity import Identity, Role
 from vdc.security.certificates import Certificate, read_certificate
 
@@ -109,6 +109,8 @@ class Gate:
         """Note who asks. Raises UnauthenticatedError, ForbiddenError, UnavailableError where it cannot be known yet."""
         resource = request.match_info.route.resource
         route = _BY_PATH.get((request.method, resource.canonical)) if resource is not None else None
+        if route is None and request.match_info.http_exception is None:
+            raise BugError(f"{request.method} {request.path} has a handler and no row in the table of routes")
         caller = self._caller(request)
         if caller is None:
             if route is not None and route.role is Role.NOBODY:

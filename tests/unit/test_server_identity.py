@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from gate_support import ADDRESS, MONTH, Agent, build, path_of, serial_of, session_of, shown
 from pki_support import CLUSTER, authority_now
 
@@ -64,6 +65,26 @@ def test_the_contract_tells_the_role() -> None:
     for path, operations in build_openapi()["paths"].items():
         for operation in operations.values():
             assert operation["x-role"] == BY_NAME[operation["operationId"]].role, path
+
+
+async def test_a_handler_without_a_row_in_the_table_is_never_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method that aiohttp adds by itself (HEAD for a GET) would else be open to every role."""
+    with socket.create_server((ADDRESS, 0)) as free:
+        port = free.getsockname()[1]
+    made = Agent(tmp_path, port)
+    app = build(made, monkeypatch)
+
+    async def forgotten(_: web.Request) -> web.Response:
+        return web.Response(text="reached")
+
+    app.router.add_get("/v1/forgotten", forgotten)
+    async with made.serving(app), session_as(Role.ADMIN) as session:
+        for method in ("GET", "HEAD"):
+            async with session.request(method, made.url("/v1/forgotten")) as answer:
+                assert answer.status == 500
+                assert "reached" not in await answer.text()
 
 
 @pytest.mark.parametrize("role", SHOWN)
