@@ -92,19 +92,21 @@ def check(config_file: Path) -> None:
     help="Become a member of a cluster by a token of `vdc cluster token create`. Asks the host that made it, checks "
     "that it is of the cluster that the token names, and keeps the certificate that it gets.\n\n"
     "Example: hostagent join --token vdcjoin1.ab.cd.ef.gh\n\n"
-    "Without the token in the list of processes: hostagent join --token - <token.txt"
+    "Without the token in the list of processes: hostagent join --token - <token.txt\n\n"
+    "After `vdc node remove`, with the agent stopped: hostagent join --token TOKEN --anew"
 )
 @click.option(
     "--token", "given", required=True, metavar="TOKEN", help="The join token; - reads it from standard input."
 )
+@click.option("--anew", is_flag=True, help="In the place of a certificate that does not count any more.")
 @_CONFIG_OPTION
 @_WITNESS_OPTION
-def join(given: str, config_file: Path, witness: bool) -> None:
+def join(given: str, anew: bool, config_file: Path, witness: bool) -> None:
     """Get this host's certificate."""
     config = _load(config_file, witness=witness)
     text = sys.stdin.readline() if given == "-" else given
     try:
-        identity = asyncio.run(joining.join(config, text))
+        identity = asyncio.run(joining.join(config, text, anew=anew))
     except VdcError as error:
         _fail(f"{error} ({error.code})", error.problem.hint)
     click.echo(

@@ -37,14 +37,18 @@ from vdc.security.tokens import Token, parse_token
 CONNECT_S = 10.0
 
 
-async def join(config: AgentConfig, token_text: str) -> Identity:
+async def join(config: AgentConfig, token_text: str, *, anew: bool = False) -> Identity:
     """Become a member and keep the credentials; returns who this host is now.
+
+    `anew`: in the place of a certificate that does not count any more. The host's own key stays; one of the
+    authority goes, and comes back from the cluster.
 
     Raises InvalidError (`token-invalid`), ConflictError (`already-a-member`, `host-known`, `token-used`),
     UnauthenticatedError (`authority-mismatch`, `token-invalid`, `token-expired`), UnavailableError.
     """
     folder = pki.pki_folder(config.state_dir)
-    await asyncio.to_thread(cluster.require_no_member, folder)
+    if not anew:
+        await asyncio.to_thread(cluster.require_no_member, folder)
     token = parse_token(token_text)
     anchor = await _authority(token)
     key = await asyncio.to_thread(pki.own_key, folder)
@@ -58,6 +62,7 @@ async def join(config: AgentConfig, token_text: str) -> Identity:
     trusted = anchor.public_bytes(Encoding.PEM).decode()
     membership = await _ask(token.endpoint, client_context(trusted), request)
     _check(membership, anchor, config, public_bytes(key.public_key()))
+    await asyncio.to_thread(pki.forget_authorities, folder)
     await asyncio.to_thread(
         pki.write_membership,
         folder,

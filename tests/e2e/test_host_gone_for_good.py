@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from labcredentials import ask_as_host
 from testlab import Lab, wait_for
+
+from vdc.lab import api as lab_api
+from vdc.lab.processes import kill_all
 
 
 def test_its_vm_can_be_deleted_once_it_is_declared_dead(lab: Lab) -> None:
@@ -19,10 +28,26 @@ def test_its_vm_can_be_deleted_once_it_is_declared_dead(lab: Lab) -> None:
     lab.ok("delete", "endophyte", "solo", "--timeout", "20")
     assert host not in lab.ok("get", "nodes", "-o", "name")
 
-    lab.heal(host)  # it is not dead after all: what it has of the VM goes
+    lab.heal(host)  # it is not dead after all, and nobody any more: its certificate was revoked with it
+    answer = ask_as_host(lab, host, others[0], "GET", "/v1/health")
+    assert (answer.status, answer.code) == (401, "certificate-revoked")
+    kill_all([lab.agent(host)])
+    done = _join_anew(lab, host)
+    assert done.returncode == 0, done.stderr
+    lab.heal(host)
     wait_for(lambda: host in _alive(lab, others[0]), 30, f"{host} is back")
     folder = lab.plan.host(host).state_dir / "vms" / "solo"
     wait_for(lambda: not folder.exists(), 20, "the old copy is removed")
+
+
+def _join_anew(lab: Lab, host: str) -> subprocess.CompletedProcess[str]:
+    token = json.loads(lab.ok("cluster", "token", "create", "-o", "json"))["token"]
+    program = str(Path(sys.executable).with_name("hostagent"))
+    config = str(lab.plan.host(host).config_file)
+    argv = lab_api.exec_argv(
+        lab.name, host, [program, "join", "--anew", "--token", token, "--config", config]
+    )
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
 def _alive(lab: Lab, asked: str) -> set[str]:

@@ -24,7 +24,7 @@ from vdc.api.identities import TokenRequest
 from vdc.model.errors import VdcError
 from vdc.model.identity import Role
 from vdc.security import cluster
-from vdc.security.folder import HostCredentials, load_credentials, pki_folder
+from vdc.security.folder import AUTHORITY_KEY, HostCredentials, load_credentials, pki_folder, write_private
 from vdc.security.tls import server_context
 from vdc.security.tokens import Token, parse_token
 
@@ -89,6 +89,20 @@ async def test_a_host_joins_and_has_everything_that_it_needs(today: World, witne
     assert found.certificate.addresses == ("10.0.0.7", "10.1.0.7", LOOPBACK)
     assert found.held == ()
     assert not (pki_folder(again.state_dir) / "host.crt").exists()
+
+
+async def test_a_member_joins_anew_with_its_own_key_and_without_the_clusters(today: World) -> None:
+    agent, config = today.agents["h1"], newcomer(today)
+    folder = pki_folder(config.state_dir)
+    async with serving(agent.app(None), agent.keyring.credentials) as endpoint:
+        await join(config, (await token_of(today, endpoint, Role.HOST)).text)
+        first = load_credentials(folder)
+        write_private(folder / AUTHORITY_KEY, "what somebody may have read")
+        await join(config, (await token_of(today, endpoint, Role.HOST)).text, anew=True)
+    second = load_credentials(folder)
+    assert second.key_pem == first.key_pem
+    assert second.certificate.serial != first.certificate.serial
+    assert second.held == ()
 
 
 async def test_whoever_is_in_between_gets_nothing(today: World, tmp_path: Path) -> None:

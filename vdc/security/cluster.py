@@ -101,7 +101,7 @@ def require_no_member(folder: Path) -> None:
     identity = read_certificate(pki.read_public(folder / pki.CERTIFICATE)).identity
     raise ConflictError(
         f"this host is {identity.name} of cluster {identity.cluster} already",
-        hint=f"to leave it for good: stop the agent, vdc node remove {identity.name}, then remove {folder}",
+        hint="if it was removed, or its certificate does not count any more: the same again with --anew",
         code="already-a-member",
     )
 

@@ -227,6 +227,11 @@ def write_authorities(folder: Path, held: Iterable[Authority]) -> None:
     write_private(folder / AUTHORITY_KEY, "".join(authority.key_pem for authority in held))
 
 
+def forget_authorities(folder: Path) -> None:
+    """Keep no authority's key here."""
+    (folder / AUTHORITY_KEY).unlink(missing_ok=True)
+
+
 def write_private(path: Path, text: str) -> None:
     """Replace a file in one rename, 0600, and have it on the disk when this returns."""
     descriptor, name = tempfile.mkstemp(
