@@ -225,6 +225,7 @@ class Agent:
             checks=checks,
             override=Override(host, store, self._member, self._lineage, manager.find),
         )
+        host.peer = context.peer
         api = ApiServer(
             build_app(context), socket=self.config.state_dir / "api.sock",
             address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,

@@ -8,6 +8,7 @@ from contextlib import suppress
 from hostagent.drivers.net import consent
 from hostagent.drivers.net.nft import NftError
 from hostagent.drivers.process.sweep import sweep_processes
+from hostagent.drivers.qemu import credentials
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.supervisor import Supervisor
 from vdc.model.errors import ConflictError, NotFoundError, UnavailableError, VdcError
@@ -90,6 +91,7 @@ class Manager:
                 self.host.log.info("removed a tap that nothing owns", ifname=ifname)
             for table in await consent.sweep(known):
                 self.host.log.info("removed rules that nothing owns", table=table)
+            await asyncio.to_thread(credentials.sweep, self.host.pair_authorities, known)
         except VdcError as error:
             self.host.log.warning("left-over taps could not be looked for", why=str(error))
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from hostagent.drivers.qemu.spec import SERIAL_LOG
 from hostagent.server import views
 from hostagent.server.context import ServerContext
-from hostagent.server.http import number, parse_body, stream_lines
+from hostagent.server.http import calling_host, number, parse_body, stream_lines
 from hostagent.server.promotion import promote
 from hostagent.supervisor.logs import earlier_log
 from vdc.api import models as wire
@@ -155,6 +155,12 @@ class EndophyteHandlers:
         body = wire.PeerRequest.model_validate(await parse_body(request))
         await self._context.supervisors.find(_name(request)).quiesce(body.epoch)
         return wire.Acknowledged(sentence="silent")
+
+    async def peer_credentials(self, request: web.Request) -> wire.Credentials:
+        """See the route table."""
+        body = wire.CredentialsRequest.model_validate(await parse_body(request))
+        supervisor = self._context.supervisors.find(_name(request))
+        return await supervisor.sign_credentials(body, calling_host(request, body))
 
     async def peer_follow(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""

@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
+from vdc.api.models import PeerRequest
 from vdc.model.base import Record
 from vdc.model.errors import BugError, InvalidError, Problem, VdcError
 
@@ -107,3 +108,9 @@ async def stream_lines(request: web.Request, records: AsyncIterator[Record]) -> 
                     request.transport.abort()
                 break
     return response
+
+
+def calling_host(request: web.Request, body: PeerRequest) -> str:
+    """The host whose agent asks: its certificate's, once connections carry one; until then what it says."""
+    identity = request.get("identity")
+    return str(identity.name) if identity is not None else body.from_host

@@ -11,11 +11,13 @@ import asyncio
 import time
 
 from hostagent.drivers.qemu.commands import Command
-from hostagent.drivers.qemu.inspect import LiveState, inspect
+from hostagent.drivers.qemu.incoming import Incoming
+from hostagent.drivers.qemu.inspect import LiveRole, LiveState, inspect
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor.copy import QEMU_LOG, Copy
+from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.handover import after_restart
 from hostagent.supervisor.journal import Entry
+from hostagent.supervisor.launch import QEMU_LOG
 from hostagent.supervisor.primary import BOOT_LIMIT_S
 from hostagent.supervisor.verification import thaw_after_restart
 from vdc.model.endophyte import CopyRole, CopyStage
@@ -81,6 +83,7 @@ async def look_again(copy: Copy) -> None:
     stage = _stage_now(copy, live)
     if live.is_colo:
         await after_restart(copy)
+    _await_memory_again(copy, live)
     copy.is_unread = False  # what failed until here is tried again
     copy.host.log.info("taken over", endophyte=copy.name, pid=copy.pid, was=state.stage, now=stage)
     if live.status == "shutdown":  # the guest powered itself off while nobody listened
@@ -93,6 +96,13 @@ async def look_again(copy: Copy) -> None:
         await copy.end_process()
     if stage is not state.stage:
         await copy.save(stage=stage)
+
+
+def _await_memory_again(copy: Copy, live: LiveState) -> None:
+    """The primary's connection for memory is accepted by the agent, and the earlier one listens no more."""
+    is_waiting = live.role is LiveRole.INCOMING and live.migration == "none"
+    if is_waiting and copy.state.stage is CopyStage.READY and copy.state.plan is not None:
+        copy.await_memory(Incoming(copy.session(), copy.state.plan.plan()))
 
 
 def _stage_now(copy: Copy, live: LiveState) -> CopyStage:

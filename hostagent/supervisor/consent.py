@@ -35,7 +35,7 @@ async def require(copy: Copy) -> None:
 
 
 async def take_out(copy: Copy, plan: PlanRecord) -> None:
-    """All of a lockstep, out of QEMU and out of the kernel; the kernel's gate opens first. Raises VdcError."""
+    """All of a lockstep, out of QEMU, the kernel and the folder; the kernel's gate opens first. Raises VdcError."""
     copy.consent_epoch = 0
     opened = asyncio.create_task(consent.end(copy.state.uid), name=f"{copy.name} consent")
     try:
@@ -44,6 +44,7 @@ async def take_out(copy: Copy, plan: PlanRecord) -> None:
         await asyncio.wait([opened])
         if not opened.cancelled():
             opened.exception()  # raised by `leave`, if it came so far
+    await asyncio.to_thread(copy.credentials.forget)
 
 
 async def keep(copy: Copy, tables: Collection[str]) -> str:

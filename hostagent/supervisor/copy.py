@@ -19,19 +19,20 @@ from hostagent.drivers.disk.images import QemuImg
 from hostagent.drivers.firmware import find_firmware, prepare_vars
 from hostagent.drivers.host.room import require_memory
 from hostagent.drivers.net import Port, consent, tap_name
-from hostagent.drivers.process import ProcessHandle, ProcessStartError, adopt, spawn_in_sandbox
+from hostagent.drivers.process import ProcessHandle, ProcessStartError, adopt
 from hostagent.drivers.process.oom import PRIMARY, SECONDARY, set_oom_score
-from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
 from hostagent.drivers.qemu.checkpoints import CheckpointMeter
 from hostagent.drivers.qemu.commands import Command
+from hostagent.drivers.qemu.credentials import PairFiles
+from hostagent.drivers.qemu.incoming import Incoming
 from hostagent.drivers.qemu.primary import ENDS_LOCKSTEP
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession, QmpUnreachableError
-from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import DEBUG_SOCKET, QMP_SOCKET, SERIAL_LOG, MachineSpec
 from hostagent.drivers.tpm import adopt_tpm, start_tpm
 from hostagent.supervisor.copying import Copying
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.journal import Journal
+from hostagent.supervisor.launch import PIDFILE, QEMU_LOG, launch
 from hostagent.supervisor.logs import ConsoleWatch, bound_log, last_line
 from hostagent.supervisor.state import CopyState, load_state, save_state
 from hostagent.supervisor.trouble import DiskTrouble
@@ -41,11 +42,8 @@ from vdc.model.manifest import Firmware
 from vdc.model.step import Step
 from vdc.protection.placement import primary_cost_bytes, secondary_cost_bytes
 
-PIDFILE = "qemu.pid"
-QEMU_LOG = "qemu.log"
 QMP_CONNECT_S = 15.0  # from the start of QEMU until it serves
 QMP_GREETING_S = 2.0
-GUEST_NICENESS = 0  # below the agent and etcd: a busy guest must not delay the decision about it
 PROBE_DEADLINE_S = 0.3
 QMP_POLL_S = 0.01  # QEMU tells nobody when it listens
 _OWN_DOING = ("host-qmp-quit", "host-qmp-system-reset", "host-signal")
@@ -59,7 +57,6 @@ class Copy:
         self.name = name
         self.folder: Path = host.vms_dir / name
         self.state = load_state(self.folder) or CopyState(name=name, uid="")
-        self._durable_epoch = self.state.highest_epoch
         self._fenced_uid = self.state.uid  # whose `highest_epoch` is; outlives `discard`
         self.journal = Journal(self.folder)
         self._durable_epoch = self.state.highest_epoch  # as this host's disk has it
@@ -81,6 +78,7 @@ class Copy:
         self.trouble = DiskTrouble()
         self.is_held = False  # a comparison holds the checkpoints up: that is no stall
         self._wake = wake
+        self._incoming: Incoming | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
         self.telling: asyncio.Task[None] | None = None  # what the agent said when it found this copy
@@ -108,6 +106,11 @@ class Copy:
     def disks(self) -> DiskSet:
         """Its disk files."""
         return DiskSet(QemuImg(self.host.config.runtime, self.folder, self.host.image_dir))
+
+    @property
+    def credentials(self) -> PairFiles:
+        """Its TLS files, of the VM whose copy it is now."""
+        return PairFiles(self.folder, self.host.pair_authorities, self.state.uid)
 
     @property
     def last_checkpoint(self) -> str | None:
@@ -181,19 +184,8 @@ class Copy:
             await asyncio.to_thread(prepare_vars, files.vars_template, self.folder)
         if spec.tpm:
             self._tpm = await start_tpm(self.folder, runtime_root=self.host.config.runtime, tag=endophyte.uid)
-        argv = primary_argv(spec) if role is CopyRole.PRIMARY else secondary_argv(spec)
-        command = sandboxed(
-            argv, runtime_root=self.host.config.runtime, vm_dir=self.folder, image_dir=self.host.image_dir,
-            devices=("/dev/net/tun", "/dev/kvm") if spec.accelerator == "kvm" else ("/dev/net/tun",),
-        )  # fmt: skip
         self.console.skip()
-        (self.folder / QMP_SOCKET).unlink(
-            missing_ok=True
-        )  # of an earlier process: it looks like a served one
-        self.process = await spawn_in_sandbox(
-            command, pidfile=self.folder / PIDFILE, log_path=self.folder / QEMU_LOG, tag=endophyte.uid,
-            niceness=GUEST_NICENESS,
-        )  # fmt: skip
+        self.process = await launch(self.host, self.folder, spec, role)
         self.rank_for_memory(role)
         self.booting_since_s = self.host.clock.boottime_s() if role is CopyRole.PRIMARY else None
         self._watch()
@@ -296,6 +288,12 @@ class Copy:
         """Raise a QmpError unless QEMU itself answers, out of band: a hung copy must not ask to go on."""
         await self.session().execute_oob(Command.QUERY_YANK, deadline_s=PROBE_DEADLINE_S)
 
+    def await_memory(self, incoming: Incoming | None) -> None:
+        """Keep what waits for the primary's memory, or wait no more."""
+        if self._incoming is not None:
+            self._incoming.close()
+        self._incoming = incoming
+
     # ---- coming to an end
 
     def forget_fence(self) -> None:
@@ -310,6 +308,7 @@ class Copy:
         Unless it `is_news`, the peers are not told that this copy has died.
         """
         self.forget_fence()
+        self.await_memory(None)
         self.fenced_epoch = self.consent_epoch = 0
         if self._watcher is not None and not is_news:
             self._watcher.cancel()
@@ -330,6 +329,7 @@ class Copy:
         if self._tpm is not None:
             await self._tpm.terminate(0)
             self._tpm = None
+        await asyncio.to_thread(self.credentials.forget)
         self.colo_ended = False
         self.guest_reset = self.guest_crashed = False
         self.trouble.forget()
@@ -374,6 +374,7 @@ class Copy:
             with suppress(QmpError, TimeoutError):
                 await self.qmp.close()
         self.forget_fence()
+        self.await_memory(None)
         for task in (self._watcher, self.telling):
             if task is not None:
                 task.cancel()

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
 from hostagent.drivers.libvirt.describe import choose_cpu
 from hostagent.drivers.net import OverlayNetwork
 from hostagent.supervisor.node import NodeContext
+from vdc.api import models as wire
+from vdc.model.errors import UnavailableError
 from vdc.model.image import ImageEntry
 from vdc.protection.snapshot import Limits
+
+
+class Peer(Protocol):
+    """Another host's agent, as far as supervisors ask it by themselves."""
+
+    async def peer_credentials(self, name: str, request: wire.CredentialsRequest) -> wire.Credentials:
+        """See the API."""
+        ...
+
+
+def _nobody(host_name: str) -> Peer:
+    raise UnavailableError(f"host {host_name} does not answer", code="host-unreachable")
 
 
 @dataclass(kw_only=True)
@@ -20,6 +36,7 @@ class HostContext(NodeContext):
     overlay: OverlayNetwork
     images: ImageCache
     libvirt: LibvirtInventory
+    peer: Callable[[str], Peer] = _nobody  # another host's agent, by name; set where the API is made
 
     def limits(self, checkpoint_budget_ms: int) -> Limits:
         """The durations that decisions depend on."""

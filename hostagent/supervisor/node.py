@@ -54,6 +54,11 @@ class NodeContext:
         """The image store's folder, bound read-only into every sandbox."""
         return self.config.state_dir / "images"
 
+    @property
+    def pair_authorities(self) -> Path:
+        """Keys that sign for the pairs whose primary is here; no sandbox sees this folder."""
+        return self.config.state_dir / "pairs"
+
     def store_silent_ms(self) -> float:
         """How long the store has not answered this agent."""
         return (self.clock.boottime_s() - self.store_heard_at_s) * 1000

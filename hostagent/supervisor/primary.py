@@ -15,7 +15,7 @@ from hostagent.drivers.host.room import require_disk
 from hostagent.drivers.qemu import kept, primary
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor import consent, resync
+from hostagent.supervisor import consent, credentials, resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.machine import disk_sources, machine_spec
@@ -112,6 +112,8 @@ async def adopt_epoch(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     await copy.save(plan=plan, listening_epoch=0)
     await copy.reach(Step.ADOPT_PLANNED)
     try:
+        await credentials.make(copy, pair.epoch)
+        await copy.reach(Step.ADOPT_CREDENTIALS)
         await copy.reconnect()
         await primary.open_channels(copy.session(), plan.plan())
     except VdcError as error:
@@ -204,6 +206,7 @@ async def _call_off(copy: Copy, pair: Pair, error: VdcError) -> None:
 
 async def mark(copy: Copy, pair: Pair) -> None:
     """Record that the secondary may be promoted from now on, and close the tap to what it does not consent to."""
+    await asyncio.to_thread(copy.credentials.forget_authority)
     await consent.require(copy)
     await copy.reach(Step.MARK_CONSENT)
     after = await swap_pair(

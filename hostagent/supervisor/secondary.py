@@ -17,7 +17,7 @@ from hostagent.drivers.net import tap_name
 from hostagent.drivers.qemu import secondary
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.drivers.qemu.steps import run_state
-from hostagent.supervisor import resync
+from hostagent.supervisor import credentials, resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.handover import Handover
@@ -57,6 +57,8 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
         record, facts, resumes = await resync.secondary_disks(copy, endophyte, pair, entry.image, observed)
         await copy.reach(Step.PREPARE_DISKS)
+        await credentials.obtain(copy, pair)
+        await copy.reach(Step.PREPARE_CREDENTIALS)
         specs = disk_specs(record, len(facts.disk_sizes_bytes))
         await copy.start(endophyte, machine_spec(endophyte, entry.image, facts, specs), CopyRole.SECONDARY)
         plan = PlanRecord(
@@ -65,7 +67,7 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             secondary_address=str(host.config.replication.address),
             has_rewriter=facts.has_rewriter, checkpoint_ms=endophyte.manifest.spec.protection.checkpoint_ms,
         )  # fmt: skip
-        await secondary.prepare(copy.session(), plan.plan())
+        copy.await_memory(await secondary.prepare(copy.session(), plan.plan()))
         await copy.reach(Step.PREPARE_WAITING)
     except BaseException:
         await copy.end_process()
@@ -225,6 +227,7 @@ async def _tidy(copy: Copy) -> None:
         )  # fmt: skip
         raise  # the stage stays PROMOTING, so it is done again: the disks' record must not lag behind QEMU
     await copy.reach(Step.TIDY_SETTLED)
+    await asyncio.to_thread(copy.credentials.forget)
     await copy.disks.settled()
     await copy.reach(Step.TIDY_DISKS)
     await copy.save(stage=CopyStage.RUNNING, plan=None, listening_epoch=0)

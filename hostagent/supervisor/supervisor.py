@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from hostagent.drivers.qemu.qmp import QmpError
-from hostagent.supervisor import consent, jobs, secondary
+from hostagent.supervisor import consent, credentials, jobs, secondary
 from hostagent.supervisor.actions import act
 from hostagent.supervisor.adoption import look_again, take_over_after_restart
 from hostagent.supervisor.copy import Copy
@@ -23,6 +23,7 @@ from hostagent.supervisor.publisher import Publisher
 from hostagent.supervisor.verification import Freezer, Peer, comparing
 from hostagent.supervisor.view import observed, snapshot
 from hostagent.supervisor.waking import read_epoch_after_sleep
+from vdc.api import models as wire
 from vdc.api.models import Frozen, VerifyResult
 from vdc.model.endophyte import CopyRole, CopyStage, Observed
 from vdc.model.errors import BugError, ConflictError, FencedError, UnavailableError, VdcError
@@ -368,6 +369,11 @@ class Supervisor:
         """Let the guest speak no more, for a planned promotion. Refused where `epoch` is not the present one."""
         self._require_epoch(epoch)
         await fence(self.copy, epoch)
+
+    async def sign_credentials(self, request: wire.CredentialsRequest, caller: str) -> wire.Credentials:
+        """A certificate for this pair's secondary; see credentials.sign."""
+        self._require_epoch(request.epoch)
+        return await credentials.sign(self.copy, self.host.mirror.pair(self.name), request, caller)
 
     def _require_epoch(self, epoch: int) -> None:
         pair = self.host.mirror.pair(self.name)

@@ -27,7 +27,8 @@ from hostagent.drivers.qemu import exports, freezing, memory
 from hostagent.drivers.qemu.memory import RamBlock
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import primary
-from hostagent.supervisor.copy import QEMU_LOG, Copy
+from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.launch import QEMU_LOG
 from vdc.api import models as wire
 from vdc.model.endophyte import CopyStage, Endophyte
 from vdc.model.errors import ConflictError, FencedError, UnavailableError

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class ModelQemu:
         self.backup_error = ""
         self.jobs: set[str] = set()
         self.exports: set[str] = set()
+        self.descriptors: set[str] = set()  # given and not taken
         self.yankable: list[dict[str, str]] = [{"type": "chardev", "id": "compat_monitor0"}]
         self.closed_at: str | None = None
         self.listeners: list[EventListener] = []
@@ -72,6 +74,15 @@ class ModelQemu:
     def refuse(self, command: str) -> None:
         raise QmpCommandError(command, "GenericError", "no")
 
+    async def give(self, name: str, sock: socket.socket, *, deadline_s: float = 2) -> None:
+        assert sock.fileno() >= 0
+        self.descriptors.add(name)
+        self.said.append(f"(descriptor) {name}")
+
+    def take(self, name: str) -> None:
+        assert name in self.descriptors, f"{name} was not given"
+        self.descriptors.remove(name)
+
     # questions
     def do_query_status(self, _: Any) -> Any:
         return {"status": self.status}
@@ -87,6 +98,9 @@ class ModelQemu:
 
     def do_query_uuid(self, _: Any) -> Any:
         return {"UUID": "u"}
+
+    def do_qom_get(self, given: Any) -> Any:
+        return given["property"] == "connected" and given["path"].removeprefix("/chardevs/") in self.chardevs
 
     def do_qom_list(self, _: Any) -> Any:
         return [{"name": "type"}, *({"name": name} for name in self.objects)]
@@ -126,7 +140,21 @@ class ModelQemu:
     def do_object_del(self, given: Any) -> Any:
         return self.objects.pop(given["id"], None) or self.refuse("object-del")
 
+    def do_add_client(self, given: Any) -> Any:
+        self.take(given["fdname"])
+        assert given["protocol"] in self.chardevs
+
+    def do_nbd_server_start(self, given: Any) -> Any:
+        if given["addr"]["type"] == "fd":
+            self.take(given["addr"]["data"]["str"])
+
+    def do_migrate_incoming(self, given: Any) -> Any:
+        self.take(given["uri"].removeprefix("fd:"))
+
     def do_chardev_add(self, given: Any) -> Any:
+        address = given["backend"]["data"]["addr"]
+        if address["type"] == "fd":
+            self.take(address["data"]["str"])
         self.chardevs[given["id"]] = given
         self.yankable.append({"type": "chardev", "id": given["id"]})
 
@@ -139,6 +167,7 @@ class ModelQemu:
             names = [one if isinstance(one, str) else "nothing" for one in given["children"]]
             node["children"] = [child(number, name) for number, name in enumerate(names)]
         if given["driver"] == "nbd":
+            self.take(given["server"]["str"])
             self.yankable.append({"type": "block-node", "node-name": given["node-name"]})
 
     def do_blockdev_del(self, given: Any) -> Any:
@@ -181,7 +210,8 @@ class ModelQemu:
     def do_cont(self, _: Any) -> Any:
         self.status = "running"
 
-    def do_migrate(self, _: Any) -> Any:
+    def do_migrate(self, given: Any) -> Any:
+        self.take(given["uri"].removeprefix("fd:"))
         self.migration = "active"
         self.yankable.append({"type": "migration"})
 
@@ -196,6 +226,28 @@ class ModelQemu:
         if self.colo == "none":
             self.refuse("x-colo-lost-heartbeat")
         self.migration, self.colo = "completed", "none"
+
+
+class Wires:
+    """A network that reaches nobody: what listens does so where nobody calls, what connects has no other end."""
+
+    def listen(self, _address: str, _port: int) -> socket.socket:
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.setblocking(False)
+        return sock
+
+    async def connect(self, _address: str, _port: int, *, patience_s: float = 0) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return ours
+
+
+WIRES: Any = Wires()
+
+
+async def prepared(qemu: ModelQemu, plan: LockstepPlan = PLAN) -> None:
+    """A secondary that waits for the memory."""
+    (await secondary.prepare(qemu, plan, network=WIRES)).close()  # type: ignore[arg-type]
 
 
 def child(number: int, node: str) -> dict[str, str]:
@@ -213,7 +265,7 @@ def assert_golden(name: str, said: list[str]) -> None:
 async def in_lockstep() -> ModelQemu:
     """A secondary."""
     qemu = ModelQemu(status="inmigrate")
-    await secondary.prepare(qemu, PLAN)
+    await prepared(qemu)
     qemu.colo, qemu.status, qemu.migration = "secondary", "running", "colo"
     qemu.nodes |= {name: {"node-name": name} for name in ("active0", "hidden0", "childs0", "parent0")}
     qemu.said.clear()

@@ -46,11 +46,13 @@ LARGE = replace(
     display=Display.VNC,
 )
 CASES = {
-    "primary-small": primary_argv(SMALL),
-    "secondary-small": secondary_argv(SMALL),
-    "primary-large": primary_argv(LARGE),
-    "secondary-large": secondary_argv(LARGE),
-    "primary-pc-uefi": primary_argv(replace(SMALL, machine="pc", firmware=Firmware.UEFI, disks=(), nics=())),
+    "primary-small": primary_argv(SMALL, [7]),
+    "secondary-small": secondary_argv(SMALL, [7]),
+    "primary-large": primary_argv(LARGE, [7, 8]),
+    "secondary-large": secondary_argv(LARGE, [7, 8]),
+    "primary-pc-uefi": primary_argv(
+        replace(SMALL, machine="pc", firmware=Firmware.UEFI, disks=(), nics=()), []
+    ),
     "sandbox-runtime": sandboxed(
         ["qemu"], runtime_root=Path("/r"), vm_dir=Path("/s/vms/web"), image_dir=Path("/s/images"), status_fd=7
     ),
@@ -85,7 +87,9 @@ def test_both_roles_show_the_guest_the_same_machine(spec: MachineSpec) -> None:
                 kept.append(f"{option} {value}")
         return kept
 
-    primary, secondary = of_the_guest(primary_argv(spec)), of_the_guest(secondary_argv(spec))
+    primary, secondary = (
+        of_the_guest(argv(spec, range(7, 7 + len(spec.nics)))) for argv in (primary_argv, secondary_argv)
+    )
     assert [one for one in primary if not one.startswith("-blockdev")] == [
         one for one in secondary if not one.startswith("-blockdev")
     ]

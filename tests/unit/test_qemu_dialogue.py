@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from qemu_support import PLAN, ModelQemu, assert_golden, in_lockstep
+from qemu_support import PLAN, WIRES, ModelQemu, assert_golden, in_lockstep, prepared
 
 from hostagent.drivers.qemu import exports, kept, primary, secondary
 from hostagent.drivers.qemu.entry import EntryFailedError
@@ -19,15 +21,15 @@ from vdc.model.errors import ConflictError
 
 
 async def entered(qemu: ModelQemu, plan: LockstepPlan = PLAN) -> primary.EntryReport:
-    await primary.open_channels(qemu, plan)
-    return await primary.enter(qemu, plan, progress=lambda _: None, deadline_s=5)
+    await primary.open_channels(qemu, plan, network=WIRES)
+    return await primary.enter(qemu, plan, progress=lambda _: None, deadline_s=5, network=WIRES)
 
 
 async def test_protecting_says_this_on_the_primary() -> None:
     qemu = ModelQemu()
     progress: list[float] = []
-    await primary.open_channels(qemu, PLAN)
-    report = await primary.enter(qemu, PLAN, progress=progress.append, deadline_s=5)
+    await primary.open_channels(qemu, PLAN, network=WIRES)
+    report = await primary.enter(qemu, PLAN, progress=progress.append, deadline_s=5, network=WIRES)
     assert_golden("dialogue-enter", qemu.said)
     assert (report.stopped_ms, report.passes, report.copied_bytes) == (50.0, 2, 1010)
     assert progress == sorted(progress)
@@ -41,7 +43,8 @@ async def test_copying_less_than_all_says_this(name: str, changes: str) -> None:
     qemu.nodes["img0"] = {"node-name": "img0"}
     plan = replace(PLAN, bases=(True,), changes_since=changes, copy_bytes_per_s=1000)
     seen: list[CopyFigures] = []
-    await primary.enter(qemu, plan, progress=lambda _: None, figures=seen.append, deadline_s=5)
+    await primary.open_channels(qemu, plan, network=WIRES)
+    await primary.enter(qemu, plan, progress=lambda _: None, figures=seen.append, deadline_s=5, network=WIRES)
     words = ("blockdev-", "x-blockdev", "job-dismiss", "migrate-set-parameters", "stop")
     assert_golden(f"dialogue-enter-{name}", [one for one in qemu.said if one.startswith(words)])
     assert [figures.what for figures in seen] == ["disk", "memory"]
@@ -54,8 +57,9 @@ async def test_a_copy_of_changes_that_fails_is_undone_and_says_why() -> None:
     qemu.nodes["parent0"] = {"node-name": "parent0"}
     qemu.backup_error = "No space left on device"
     plan = replace(PLAN, changes_since="since-e5-h2")
+    await primary.open_channels(qemu, plan, network=WIRES)
     with pytest.raises(EntryFailedError, match="No space left"):
-        await primary.enter(qemu, plan, progress=lambda _: None, deadline_s=5)
+        await primary.enter(qemu, plan, progress=lambda _: None, deadline_s=5, network=WIRES)
     assert (set(qemu.nodes), qemu.jobs) == ({"disk0", "parent0"}, set())
 
 
@@ -79,9 +83,9 @@ async def test_records_of_writes_are_at_most_two_and_count_only_when_they_cover_
 
 async def test_opening_the_channels_twice_adds_nothing() -> None:
     qemu = ModelQemu()
-    await primary.open_channels(qemu, PLAN)
+    await primary.open_channels(qemu, PLAN, network=WIRES)
     said = list(qemu.said)
-    await primary.open_channels(qemu, PLAN)
+    await primary.open_channels(qemu, PLAN, network=WIRES)
     assert qemu.said == said
 
 
@@ -184,9 +188,37 @@ async def test_a_qemu_that_dies_during_entry_is_reported_as_such() -> None:
 
 async def test_preparing_says_this_on_the_secondary() -> None:
     qemu = ModelQemu(status="inmigrate")
-    await secondary.prepare(qemu, PLAN)
+    await prepared(qemu)
     assert_golden("dialogue-prepare", qemu.said)
-    assert "reconnect" not in "".join(qemu.said)
+    again_ms = [int(found) for found in re.findall(r'"reconnect-ms": (\d+)', "".join(qemu.said))]
+    assert min(again_ms) > 20 * 24 * 3600 * 1000, "it connects once; QEMU wants a time all the same"
+
+
+async def test_the_primary_waits_for_connections_whose_certificates_it_has_checked() -> None:
+    qemu = ModelQemu()
+    await primary.open_channels(qemu, PLAN, network=WIRES)
+    unchecked = [PLAN.compare_chardev(0)]
+    connected = qemu.do_qom_get
+    qemu.do_qom_get = lambda given: (  # type: ignore[method-assign]
+        connected(given) and given["path"].removeprefix("/chardevs/") not in unchecked
+    )
+    entering = asyncio.create_task(
+        primary.enter(qemu, PLAN, progress=lambda _: None, deadline_s=5, network=WIRES)
+    )
+    await asyncio.sleep(0.05)
+    assert not any(said.startswith("blockdev-add") for said in qemu.said)
+    unchecked.clear()
+    await entering
+
+
+async def test_a_control_says_nothing_of_tls() -> None:
+    plan = replace(PLAN, is_encrypted=False)
+    one, other = ModelQemu(), ModelQemu(status="inmigrate")
+    await entered(one, plan)
+    await prepared(other, plan)
+    said = [line for line in (*one.said, *other.said) if "tls" in line]
+    assert all(line.startswith("migrate-set-parameters") for line in said)
+    assert not any("tlss" in line or "tlsc" in line for line in said)
 
 
 async def test_promoting_says_this() -> None:
@@ -211,15 +243,15 @@ async def test_a_promotion_that_is_refused_while_in_lockstep_is_an_error() -> No
 async def test_inspection_tells_the_role() -> None:
     qemu = ModelQemu()
     assert (await inspect(qemu)).role is LiveRole.ALONE
-    await primary.open_channels(qemu, PLAN)
+    await primary.open_channels(qemu, PLAN, network=WIRES)
     state = await inspect(qemu)
     assert (state.role, state.epoch, state.is_colo) == (LiveRole.ENTERING, 7, False)
-    await primary.enter(qemu, PLAN, progress=lambda _: None, deadline_s=5)
+    await primary.enter(qemu, PLAN, progress=lambda _: None, deadline_s=5, network=WIRES)
     state = await inspect(qemu)
     assert (state.role, state.epoch, state.is_colo, state.has_rewriter) == (LiveRole.PRIMARY, 7, True, False)
 
     other = ModelQemu(status="inmigrate")
-    await secondary.prepare(other, PLAN)
+    await prepared(other)
     other.nodes |= {name: {"node-name": name} for name in ("active0", "childs0")}
     assert (await inspect(other)).role is LiveRole.INCOMING
     other.colo, other.status = "secondary", "running"

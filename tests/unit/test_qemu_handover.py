@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from qemu_support import PLAN, ModelQemu, assert_golden, in_lockstep
+from qemu_support import PLAN, WIRES, ModelQemu, assert_golden, in_lockstep
 
 from hostagent.drivers.qemu import handover, primary, secondary
 from hostagent.drivers.qemu.qmp import QmpTimeoutError
@@ -41,10 +41,13 @@ class ModelPrimary(ModelQemu):
         self.emit("RESUME")
 
 
+TLS = (PLAN.server_credentials, PLAN.client_credentials)  # stay until the promoted VM has settled
+
+
 async def a_primary(**options: Any) -> ModelPrimary:
     qemu = ModelPrimary(**options)
-    await primary.open_channels(qemu, PLAN)
-    await primary.enter(qemu, PLAN, progress=lambda _: None, deadline_s=5)
+    await primary.open_channels(qemu, PLAN, network=WIRES)
+    await primary.enter(qemu, PLAN, progress=lambda _: None, deadline_s=5, network=WIRES)
     qemu.said.clear()
     return qemu
 
@@ -107,7 +110,7 @@ async def test_holding_and_speaking_says_this() -> None:
     await secondary.promote(qemu, PLAN, keep_listening=True)
     await handover.stop_listening(qemu, PLAN)
     assert_golden("dialogue-handover", qemu.said)
-    assert set(qemu.objects) == {"rew0"}
+    assert set(qemu.objects) == {"rew0", *TLS}
     assert not qemu.listeners
 
 
@@ -132,7 +135,7 @@ async def test_a_checkpoint_after_the_one_that_was_meant_spoils_the_buffer_until
     assert not hold.is_clean
     await hold.close()
     await handover.drop_hold(qemu, PLAN)
-    assert set(qemu.objects) == {"fa0-e7", "fb0-e7", "rew0"}
+    assert set(qemu.objects) == {"fa0-e7", "fb0-e7", "rew0", *TLS}
 
 
 async def test_the_end_of_a_checkpoint_that_began_before_is_not_taken_for_one() -> None:

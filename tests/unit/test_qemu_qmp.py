@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,42 @@ async def test_closing_does_not_wait_for_a_silent_qemu(tmp_path: Path) -> None:
         with pytest.raises(QmpClosedError):
             await waiting
         await session.close()
+
+
+async def test_a_socket_is_given_under_a_name(tmp_path: Path) -> None:
+    """Two at once: each arrives with its own command."""
+    taken: list[tuple[str, int]] = []
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "qmp.sock"))
+    listener.listen()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        connection.sendall(json.dumps(GREETING).encode() + b"\r\n")
+        descriptors: list[int] = []
+        while len(taken) < 2:
+            data, more, _, _ = socket.recv_fds(connection, 4096, 4)
+            descriptors += more
+            request = json.loads(data) if data.strip() else {}
+            if request.get("execute") == "getfd":
+                assert len(descriptors) == 1, "one at a time"
+                taken.append((request["arguments"]["fdname"], descriptors.pop()))
+            if request:
+                connection.sendall(json.dumps({"return": {}, "id": request.get("id")}).encode() + b"\r\n")
+        connection.close()
+
+    serving = asyncio.create_task(asyncio.to_thread(serve))
+    session = await QmpSession.connect(tmp_path / "qmp.sock", name="q")
+    ours, theirs = zip(socket.socketpair(), socket.socketpair(), strict=True)
+    await asyncio.gather(*(session.give(f"s{n}", sock) for n, sock in enumerate(theirs)))
+    await serving
+    for name, descriptor in taken:
+        number = int(name.removeprefix("s"))
+        with socket.socket(fileno=descriptor) as received:
+            received.sendall(name.encode())
+        assert ours[number].recv(10) == name.encode()
+    await session.close()
+    with pytest.raises(QmpClosedError):
+        await session.give("s3", theirs[0])
+    for sock in (*ours, *theirs, listener):
+        sock.close()

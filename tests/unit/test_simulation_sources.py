@@ -21,7 +21,7 @@ SOURCES = [
     ]),
     (primary.adopt_epoch, [
         "remember_epoch", "take_out(", "disks.renew", "save(epoch=pair.epoch, plan=None",
-        "save(plan=", "open_channels", "_call_off(", "save(epoch=pair.epoch, listening_epoch=",
+        "save(plan=", "credentials.make(", "open_channels", "_call_off(", "save(epoch=pair.epoch, listening_epoch=",
     ]),
     (primary.enter, [
         "save(stage=CopyStage.ENTERING)", "primary.enter(",
@@ -38,7 +38,7 @@ SOURCES = [
     (primary.switch_off, ["end_process()", "remove_ports()", "save(role=None"]),
     (secondary.prepare, [
         "discard(", "untell(", "CopyStage.PREPARING", "_primary_listening(",
-        "secondary_disks(", "copy.start(", "secondary.prepare(", "CopyStage.READY",
+        "secondary_disks(", "credentials.obtain(", "copy.start(", "secondary.prepare(", "CopyStage.READY",
     ]),
     (secondary.promote, ["_remember(", "swap_pair(", "await durable", "_speak(", "spoken(", "switch.leave(", "_tidy("]),
     (secondary._remember, ["remember_epoch(", "disks.promoted("]),

@@ -29,6 +29,7 @@ class Copy:
         self.name, self.consent_epoch, self.told = "web", 0, []
         self.state = CopyState(name="web", uid=UID, highest_epoch=4, role=role, stage=stage, plan=plan)
         replication = SimpleNamespace(interface="eth1")
+        self.credentials = SimpleNamespace(forget=lambda: None)
         self.host = SimpleNamespace(config=SimpleNamespace(replication=replication), tell=self._tell)
 
     async def _tell(self, name, code, sentence, **_):

@@ -72,7 +72,7 @@ class Bench(World):
             *((keys.observed("web", record.host), record.to_json()) for record in records),
         )
         host = SimpleNamespace(
-            name=me, mirror=self.mirror, vms_dir=tmp_path, image_dir=tmp_path,
+            name=me, mirror=self.mirror, vms_dir=tmp_path, image_dir=tmp_path, pair_authorities=tmp_path / "pairs",
             config=SimpleNamespace(runtime=None, resync_mbit=8),
             log=SimpleNamespace(info=lambda *_, **__: None), heartbeats=SimpleNamespace(),
             overlay=SimpleNamespace(go_silent=_silent), failpoints=Failpoints(),

@@ -281,6 +281,10 @@ class ApiClient:
         """Silence the guest for a planned promotion; `FencedError` where the peer knows a newer epoch."""
         return await self._post(wire.Acknowledged, "peer_quiesce", name, request)
 
+    async def peer_credentials(self, name: str, request: wire.CredentialsRequest) -> wire.Credentials:
+        """A certificate for the secondary's replication; `ForbiddenError` for any other host."""
+        return await self._post(wire.Credentials, "peer_credentials", name, request)
+
     async def peer_fail(self, name: str, request: wire.FailRequest) -> wire.Acknowledged:
         """Kill or stop the primary's QEMU; `FencedError` under another epoch."""
         return await self._post(wire.Acknowledged, "peer_fail", name, request)

@@ -130,6 +130,19 @@ class PeerRequest(Record):
     from_host: str
 
 
+class CredentialsRequest(PeerRequest):
+    """A secondary asks for its certificate of this epoch: a certificate request (PKCS #10, PEM)."""
+
+    request: str = Field(max_length=4096)
+
+
+class Credentials(Record):
+    """What both copies of a pair believe in under one epoch, and the asker's certificate (PEM)."""
+
+    authority: str
+    certificate: str
+
+
 class MemoryComparison(Record):
     """One block of guest memory on both hosts, compared page by page."""
 

@@ -133,6 +133,11 @@ ROUTES: tuple[Route, ...] = (
         request=wire.PeerRequest, response=wire.Acknowledged, is_peer=True,
     ),
     Route(
+        "peer_credentials", "POST", "/v1/peer/endophytes/{name}/credentials",
+        "Sign the certificate for the secondary's replication",
+        request=wire.CredentialsRequest, response=wire.Credentials, is_peer=True,
+    ),
+    Route(
         "peer_fail", "POST", "/v1/peer/endophytes/{name}/fail", "Kill or stop the primary's QEMU for a drill",
         request=wire.FailRequest, response=wire.Acknowledged, is_peer=True,
     ),

@@ -56,12 +56,17 @@ class Step(StrEnum):
     )
     PREPARE_LISTENING = "prepare.listening", "the primary's channels are open"
     PREPARE_DISKS = "prepare.disks", "the empty disks are made"
+    PREPARE_CREDENTIALS = (
+        "prepare.credentials",
+        "the primary has signed this side's certificate, which is kept",
+    )
     PREPARE_WAITING = "prepare.waiting", "QEMU waits for the primary's memory, which nobody was told yet"
     PREPARE_DONE = "prepare.done", "the copy is remembered as ready"
     # ---- protecting
     ADOPT_LEFT = "adopt.left", "the parts of an earlier lockstep are out"
     ADOPT_EPOCH = "adopt.epoch", "the newer epoch is remembered"
     ADOPT_PLANNED = "adopt.planned", "the plan of the lockstep is remembered"
+    ADOPT_CREDENTIALS = "adopt.credentials", "the pair has an authority and the primary its certificate"
     ADOPT_OPENED = "adopt.opened", "the channels are open, which nobody was told yet"
     ADOPT_DONE = "adopt.done", "the open channels are remembered"
     ENTER_BEGUN = "enter.begun", "the entry is remembered"

@@ -13,6 +13,7 @@ from hostagent.drivers.net.netlink import Netlink
 from hostagent.drivers.net.overlay import OverlayNetwork
 from hostagent.drivers.net.ports import Port, PortState
 from hostagent.drivers.net.routes import ReplicationRoutes
+from hostagent.drivers.net.tap import close_taps, open_taps
 from hostagent.drivers.net.watch import EventKind, NetworkEvent, watch_network
 
 __all__ = [
@@ -32,7 +33,9 @@ __all__ = [
     "ReplicationRoutes",
     "Reservation",
     "bridge_name",
+    "close_taps",
     "dnsmasq_argv",
+    "open_taps",
     "tap_name",
     "vxlan_name",
     "watch_network",

@@ -9,6 +9,7 @@ difference in what the guest sees would break the migration.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from hostagent.drivers.qemu.spec import (
@@ -32,14 +33,15 @@ _OVMF_DIR = "/usr/share/OVMF"
 _FIRST_DISK_SLOT, _FIRST_NIC_SLOT, _DISPLAY_SLOT, _INPUT_SLOT = 0x08, 0x10, 0x04, 0x05
 
 
-def primary_argv(spec: MachineSpec) -> list[str]:
-    """The command line of a VM that runs on its own and may be protected later."""
-    return [*_common(spec), *_primary_disks(spec), *_devices(spec), *spec.extra]
+def primary_argv(spec: MachineSpec, taps: Sequence[int]) -> list[str]:
+    """The command line of a VM that runs on its own and may be protected later. `taps`: a descriptor per NIC."""
+    return [*_common(spec), *_primary_disks(spec), *_devices(spec, taps), *spec.extra]
 
 
-def secondary_argv(spec: MachineSpec) -> list[str]:
+def secondary_argv(spec: MachineSpec, taps: Sequence[int]) -> list[str]:
     """The command line of a secondary: it holds the same devices and waits for the migration."""
-    return [*_common(spec), *_secondary_disks(spec), *_devices(spec), "-incoming", "defer", *spec.extra]
+    devices = _devices(spec, taps)
+    return [*_common(spec), *_secondary_disks(spec), *devices, "-incoming", "defer", *spec.extra]
 
 
 def disk_node(index: int) -> str:
@@ -184,7 +186,7 @@ def _secondary_disk(i: int, disk: DiskSpec) -> list[str]:
     ]  # fmt: skip
 
 
-def _devices(spec: MachineSpec) -> list[str]:
+def _devices(spec: MachineSpec, taps: Sequence[int]) -> list[str]:
     argv: list[str] = []
     for i in range(len(spec.disks)):
         boot = ",bootindex=1" if i == 0 else ""
@@ -195,8 +197,8 @@ def _devices(spec: MachineSpec) -> list[str]:
             "-device",
             f"virtio-blk-pci,id=vd{i},drive={disk_node(i)},num-queues=1,{policy},{slot}{boot}",
         ]
-    for j, nic in enumerate(spec.nics):
-        argv += ["-netdev", f"tap,id={netdev_id(j)},ifname={nic.ifname},script=no,downscript=no,vhost=off"]
+    for j, (nic, tap) in enumerate(zip(spec.nics, taps, strict=True)):
+        argv += ["-netdev", f"tap,id={netdev_id(j)},fd={tap},vhost=off"]
         slot = f"addr={_FIRST_NIC_SLOT + j:#x}"
         argv += [
             "-device",

@@ -11,7 +11,15 @@ from typing import Final
 
 OLDEST_TRUSTED: Final = (11, 0)  # 10.1 and older lose the secondary or hang the primary in COLO
 NEEDED_OBJECTS: Final = frozenset(
-    {"filter-mirror", "filter-redirector", "filter-rewriter", "colo-compare", "filter-buffer", "iothread"}
+    {
+        "filter-mirror",
+        "filter-redirector",
+        "filter-rewriter",
+        "colo-compare",
+        "filter-buffer",
+        "iothread",
+        "tls-creds-x509",
+    }
 )
 NEEDED_BLOCK_DRIVERS: Final = frozenset({"quorum", "replication", "nbd", "qcow2"})
 
@@ -19,6 +27,7 @@ NEEDED_BLOCK_DRIVERS: Final = frozenset({"quorum", "replication", "nbd", "qcow2"
 class Command(StrEnum):
     """The vocabulary of the choreography."""
 
+    ADD_CLIENT = "add_client"
     ANNOUNCE_SELF = "announce-self"
     BLOCK_DIRTY_BITMAP_ADD = "block-dirty-bitmap-add"
     BLOCK_DIRTY_BITMAP_REMOVE = "block-dirty-bitmap-remove"
@@ -32,6 +41,7 @@ class Command(StrEnum):
     CHARDEV_ADD = "chardev-add"
     CHARDEV_REMOVE = "chardev-remove"
     CONT = "cont"
+    GETFD = "getfd"
     JOB_DISMISS = "job-dismiss"
     MIGRATE = "migrate"
     MIGRATE_CANCEL = "migrate_cancel"

@@ -20,12 +20,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hostagent.drivers.qemu import leaving, quorum
+from hostagent.drivers.qemu import credentials, leaving, quorum, sockets
 from hostagent.drivers.qemu.argv import netdev_id
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession
 from hostagent.drivers.qemu.resync import CopyFigures, DiskCopy, DiskCopyError, Figures
+from hostagent.drivers.qemu.sockets import HOST, Network
 from hostagent.drivers.qemu.steps import (
     MIGRATION_CAPABILITIES,
     Stopwatch,
@@ -42,6 +43,7 @@ _log = logging.getLogger(__name__)
 
 _MAX_BANDWIDTH = 10**10
 _STOP_DEADLINE_S = 5.0
+_RESTART_S = 10.0  # for the secondary's agent, which listens for this connection
 _QUICK_POLL_S = 0.002  # while the guest stands still
 _SLOW_POLL_S = 0.02
 
@@ -82,6 +84,7 @@ async def enter(
     figures: Figures = lambda _: None,
     deadline_s: float,
     reach: Reach = nothing_at,
+    network: Network = HOST,
 ) -> EntryReport:
     """Copy disks and memory to the prepared secondary and enter lockstep; `progress` gets 0.0 to 1.0.
 
@@ -92,7 +95,7 @@ async def enter(
         raise ConflictError(
             f"the guest is {state}; only a running one can enter lockstep", code="not-running"
         )
-    entry = _Entry(qmp, plan, progress, figures, reach)
+    entry = _Entry(qmp, plan, progress, figures, reach, network=network)
     try:
         async with asyncio.timeout(deadline_s) as limit:
             return await entry.run(lambda: limit.reschedule(asyncio.get_running_loop().time() + deadline_s))
@@ -135,14 +138,22 @@ class _Entry:
     """One attempt: the sequence and the figures it collects."""
 
     def __init__(
-        self, qmp: QmpSession, plan: LockstepPlan, progress: Progress, figures: Figures, reach: Reach
+        self,
+        qmp: QmpSession,
+        plan: LockstepPlan,
+        progress: Progress,
+        figures: Figures,
+        reach: Reach,
+        *,
+        network: Network,
     ) -> None:
         self._qmp = qmp
         self._plan = plan
         self._progress = progress
         self._figures = figures
         self._reach = reach
-        self._disks = DiskCopy(qmp, plan)
+        self._network = network
+        self._disks = DiskCopy(qmp, plan, network)
         self._stopped_at = 0.0
         self._resumed_at = 0.0
         self._resumed = asyncio.Event()
@@ -194,11 +205,16 @@ class _Entry:
         )
 
     async def _configure(self) -> None:
+        plan = self._plan
+        remote = (plan.mirror_chardev, plan.compare_chardev)
+        # A client believes to be connected before the server has looked at its certificate.
+        await sockets.connected(self._qmp, [chardev(j) for j in range(plan.nics) for chardev in remote])
         await set_capabilities(self._qmp, MIGRATION_CAPABILITIES, state=True)
         parameters = {
-            "downtime-limit": self._plan.downtime_limit_ms,
-            "max-bandwidth": self._plan.copy_bytes_per_s or _MAX_BANDWIDTH,
-            "x-checkpoint-delay": self._plan.checkpoint_ms,
+            "downtime-limit": plan.downtime_limit_ms,
+            "max-bandwidth": plan.copy_bytes_per_s or _MAX_BANDWIDTH,
+            "x-checkpoint-delay": plan.checkpoint_ms,
+            **credentials.of_outgoing_migration(plan),
         }
         await self._qmp.execute(Command.MIGRATE_SET_PARAMETERS, parameters)
 
@@ -227,9 +243,11 @@ class _Entry:
 
     async def _copy_memory(self) -> tuple[int, dict[str, Any]]:
         """Migrate while the guest runs, until stopping it is short; returns (passes, RAM counters)."""
-        plan = self._plan
-        uri = f"tcp:{plan.secondary_address}:{plan.ports.migration}"
-        await self._qmp.execute(Command.MIGRATE, {"uri": uri}, deadline_s=5.0)
+        plan, port = self._plan, self._plan.ports.migration
+        connecting = self._network.connect(plan.secondary_address, port, patience_s=_RESTART_S)
+        with await connecting as sock:
+            await self._qmp.give(plan.migration, sock)
+        await self._qmp.execute(Command.MIGRATE, {"uri": f"fd:{plan.migration}"}, deadline_s=5.0)
         give_up_at = time.monotonic() + plan.live_copy_limit_s
         while True:
             answer = await self._query_migration()

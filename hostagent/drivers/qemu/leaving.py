@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
-from hostagent.drivers.qemu import quorum
+from hostagent.drivers.qemu import credentials, quorum
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.exports import close_exports
 from hostagent.drivers.qemu.plan import LockstepPlan
@@ -59,6 +59,7 @@ async def leave(
     await _cancel_mirrors(qmp, plan)
     await remove_nodes(qmp, _nodes(plan))
     await remove_chardevs(qmp, plan.primary_chardevs())
+    await credentials.remove(qmp, plan)
     await set_capabilities(qmp, MIGRATION_CAPABILITIES, state=False)
     watch.lap("clean_up")
     return {**watch.laps_ms, "total": watch.total_ms}

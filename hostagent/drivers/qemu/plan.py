@@ -76,9 +76,30 @@ class LockstepPlan:
     bases: tuple[bool, ...] = ()  # per disk: the secondary's image has the same base below it
     changes_since: str = ""  # the dirty bitmap that tells what the secondary's older copy lacks
     copy_bytes_per_s: int = 0  # of each disk and of the memory; 0: as fast as it goes
+    is_encrypted: bool = True  # only the control of a measurement or a test says no
 
     def _id(self, stem: str, index: int) -> str:
         return f"{stem}{index}-e{self.epoch}"
+
+    @property
+    def server_credentials(self) -> str:
+        """Both sides: the TLS object of what accepts connections."""
+        return self._id("tlss", 0)
+
+    @property
+    def client_credentials(self) -> str:
+        """Both sides: the TLS object of what connects."""
+        return self._id("tlsc", 0)
+
+    @property
+    def nbd_server(self) -> str:
+        """Secondary: the descriptor on which it offers its disks."""
+        return self._id("nbds", 0)
+
+    @property
+    def migration(self) -> str:
+        """Both sides: the descriptor of the connection for memory and checkpoints."""
+        return self._id("mig", 0)
 
     def mirror_chardev(self, nic: int) -> str:
         """Primary: copies of what the guest receives, to the secondary."""

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from hostagent.drivers.qemu import credentials, sockets
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.entry import EntryFailedError, EntryReport, enter
 from hostagent.drivers.qemu.leaving import leave, sever
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpSession
+from hostagent.drivers.qemu.sockets import HOST, Network
 from hostagent.drivers.qemu.steps import chardevs
 
 # Events of a primary after which its lockstep has to be left; its secondary is not fit for promotion.
@@ -38,20 +40,30 @@ __all__ = [
 ]
 
 
-async def open_channels(qmp: QmpSession, plan: LockstepPlan) -> None:
-    """Listen for the secondary's two connections per NIC and make the local pairs. Idempotent per plan."""
+async def open_channels(qmp: QmpSession, plan: LockstepPlan, *, network: Network = HOST) -> None:
+    """Listen for the secondary's two connections per NIC and make the local pairs. Idempotent per plan.
+
+    Raises a QmpError, and UnavailableError where a port is taken.
+    """
+    await credentials.add(qmp, plan)
     present = await chardevs(qmp)
     for j in range(plan.nics):
         cmp_server, cmp_client, out_server, out_client = plan.local_chardevs(j)
-        wanted = {
-            plan.mirror_chardev(j): _listen(plan.primary_address, plan.ports.mirror[j]),
-            plan.compare_chardev(j): _listen(plan.primary_address, plan.ports.compare[j]),
+        remote = (
+            (plan.mirror_chardev(j), plan.ports.mirror[j]),
+            (plan.compare_chardev(j), plan.ports.compare[j]),
+        )
+        for name, port in remote:
+            if name not in present:
+                await sockets.give_listening(qmp, name, network, plan.primary_address, port)
+                await qmp.execute(Command.CHARDEV_ADD, {"id": name, "backend": _listen(plan, name)})
+        local = {
             cmp_server: _local(plan.local_socket(cmp_server), is_server=True),
             cmp_client: _local(plan.local_socket(cmp_server), is_server=False),
             out_server: _local(plan.local_socket(out_server), is_server=True),
             out_client: _local(plan.local_socket(out_server), is_server=False),
         }
-        for name, backend in wanted.items():
+        for name, backend in local.items():
             if name not in present:
                 await qmp.execute(Command.CHARDEV_ADD, {"id": name, "backend": backend})
 
@@ -66,13 +78,9 @@ async def resume(qmp: QmpSession) -> None:
     await qmp.execute(Command.CONT, deadline_s=5.0)
 
 
-def _listen(address: str, port: int) -> dict[str, Any]:
-    data = {
-        "addr": {"type": "inet", "data": {"host": address, "port": str(port)}},
-        "server": True,
-        "wait": False,
-    }
-    return {"type": "socket", "data": {**data, "nodelay": True}}
+def _listen(plan: LockstepPlan, descriptor: str) -> dict[str, Any]:
+    data = {"addr": sockets.nested(descriptor), "server": True, "wait": False, "nodelay": True}
+    return {"type": "socket", "data": {**data, **credentials.of_server(plan)}}
 
 
 def _local(path: str, *, is_server: bool) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class QmpSession:
         self._client = client
         self._socket = sock
         self._listeners: list[EventListener] = []
+        self._giving = asyncio.Lock()
         self._tasks = [
             asyncio.create_task(self._pump_events(), name=f"qmp-events-{name}"),
             asyncio.create_task(self._watch(), name=f"qmp-watch-{name}"),
@@ -121,6 +122,21 @@ class QmpSession:
     ) -> Any:
         """As `execute`, out of band: answered even while QEMU's main loop hangs. Few commands can do that."""
         return await self._run(command, arguments, deadline_s, oob=True)
+
+    async def give(self, name: str, sock: socket.socket, *, deadline_s: float = 2.0) -> None:
+        """Let QEMU have a duplicate of a socket under `name`, until a command takes it. Raises a QmpError.
+
+        A duplicate of that name that was not taken is closed. One at a time: QEMU gives what came last the name.
+        """
+        async with self._giving:
+            if self.closed.is_set():
+                raise QmpClosedError(f"the QMP session of {self.name} has ended (getfd)")
+            try:
+                # Commands are small and QEMU reads them at once: none of them waits half sent in this stream.
+                socket.send_fds(self._socket, [b" "], [sock.fileno()])
+            except OSError as error:
+                raise QmpClosedError(f"the QMP session of {self.name} ended during getfd") from error
+            await self.execute("getfd", {"fdname": name}, deadline_s=deadline_s)
 
     def add_listener(self, listener: EventListener) -> Callable[[], None]:
         """Call `listener(event, data, monotonic_s)` for every event; returns what takes it away again."""

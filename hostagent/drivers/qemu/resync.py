@@ -21,12 +21,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hostagent.drivers.qemu import credentials, sockets
 from hostagent.drivers.qemu.argv import disk_node
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpSession
+from hostagent.drivers.qemu.sockets import Network
 from hostagent.drivers.qemu.steps import block_jobs, block_nodes
 from vdc.model.errors import UnavailableError
+from vdc.security.pairs import Side
 
 _START_DEADLINE_S = 5.0
 
@@ -58,9 +61,10 @@ def image_node(nodes: Mapping[str, Any], disk: int) -> str:
 class DiskCopy:
     """The copy of all disks of one plan."""
 
-    def __init__(self, qmp: QmpSession, plan: LockstepPlan) -> None:
+    def __init__(self, qmp: QmpSession, plan: LockstepPlan, network: Network) -> None:
         self._qmp = qmp
         self._plan = plan
+        self._network = network
         self._backed_up = [i for i in range(plan.disks) if plan.changes_since or plan.has_base(i)]
         self._mirrors = [plan.mirror_job(i) for i in range(plan.disks)]
         self._backups = [plan.changes_job(i) for i in self._backed_up]
@@ -110,11 +114,16 @@ class DiskCopy:
 
     async def _connect(self, node: str, disk: int) -> None:
         plan = self._plan
-        server = {"type": "inet", "host": plan.secondary_address, "port": str(plan.ports.nbd)}
-        options = {"driver": "nbd", "node-name": node, "server": server, "export": plan.export(disk)}
-        await self._qmp.execute(
-            Command.BLOCKDEV_ADD, {**options, "reconnect-delay": 0}, deadline_s=_START_DEADLINE_S
-        )
+        with await self._network.connect(plan.secondary_address, plan.ports.nbd) as sock:
+            await self._qmp.give(node, sock)
+        options: dict[str, Any] = {
+            "driver": "nbd",
+            "node-name": node,
+            "server": sockets.flat(node),
+            "export": plan.export(disk),
+        }
+        options |= {"reconnect-delay": 0, **credentials.of_client(plan, Side.SECONDARY)}
+        await self._qmp.execute(Command.BLOCKDEV_ADD, options, deadline_s=_START_DEADLINE_S)
 
     async def _mirror(self, disk: int, options: dict[str, Any]) -> None:
         plan = self._plan

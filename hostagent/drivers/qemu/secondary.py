@@ -8,12 +8,15 @@ primary like any other, with `insert_behind_rewriter` in its next plan.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
+from hostagent.drivers.qemu import credentials, sockets
 from hostagent.drivers.qemu.argv import netdev_id
 from hostagent.drivers.qemu.commands import Command
+from hostagent.drivers.qemu.incoming import Incoming
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.qmp import QmpCommandError, QmpSession
+from hostagent.drivers.qemu.sockets import HOST, Network
 from hostagent.drivers.qemu.steps import (
     Stopwatch,
     attempt,
@@ -26,29 +29,33 @@ from hostagent.drivers.qemu.steps import (
     set_capabilities,
     until,
 )
+from vdc.security.pairs import Side
 
 _CAPABILITIES = ("x-colo", "return-path")
+_NEVER_MS: Final = 2**31 - 1
 
 
-async def prepare(qmp: QmpSession, plan: LockstepPlan) -> None:
-    """Connect to the primary's channels, offer the disks and wait for the memory.
+async def prepare(qmp: QmpSession, plan: LockstepPlan, *, network: Network = HOST) -> Incoming:
+    """Connect to the primary's channels, offer the disks and wait for the memory; who calls closes what it returns.
 
     The connections are made once and never again: a secondary that lost its primary must not take the place
-    of its successor. Not idempotent; after a failure the secondary is thrown away.
+    of its successor. Not idempotent; after a failure the secondary is thrown away. Raises a QmpError, and
+    UnavailableError where the primary or a port cannot be had.
     """
+    await credentials.add(qmp, plan)
     for j in range(plan.nics):
         for name, port in zip(
             plan.red_chardevs(j), (plan.ports.mirror[j], plan.ports.compare[j]), strict=True
         ):
-            backend = _connect(plan.primary_address, port)
-            await qmp.execute(Command.CHARDEV_ADD, {"id": name, "backend": backend}, deadline_s=5.0)
+            await _connect(qmp, plan, name, port, network)
         for options in filter_objects(plan, j):
             await qmp.execute(Command.OBJECT_ADD, options)
     await set_capabilities(qmp, _CAPABILITIES, state=True)
     if plan.disks:
-        await _export_disks(qmp, plan)
-    uri = f"tcp:{plan.secondary_address}:{plan.ports.migration}"
-    await qmp.execute(Command.MIGRATE_INCOMING, {"uri": uri})
+        await _export_disks(qmp, plan, network)
+    await qmp.execute(Command.MIGRATE_SET_PARAMETERS, credentials.of_incoming_migration(plan))
+    await sockets.connected(qmp, [name for j in range(plan.nics) for name in plan.red_chardevs(j)])
+    return Incoming(qmp, plan, network)
 
 
 async def promote(qmp: QmpSession, plan: LockstepPlan, *, keep_listening: bool = False) -> dict[str, float]:
@@ -139,6 +146,7 @@ async def settle(qmp: QmpSession, plan: LockstepPlan, *, deadline_s: float = 60.
     # QEMU's write-back is an internal job, which is not listed: the nodes are in use until it is done.
     nodes = [f"{stem}{i}" for i in range(plan.disks) for stem in ("active", "hidden")]
     await remove_nodes(qmp, nodes, deadline_s=deadline_s)
+    await credentials.remove(qmp, plan)
     await set_capabilities(qmp, _CAPABILITIES, state=False)
 
 
@@ -151,17 +159,34 @@ async def _lost_heartbeat(qmp: QmpSession) -> None:
             raise
 
 
-async def _export_disks(qmp: QmpSession, plan: LockstepPlan) -> None:
-    address = {"type": "inet", "data": {"host": plan.secondary_address, "port": str(plan.ports.nbd)}}
-    await qmp.execute(Command.NBD_SERVER_START, {"addr": address})
+async def _export_disks(qmp: QmpSession, plan: LockstepPlan, network: Network) -> None:
+    name = plan.nbd_server
+    await sockets.give_listening(qmp, name, network, plan.secondary_address, plan.ports.nbd)
+    server = {"addr": sockets.nested(name), **credentials.of_server(plan)}
+    await qmp.execute(Command.NBD_SERVER_START, server)
     for i in range(plan.disks):
         options = {"type": "nbd", "id": plan.export(i), "node-name": f"parent{i}", "name": plan.export(i)}
         await qmp.execute(Command.BLOCK_EXPORT_ADD, {**options, "writable": True})
 
 
-def _connect(address: str, port: int) -> dict[str, Any]:
-    data = {"addr": {"type": "inet", "data": {"host": address, "port": str(port)}}, "server": False}
-    return {"type": "socket", "data": {**data, "nodelay": True}}
+async def _connect(qmp: QmpSession, plan: LockstepPlan, chardev: str, port: int, network: Network) -> None:
+    """A chardev that was connected by the agent.
+
+    QEMU refuses TLS on a client that is made of a descriptor, because it would not know whom to expect. So the
+    client is made with the name that the certificate has to carry, which leads nowhere (QEMU has no network, and
+    would try again after weeks), and gets the connection as if somebody had called it.
+    """
+    with await network.connect(plan.primary_address, port) as sock:
+        whom = {"type": "inet", "data": {"host": Side.PRIMARY, "port": str(port)}}
+        data = {"addr": whom, "server": False, "nodelay": True, "reconnect-ms": _NEVER_MS}
+        backend = {"type": "socket", "data": {**data, **credentials.of_client(plan)}}
+        await qmp.execute(Command.CHARDEV_ADD, {"id": chardev, "backend": backend})
+
+        async def is_taken() -> bool:  # refused until the attempt that leads nowhere has ended
+            await qmp.give(chardev, sock)
+            return await attempt(qmp, Command.ADD_CLIENT, {"protocol": chardev, "fdname": chardev})
+
+        await until(is_taken, what=f"handing over the connection of {chardev}", deadline_s=5.0)
 
 
 def filter_objects(plan: LockstepPlan, nic: int) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ class DiskSpec:
 
 @dataclass(frozen=True, slots=True)
 class NicSpec:
-    """A tap that exists already, with one queue and virtio-net headers, and the address the guest sees."""
+    """A tap that exists already, and the address the guest sees. QEMU gets the tap as a descriptor."""
 
     ifname: str
     mac: str
