@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import decisions, gaps, latency, lockstep, resources, resync
+from tests.bench import decisions, encryption, gaps, latency, lockstep, resources, resync
 from tests.bench.machine import machine
 from tests.bench.report import describe, fill, markdown, table
 from tests.bench.suite import Options, Suite
@@ -36,6 +36,7 @@ MEASUREMENTS: Mapping[str, Callable[[Suite], Awaitable[None]]] = {
     "gap-planned": gaps.planned,
     "gap-others": gaps.others,
     "latency": latency.compare,
+    "tls": encryption.compare,
     "idle": resources.idle,
     "load": lockstep.loaded,
     "entry": lockstep.entries,

@@ -25,19 +25,24 @@ from typing import Any
 
 from hostagent.drivers.disk.copy import CopyRecord, DiskSet, DiskSource, disk_specs
 from hostagent.drivers.disk.images import QemuImg
+from hostagent.drivers.net import close_taps, open_taps
 from hostagent.drivers.net.names import bridge_name
 from hostagent.drivers.process.spawn import StatusPipe
 from hostagent.drivers.qemu import argv, primary, secondary
 from hostagent.drivers.qemu.checkpoints import CheckpointMeter
+from hostagent.drivers.qemu.credentials import PairFiles
 from hostagent.drivers.qemu.plan import LAST_SLOT, LockstepPlan, LockstepPorts
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession
 from hostagent.drivers.qemu.sandbox import sandboxed
+from hostagent.drivers.qemu.sockets import Network, tcp_socket
 from hostagent.drivers.qemu.spec import IMAGE_DIR, KernelBoot, MachineSpec, NicSpec
 from tests.bench.world import BenchError, World, until
 from vdc.lab import cgroups
+from vdc.lab.kernel import in_namespace
 from vdc.lab.plan import HostPlan, Underlay
 from vdc.model.endophyte import MachineFacts
 from vdc.model.units import MIB
+from vdc.security.pairs import KeyAndRequest, qemu_files
 
 MEMORY_BYTES = 256 * MIB
 ADDRESS = "10.77.0.190"
@@ -73,19 +78,29 @@ class BarePair:
         self._copies: list[Copy] = []
         self._processes: list[tuple[subprocess.Popen[bytes], list[int]]] = []
         self._taps: list[HostPlan] = []
+        self._epoch = 1
+        self._plan: LockstepPlan | None = None
 
     async def start(self) -> None:
         """Power the guest on and wait until it answers."""
         await self._start(self._first, is_primary=True)
         await self._world.answers(ADDRESS)
 
-    async def protect(self) -> primary.EntryReport:
+    async def protect(self, *, is_encrypted: bool = True) -> primary.EntryReport:
         """Add a secondary and enter lockstep; returns after the proof that the product asks for."""
+        self._epoch += 1
         second = await self._start(self._second, is_primary=False)
-        first, plan = self._copies[0], self._plan()
-        await primary.open_channels(first.qmp, plan)
-        await secondary.prepare(second.qmp, plan)
-        report = await primary.enter(first.qmp, plan, progress=lambda _: None, deadline_s=DEADLINE_S)
+        first, self._plan = self._copies[0], self._plan_of(self._epoch, is_encrypted=is_encrypted)
+        await asyncio.to_thread(self._give_credentials, first, second)
+        await primary.open_channels(first.qmp, self._plan, network=_network(first.host))
+        incoming = await secondary.prepare(second.qmp, self._plan, network=_network(second.host))
+        try:
+            report = await primary.enter(
+                first.qmp, self._plan, progress=lambda _: None, deadline_s=DEADLINE_S,
+                network=_network(first.host),
+            )  # fmt: skip
+        finally:
+            incoming.close()
         first.meter.restart(time.monotonic())
 
         async def is_proven() -> bool:
@@ -102,7 +117,8 @@ class BarePair:
 
     async def unprotect(self) -> None:
         """Leave lockstep and end the secondary."""
-        await primary.leave(self._copies[0].qmp, self._plan())
+        assert self._plan is not None
+        await primary.leave(self._copies[0].qmp, self._plan)
         await self._copies.pop().qmp.close()
         await asyncio.to_thread(self._kill, self._processes.pop())
 
@@ -143,8 +159,13 @@ class BarePair:
         record = await self._make_disks(disks, is_primary=is_primary)
         await asyncio.to_thread(self._make_tap, host, is_live=is_primary)
         machine = self._machine(record)
-        command = argv.primary_argv(machine) if is_primary else argv.secondary_argv(machine)
-        copy = await self._spawn(host, folder, disks, command)
+        taps = await asyncio.to_thread(in_namespace, host.namespace, lambda: open_taps([TAP]))
+        try:
+            descriptors = [tap.fileno() for tap in taps]
+            command = (argv.primary_argv if is_primary else argv.secondary_argv)(machine, descriptors)
+            copy = await self._spawn(host, folder, disks, command, descriptors)
+        finally:
+            close_taps(taps)
         copy.qmp.add_listener(copy.meter.on_event)
         self._copies.append(copy)
         return copy
@@ -153,7 +174,7 @@ class BarePair:
         if is_primary:
             return await disks.create_primary(self._uid, 1, [DiskSource(None, "disk.qcow2")])
         sizes = await self._copies[0].disks.virtual_sizes()
-        return await disks.create_secondary(self._uid, 2, sizes)
+        return await disks.create_secondary(self._uid, self._epoch, sizes)
 
     def _make_tap(self, host: HostPlan, *, is_live: bool) -> None:
         if host not in self._taps:
@@ -179,18 +200,20 @@ class BarePair:
             cpu_model=self._facts.cpu_model,
         )
 
-    async def _spawn(self, host: HostPlan, folder: Path, disks: DiskSet, command: list[str]) -> Copy:
+    async def _spawn(
+        self, host: HostPlan, folder: Path, disks: DiskSet, command: list[str], taps: list[int]
+    ) -> Copy:
         status, group = StatusPipe(), cgroups.folder(host)
-        devices = ("/dev/net/tun", "/dev/kvm") if self._facts.accelerator == "kvm" else ("/dev/net/tun",)
         full = sandboxed(
             command, runtime_root=self._runtime, vm_dir=folder, image_dir=self._image,
-            status_fd=status.writer.fileno(), devices=devices,
+            status_fd=status.writer.fileno(), has_network=False,
+            devices=("/dev/kvm",) if self._facts.accelerator == "kvm" else (),
         )  # fmt: skip
         with (folder / "qemu.log").open("wb") as log:
             process = subprocess.Popen(
                 ["ip", "netns", "exec", host.namespace, *full],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                pass_fds=(status.writer.fileno(),),
+                pass_fds=(status.writer.fileno(), *taps),
             )  # fmt: skip
         if group is not None and group.is_dir():
             with contextlib.suppress(OSError):
@@ -208,14 +231,22 @@ class BarePair:
             status.reader.close()
         return Copy(host, folder, disks, process, pid, qmp)
 
-    def _plan(self) -> LockstepPlan:
+    def _give_credentials(self, first: Copy, second: Copy) -> None:
+        authorities = self._folder / "authorities"
+        own, other = (PairFiles(copy.folder, authorities, self._uid) for copy in (first, second))
+        own.make(self._epoch)
+        asked = KeyAndRequest.make()
+        other.keep(self._epoch, qemu_files(*own.sign(self._epoch, asked.request), asked.key))
+
+    def _plan_of(self, epoch: int, *, is_encrypted: bool) -> LockstepPlan:
         return LockstepPlan(
-            epoch=2,
+            epoch=epoch,
             disks=1,
             nics=1,
             primary_address=str(self._first.address(Underlay.REPLICATION)),
             secondary_address=str(self._second.address(Underlay.REPLICATION)),
-            ports=LockstepPorts.for_slot(LAST_SLOT, 2),
+            ports=LockstepPorts.for_slot(LAST_SLOT, epoch),
+            is_encrypted=is_encrypted,
         )
 
 
@@ -228,6 +259,10 @@ async def bare_pair(world: World, facts: MachineFacts) -> AsyncIterator[BarePair
         yield pair
     finally:
         await asyncio.shield(pair.close())
+
+
+def _network(host: HostPlan) -> Network:
+    return Network(lambda: in_namespace(host.namespace, tcp_socket))
 
 
 def _ip(host: HostPlan, *arguments: Any) -> None:

@@ -32,13 +32,18 @@ from packet_probes import inside
 
 from hostagent.drivers.disk.copy import DiskSet, DiskSource, disk_specs, names
 from hostagent.drivers.disk.images import QemuImg
+from hostagent.drivers.net import close_taps, open_taps
 from hostagent.drivers.net.nudge import Nudger
 from hostagent.drivers.qemu import argv, handover, primary, secondary
 from hostagent.drivers.qemu.checkpoints import CheckpointMeter
+from hostagent.drivers.qemu.credentials import PairFiles
+from hostagent.drivers.qemu.incoming import Incoming
 from hostagent.drivers.qemu.plan import LockstepPlan, LockstepPorts
 from hostagent.drivers.qemu.qmp import QmpSession
 from hostagent.drivers.qemu.sandbox import sandboxed
+from hostagent.drivers.qemu.sockets import Network, tcp_socket
 from hostagent.drivers.qemu.spec import IMAGE_DIR, KernelBoot, MachineSpec, NicSpec
+from vdc.security.pairs import KeyAndRequest, qemu_files
 
 MIB = 1024**2
 CACHE = Path(os.environ.get("VDC_CACHE_DIR", "/var/cache/vdc"))
@@ -128,11 +133,17 @@ class Copy:
     pid: int
     qmp: QmpSession
     was_promoted: bool = False
+    incoming: Incoming | None = None
     meter: CheckpointMeter = field(default_factory=CheckpointMeter)
 
     def signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
+
+    def end(self) -> None:
+        if self.incoming is not None:
+            self.incoming.close()
+        self.signal(signal.SIGKILL)
 
     def serial(self) -> str:
         return (self.folder / "serial.log").read_text(errors="replace")
@@ -150,6 +161,7 @@ class Pair:
         self.pids: list[int] = []  # of every QEMU that was started and not reaped
         self.folder = Path(tempfile.mkdtemp(prefix="vdct-"))
         self.namespace = Namespace(nics)
+        self.network = Network(lambda: inside(self.namespace.name, tcp_socket))
         self._nudger = inside(self.namespace.name, Nudger)
         self.story: list[str] = []  # of the latest switch, with milliseconds since its beginning
         self.prepare_folder: Callable[[Path], object] = lambda folder: None
@@ -163,7 +175,7 @@ class Pair:
 
     async def close(self) -> None:
         for copy in self.copies:
-            copy.signal(signal.SIGKILL)
+            copy.end()
             await copy.qmp.close()
             await copy.process.wait()
             self.pids.remove(copy.pid)
@@ -196,8 +208,13 @@ class Pair:
             if role == "primary":
                 self.namespace.join(tap, j)
         spec = self.machine(taps, disk_specs(record, self.disks))
-        command = argv.primary_argv(spec) if role == "primary" else argv.secondary_argv(spec)
-        copy = await self._spawn(name, folder, command, taps, disks)
+        opened = inside(self.namespace.name, lambda: open_taps(taps))
+        try:
+            descriptors = [tap.fileno() for tap in opened]
+            command = (argv.primary_argv if role == "primary" else argv.secondary_argv)(spec, descriptors)
+            copy = await self._spawn(name, folder, command, taps, disks, descriptors)
+        finally:
+            close_taps(opened)
         copy.qmp.add_listener(copy.meter.on_event)
         copy.qmp.add_listener(
             lambda event, _data, _at: self._nudger.nudge(copy.taps) if event == "RESUME" else None
@@ -222,14 +239,22 @@ class Pair:
         return replace(spec, **self.spec_changes)
 
     async def _spawn(
-        self, name: str, folder: Path, command: list[str], taps: tuple[str, ...], disks: DiskSet
+        self,
+        name: str,
+        folder: Path,
+        command: list[str],
+        taps: tuple[str, ...],
+        disks: DiskSet,
+        descriptors: list[int],
     ) -> Copy:
         reader, writer = os.pipe()
-        full = sandboxed(command, runtime_root=RUNTIME, vm_dir=folder, image_dir=MINI, status_fd=writer)
+        full = sandboxed(
+            command, runtime_root=RUNTIME, vm_dir=folder, image_dir=MINI, status_fd=writer, devices=(),
+            has_network=False,
+        )  # fmt: skip
         with (folder / "qemu.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                "ip", "netns", "exec", self.namespace.name, *full,
-                pass_fds=(writer,), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                *full, pass_fds=(writer, *descriptors), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 restore_signals=False,  # as the agent starts it: a file-size limit is an error, not the end
             )  # fmt: skip
         os.close(writer)
@@ -264,17 +289,37 @@ class Pair:
         self.epoch += 1
         plan = self.plan(prime, **changes)
         prime.meter.restart(time.monotonic())
-        await primary.open_channels(prime.qmp, plan)
-        await secondary.prepare(second.qmp, plan)
-        report = await primary.enter(prime.qmp, plan, progress=progress, deadline_s=deadline_s)
+        await self.prepare(prime, second, plan)
+        report = await self.enter_plan(prime, plan, progress=progress, deadline_s=deadline_s)
         return plan, report
+
+    async def prepare(self, prime: Copy, second: Copy, plan: LockstepPlan) -> None:
+        """Both sides of a protection until the memory is awaited."""
+        self.give_credentials(prime, second)
+        await primary.open_channels(prime.qmp, plan, network=self.network)
+        second.incoming = await secondary.prepare(second.qmp, plan, network=self.network)
+
+    def give_credentials(self, prime: Copy, second: Copy) -> None:
+        """What both agents agree on under this epoch."""
+        own, other = self.files(prime), self.files(second)
+        own.make(self.epoch)
+        request = KeyAndRequest.make()
+        other.keep(self.epoch, qemu_files(*own.sign(self.epoch, request.request), request.key))
+
+    def files(self, copy: Copy) -> PairFiles:
+        return PairFiles(copy.folder, self.folder / "authorities", self.uid)
+
+    async def enter_plan(self, prime: Copy, plan: LockstepPlan, **options: Any) -> primary.EntryReport:
+        return await primary.enter(
+            prime.qmp, plan, network=self.network, **{"progress": lambda _: None, "deadline_s": 60, **options}
+        )
 
     async def in_sync(self, prime: Copy, second: Copy, *, checkpoints: int = 3) -> None:
         await wait_for(lambda: prime.meter.count >= checkpoints, "checkpoints", 15)
         await second.disks.in_sync(self.disks)
 
     async def kill(self, copy: Copy) -> None:
-        copy.signal(signal.SIGKILL)
+        copy.end()
         await copy.qmp.close()
         await copy.process.wait()
         self.pids.remove(copy.pid)

@@ -73,10 +73,10 @@ async def start(vm_dir: Path) -> AsyncIterator[StartMachine]:
     async def start_machine(spec: MachineSpec, vm_dir: Path = vm_dir) -> Machine:
         files = find_firmware(spec.firmware, RUNTIME.resolve())
         prepare_vars(files.vars_template, vm_dir)
-        assert files.code in " ".join(argv.primary_argv(spec)) or files.requires_smm
+        assert files.code in " ".join(argv.primary_argv(spec, [])) or files.requires_smm
         tpm = await start_tpm(vm_dir, runtime_root=RUNTIME.resolve()) if spec.tpm else None
         command = sandboxed(
-            argv.primary_argv(spec),
+            argv.primary_argv(spec, []),
             runtime_root=RUNTIME.resolve(),
             vm_dir=vm_dir,
             image_dir=vm_dir,

@@ -196,20 +196,13 @@ async def crash(pair: ResyncPair, prime: Copy, name: str, what: str, share: floa
 
     pair.epoch += 1
     plan = pair.plan(prime, bases=BASES, changes_since=name, copy_bytes_per_s=speed)
-    await primary.open_channels(prime.qmp, plan)
-    await pair_prepare(second, plan)
+    await pair.prepare(prime, second, plan)
     with pytest.raises((EntryFailedError, QmpError)):
-        await primary.enter(prime.qmp, plan, progress=lambda _: None, figures=look, deadline_s=20)
+        await pair.enter_plan(prime, plan, figures=look, deadline_s=20)
     assert killed
     record = await second.disks.load()
     assert record is not None and record.state == "dirty"
     await pair.kill(second)
-
-
-async def pair_prepare(second: Copy, plan: LockstepPlan) -> None:
-    from hostagent.drivers.qemu import secondary
-
-    await secondary.prepare(second.qmp, plan)
 
 
 async def test_a_limit_limits_and_progress_is_told_in_bytes() -> None:
@@ -220,12 +213,9 @@ async def test_a_limit_limits_and_progress_is_told_in_bytes() -> None:
         second = await pair.start_secondary()
         pair.epoch += 1
         plan = pair.plan(first, bases=BASES, copy_bytes_per_s=32 * MIB)
-        await primary.open_channels(first.qmp, plan)
-        await pair_prepare(second, plan)
+        await pair.prepare(first, second, plan)
         began = time.monotonic()
-        report = await primary.enter(
-            first.qmp, plan, progress=lambda _: None, figures=seen.append, deadline_s=60
-        )
+        report = await pair.enter_plan(first, plan, figures=seen.append)
         took_s = time.monotonic() - began
         assert report.copied_bytes - report.disk_bytes < 1.5 * 32 * MIB * took_s
         assert took_s > 1.5

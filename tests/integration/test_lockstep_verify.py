@@ -23,8 +23,10 @@ from hostagent.drivers.process import ProcessHandle
 from hostagent.drivers.process.handle import watch_identity
 from hostagent.drivers.process.identity import identity_of
 from hostagent.drivers.qemu import exports, freezing, memory, primary
+from hostagent.drivers.qemu.credentials import folder_name
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.sandbox import sandboxed
+from hostagent.drivers.qemu.spec import VM_DIR
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
 
@@ -89,15 +91,20 @@ async def compare_disk(prime: Copy, plan: LockstepPlan) -> DiskComparison:
         await exports.close_exports(prime.qmp)
 
 
-def write_to_secondary(second: Copy, plan: LockstepPlan, offset: int) -> None:
+def write_to_secondary(pair: Pair, second: Copy, plan: LockstepPlan, offset: int) -> None:
     """Change the secondary's disk behind the primary's back."""
-    target = f"driver=nbd,server.type=inet,server.host={LOCAL},server.port={plan.ports.nbd},export={plan.export(0)}"
+    server = f"server.type=inet,server.host={LOCAL},server.port={plan.ports.nbd}"
+    target = f"driver=nbd,{server},export={plan.export(0)},tls-creds=own,tls-hostname=secondary"
+    credentials = f"tls-creds-x509,id=own,endpoint=client,dir={VM_DIR}/{folder_name(plan.epoch)}"
     command = sandboxed(
-        ["qemu-io", "--image-opts", target, "-c", f"write -P 0x5a {offset} 4096"],
-        runtime_root=RUNTIME, vm_dir=second.folder, image_dir=MINI,
+        [
+            "qemu-io", "--object", credentials, "--image-opts", target,
+            "-c", f"write -P 0x5a {offset} 4096",
+        ],
+        runtime_root=RUNTIME, vm_dir=second.folder, image_dir=MINI, devices=(),
     )  # fmt: skip
-    inside = Path(f"/proc/{second.pid}/ns/net")
-    subprocess.run(["nsenter", f"--net={inside}", *command], check=True, capture_output=True, timeout=20)
+    inside = ("ip", "netns", "exec", pair.namespace.name)
+    subprocess.run([*inside, *command], check=True, capture_output=True, timeout=20)
 
 
 async def protected_pair() -> tuple[Pair, Copy, Copy, LockstepPlan]:
@@ -143,7 +150,7 @@ async def test_what_differs_is_found() -> None:
             one = await asyncio.to_thread(memory.chunk_digests, prime.pid, mine)
             two = await asyncio.to_thread(memory.chunk_digests, second.pid, block)
             assert memory.differing(one, two) == (block.size_bytes // 2 // memory.CHUNK_BYTES,)
-        write_to_secondary(second, plan, 40 * MIB)
+        write_to_secondary(pair, second, plan, 40 * MIB)
         found = await compare_disk(prime, plan)
         assert found.differences == (40 * MIB // REGION_BYTES * REGION_BYTES,)
 

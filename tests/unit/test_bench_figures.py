@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.bench.encryption import CLEAR, TLS, figures_of
 from tests.bench.figures import Figure, median, percentile, ratios
 from tests.bench.machine import cpu_name
 from tests.bench.processes import cpu_seconds_in, rss_bytes_in
@@ -136,3 +137,14 @@ def test_a_thousand_pairs_that_fail_at_once_are_all_decided():
 
     found = decide_all(100)
     assert 0 < found.decide_ms < found.total_ms
+
+
+def test_the_cost_of_tls_is_taken_round_by_round() -> None:
+    def measured(factor: float) -> dict[str, dict[str, float]]:
+        return {key: {"p50_ms": 2.0 * factor} for key in ("echo", "diverging", "durable", "pause")}
+
+    rounds = [{TLS: measured(1.0), CLEAR: measured(1.0)}, {CLEAR: measured(2.0), TLS: measured(2.4)}]
+    by_key = {figure.key: figure for figure in figures_of(rounds)}
+    assert by_key["tls.echo"].values == (1.0, 1.2)
+    assert by_key["tls.echo"].is_met is False
+    assert by_key["tls.pause.clear"].values == (2.0, 4.0)
