@@ -1,8 +1,8 @@
-"""What the replication connections of a bare pair carry: whether a text ever appears on the wire, and on which.
+"""What replication connections carry: whether a text ever appears on the wire, and on which kind of them.
 
-A packet socket on the namespace's loopback sees every segment; those of one direction of a connection are read as
-one stream, so that a text which two segments share is found as well. Where the kernel dropped something nothing is
-proved, and `close` says so.
+A packet socket in a namespace (a bare pair's, or a lab's replication switch) sees every segment; those of one
+direction of a connection are read as one stream, so that a text which two segments share is found as well. Where the
+kernel dropped something nothing is proved, and the end of the block says so.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from typing import Self
 
 from packet_probes import inside
 
-from hostagent.drivers.qemu.plan import LockstepPlan
+from hostagent.drivers.qemu.plan import FIRST_PORT, PORTS_PER_SLOT
+from vdc.model.manifest import MAX_NICS
 
 _ETH_P_ALL, _ETH_P_IP = 0x0003, 0x0800
-_PACKET_HOST = 0
+_PACKET_OUTGOING = 4  # on the loopback and at a switch each packet is seen coming in as well
+_KINDS = ("mirror", "compare", "nbd", "migration")
+_FIRST_EPHEMERAL = 32768
 _SO_RCVBUFFORCE, _SOL_PACKET, _PACKET_STATISTICS = 33, 263, 6
 _BUFFER_BYTES = 256 << 20
 _MOST = 1 << 18
@@ -29,14 +32,8 @@ _TLS_HANDSHAKE = b"\x16\x03"
 class ReplicationCapture:
     """From `with` on. `found` and `carried` count by kind of connection: mirror, compare, nbd, migration."""
 
-    def __init__(self, namespace: str, plan: LockstepPlan, text: bytes) -> None:
+    def __init__(self, namespace: str, text: bytes) -> None:
         self._text = text
-        self._kinds = {
-            **dict.fromkeys(plan.ports.mirror, "mirror"),
-            **dict.fromkeys(plan.ports.compare, "compare"),
-            plan.ports.nbd: "nbd",
-            plan.ports.migration: "migration",
-        }
         self.found: Counter[str] = Counter()
         self.carried: Counter[str] = Counter()  # bytes
         self.begins_with_tls: set[str] = set()
@@ -69,7 +66,7 @@ class ReplicationCapture:
                 if self._stop.is_set():
                     return
                 continue
-            if address[1] == _ETH_P_IP and address[2] == _PACKET_HOST:
+            if address[1] == _ETH_P_IP and address[2] != _PACKET_OUTGOING:
                 self._read(data)
 
     def _read(self, data: bytes) -> None:
@@ -78,14 +75,14 @@ class ReplicationCapture:
             return
         tcp = 14 + header
         source, target, number = struct.unpack_from("!HHI", data, tcp)
-        kind = self._kinds.get(source) or self._kinds.get(target)
+        kind = _kind_of(source) or _kind_of(target)
         (length,) = struct.unpack_from("!H", data, 16)
         begin = tcp + (data[tcp + 12] >> 4) * 4
         payload = data[begin : 14 + length] if length else data[begin:]  # 0: larger than the field can say
         if kind is None or not payload:
             return
         flow = (source, target)
-        if flow not in self._seen and payload.startswith(_TLS_HANDSHAKE) and target in self._kinds:
+        if flow not in self._seen and payload.startswith(_TLS_HANDSHAKE) and _kind_of(target):
             self.begins_with_tls.add(kind)
         if self._seen.get(flow) == (number + len(payload)) % 2**32:  # sent again
             return
@@ -96,8 +93,15 @@ class ReplicationCapture:
         self._tails[flow] = stream[-(len(self._text) - 1) :]
 
 
+def _kind_of(port: int) -> str | None:
+    """By the layout of LockstepPorts."""
+    if not FIRST_PORT <= port < _FIRST_EPHEMERAL:
+        return None
+    return _KINDS[(port - FIRST_PORT) % PORTS_PER_SLOT // MAX_NICS]
+
+
 def _open() -> socket.socket:
-    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    sock = socket.socket(socket.AF_PACKET, kind, socket.htons(_ETH_P_ALL))  # every interface
     sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
-    sock.bind(("lo", _ETH_P_ALL))
     return sock

@@ -58,7 +58,7 @@ async def test_a_text_that_the_guest_holds_stores_and_sends_is_not_on_the_wire(i
         second = await pair.start_secondary()
         pair.epoch += 1
         plan = pair.plan(first, is_encrypted=is_encrypted)
-        with ReplicationCapture(pair.namespace.name, plan, text) as capture:
+        with ReplicationCapture(pair.namespace.name, text) as capture:
             await pair.prepare(first, second, plan)
             await pair.enter_plan(first, plan)
             await pair.in_sync(first, second)

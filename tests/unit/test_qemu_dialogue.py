@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from qemu_support import PLAN, WIRES, ModelQemu, assert_golden, in_lockstep, prepared
 
-from hostagent.drivers.qemu import exports, kept, primary, secondary
+from hostagent.drivers.qemu import credentials, exports, kept, primary, secondary
 from hostagent.drivers.qemu.entry import EntryFailedError
 from hostagent.drivers.qemu.inspect import LiveRole, inspect
 from hostagent.drivers.qemu.plan import LockstepPlan, LockstepPorts
@@ -276,3 +276,13 @@ async def test_severing_breaks_disk_and_memory_and_leaves_the_gate_closed() -> N
     yanked = [json.loads(line.partition("yank ")[2])["instances"] for line in qemu.said]
     assert yanked == [[ours[0]], [ours[1]]]
     assert all(line.startswith("oob yank") for line in qemu.said), "anything else may hang, or open the gate"
+
+
+async def test_credentials_alone_show_that_something_was_interrupted_and_are_taken_out() -> None:
+    qemu = ModelQemu()
+    await credentials.add(qemu, PLAN)  # type: ignore[arg-type]
+    state = await inspect(qemu)
+    assert (state.role, state.epoch) == (LiveRole.ENTERING, 7)
+    await primary.leave(qemu, PLAN)
+    state = await inspect(qemu)
+    assert (state.role, state.epoch) == (LiveRole.ALONE, None)
