@@ -30,8 +30,11 @@ from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
 from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes, guard, nft
+from hostagent.drivers.process import User
+from hostagent.drivers.process.cgroup import find_groups
 from hostagent.drivers.process.oom import AGENT, set_oom_score
 from hostagent.drivers.process.pidfile import own_processes
+from hostagent.drivers.process.users import GuestFolders, require_free
 from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
@@ -82,6 +85,7 @@ class Agent:
         """Run until cancelled. Raises VdcError where this host cannot take part at all."""
         _raise_priority()
         own_processes(self.config.state_dir)
+        require_free(self.config.guest_uids.all)
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession())
             record = await self._describe()
@@ -115,8 +119,9 @@ class Agent:
         embedded = self.config.etcd.embedded
         if embedded is not None:
             self._member = EmbeddedMember(
-                self.config.host, embedded, state_dir=self.config.state_dir, runtime=self.config.runtime
-            )
+                self.config.host, embedded, state_dir=self.config.state_dir, runtime=self.config.runtime,
+                user=User(self.config.guest_uids.etcd),
+            )  # fmt: skip
             if (note := pair_without_witness(len(embedded.members))) is not None:
                 self._log.warning(note)
         self._lineage = LineageKeeper(self.config, self._member)
@@ -178,6 +183,8 @@ class Agent:
             overlay=overlay,
             images=ImageCache(self._blobs, session),
             libvirt=libvirt,
+            guests=GuestFolders(config.state_dir / "vms", config.guest_uids.guests),
+            groups=find_groups(),
             failpoints=Failpoints.of(config.state_dir, os.environ),
             store_heard_at_s=self._clock.boottime_s(),
             log=self._log,
@@ -210,7 +217,7 @@ class Agent:
         members = Cached(lambda: self._voters(store), MEMBERS_EVERY_S, self._clock.boottime_s)
 
         async def checks() -> tuple[Check, ...]:
-            found = host_checks(host, await members(), await host.overlay.check_underlay())
+            found = host_checks(host, await members(), await host.overlay.check_underlay(), host.groups)
             return (*found, *majority_checks(host, await members(), self._lineage.known.left_out))
 
         desired = DesiredState(store, host.mirror, self._clock, normalise_reference)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from hostagent.drivers.etcd import timing_warnings
 from hostagent.drivers.host.room import room
+from hostagent.drivers.process.cgroup import Groups
 from hostagent.supervisor.node import NodeContext
 from vdc.api.models import Check
 from vdc.store.etcd_admin import MemberStatus
 
 
-def host_checks(host: NodeContext, members: tuple[MemberStatus, ...], underlay: str) -> tuple[Check, ...]:
+def host_checks(
+    host: NodeContext, members: tuple[MemberStatus, ...], underlay: str, groups: Groups
+) -> tuple[Check, ...]:
     """All findings about this host; `underlay` is what is wrong with the network below the overlay, if anything."""
     return (
         _qemu(host),
@@ -18,6 +21,7 @@ def host_checks(host: NodeContext, members: tuple[MemberStatus, ...], underlay: 
         _store(host, members),
         *_arbiter_timing(host, members),
         _disk(host),
+        _limits(groups),
         *([Check(name="underlay", level="error", sentence=underlay)] if underlay else []),
         *_links(host),
         *_orphans(host),
@@ -112,6 +116,18 @@ def _orphans(host: NodeContext) -> list[Check]:
         for copy in host.mirror.orphans()
         if copy.host == host.name
     ]  # fmt: skip
+
+
+def _limits(groups: Groups) -> Check:
+    """A guest whose QEMU was taken over can otherwise take what the others need."""
+    if not groups.missing:
+        return Check(name="limits", level="ok", sentence="each guest has a control group")
+    return Check(
+        name="limits",
+        level="warning",
+        sentence=f"no control group limits what a guest takes: {', '.join(groups.missing)}",
+        hint="run the agent by its systemd unit, on systemd 254 or newer with cgroup v2",
+    )
 
 
 def _disk(host: NodeContext) -> Check:

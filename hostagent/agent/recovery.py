@@ -13,6 +13,7 @@ from pathlib import Path
 from hostagent.agent.lineage import FOUND, LocalLineage, begun, record_lineage, save, taken_over
 from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
+from hostagent.drivers.process import User
 from hostagent.server.undecided import asked_for, may_be_granted
 from vdc.model.errors import ConflictError, RefusedError, VdcError
 from vdc.model.lineage import Lineage
@@ -38,7 +39,10 @@ async def go_on_alone(config: AgentConfig, by: str) -> str:
         raise ConflictError(
             "the agent runs", code="agent-runs", hint="stop it first, or: vdc promote replica --force"
         )
-    member = EmbeddedMember(config.host, embedded, state_dir=config.state_dir, runtime=config.runtime)
+    member = EmbeddedMember(
+        config.host, embedded, state_dir=config.state_dir, runtime=config.runtime,
+        user=User(config.guest_uids.etcd),
+    )  # fmt: skip
     member.check_data()
     store = EtcdStore([member.endpoint])
     try:
@@ -121,8 +125,9 @@ async def rejoin(config: AgentConfig, replaces: str = "") -> str:
             hint="etcd.endpoints names another cluster's",
         )  # fmt: skip
     member = EmbeddedMember(
-        config.host, config.etcd.embedded, state_dir=config.state_dir, runtime=config.runtime
-    )
+        config.host, config.etcd.embedded, state_dir=config.state_dir, runtime=config.runtime,
+        user=User(config.guest_uids.etcd),
+    )  # fmt: skip
     known = await taken_over(config, member)
     is_given_up = known.number == member.lineage and await member.is_going_alone()
     await member.rejoin(replaces=replaces, discard=known.left_out)

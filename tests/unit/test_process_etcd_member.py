@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd.argv import client_urls, member_argv, sandboxed
 from hostagent.drivers.etcd.member import EmbeddedMember, last_complaint
 from hostagent.drivers.etcd.timing import timing_warnings
+from hostagent.drivers.process import User
 from vdc.model.errors import RefusedError
 
 CONFIG = EmbeddedEtcd.model_validate({"members": {"b": "10.0.0.2", "a": "10.0.0.1", "c": "10.0.0.3"}})
@@ -38,15 +40,36 @@ bwrap
 --ro-bind /root-of-runtime /
 --dev /dev
 --proc /proc
+--perms 1777
+--size 16777216
 --tmpfs /tmp
+--perms 0755
+--size 65536
+--tmpfs /run
+--ro-bind /usr/bin/setpriv /run/setpriv
 --bind /state/etcd /vm
+--chdir /
+--new-session
+--unshare-pid
+--as-pid-1
 --unshare-ipc
 --unshare-uts
---
-etcd"""
+--unshare-cgroup-try
+--cap-drop ALL
+--cap-add CAP_SETUID
+--cap-add CAP_SETGID
+--cap-add CAP_SETPCAP
+-- /run/setpriv
+--reuid 7
+--regid 7
+--clear-groups
+--inh-caps=-all
+--bounding-set=-all
+--no-new-privs
+-- etcd"""
 
 
-def rendered(argv: tuple[str, ...]) -> str:
+def rendered(argv: Sequence[str]) -> str:
     """One option a line."""
     return " ".join(argv).replace(" --", "\n--")
 
@@ -61,8 +84,8 @@ def test_command_line_of_a_member_that_rejoins() -> None:
 
 
 def test_sandbox() -> None:
-    argv = sandboxed(("etcd",), Path("/root-of-runtime"), Path("/state/etcd"))
-    assert rendered(argv) == GOLDEN_SANDBOX.replace("--\netcd", "-- etcd")
+    argv = sandboxed(("etcd",), User(7), Path("/root-of-runtime"), Path("/state/etcd"))
+    assert rendered(argv) == GOLDEN_SANDBOX
 
 
 def test_the_own_member_is_asked_first() -> None:
@@ -95,7 +118,7 @@ def test_members_that_are_too_far_away_are_named() -> None:
 
 
 def test_a_member_that_lost_its_data_is_refused(tmp_path: Path) -> None:
-    member = EmbeddedMember("b", CONFIG, state_dir=tmp_path, runtime=None)
+    member = EmbeddedMember("b", CONFIG, state_dir=tmp_path, runtime=None, user=User(1))
     member.check_data()
     member.mark_path.write_text('{"joined": true}')
     with pytest.raises(RefusedError, match="must not vote again"):

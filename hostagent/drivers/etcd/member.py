@@ -25,6 +25,7 @@ from pathlib import Path
 from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd.argv import (
     ENVIRONMENT,
+    FAMILIES,
     SANDBOX_DATA_DIR,
     client_url,
     client_urls,
@@ -38,11 +39,12 @@ from hostagent.drivers.process import (
     Backoff,
     ProcessHandle,
     Supervised,
+    User,
     finished,
     in_thread,
-    spawn,
     spawn_in_sandbox,
 )
+from hostagent.drivers.process.users import own_by
 from vdc.model.errors import BugError, RefusedError, UnavailableError, VdcError
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
@@ -67,9 +69,11 @@ class EmbeddedMember:
         *,
         state_dir: Path,
         runtime: Path | None,
+        user: User,
         backoff: Backoff | None = None,
     ) -> None:
-        """`runtime`: the root that holds etcd; None: the host's own etcd."""
+        """`runtime`: the root that holds etcd; None: the host's own etcd. It runs as `user`."""
+        self.user = user
         self.host = host
         self.config = config
         self.data_dir = state_dir / "etcd"
@@ -252,26 +256,22 @@ class EmbeddedMember:
 
     async def _start(self) -> ProcessHandle:
         self.check_data()
-        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await in_thread(own_by, self.data_dir, self.user.uid)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         mark = await in_thread(self._mark_to_start_by)
-        seen_dir = self.data_dir if self._runtime is None else SANDBOX_DATA_DIR
         argv = member_argv(
-            self.host, self.config, seen_dir,
+            self.host, self.config, SANDBOX_DATA_DIR,
             is_rejoining=mark.rejoining, initial_cluster=mark.cluster, is_alone=mark.alone,
         )  # fmt: skip
         if mark.alone:
             _LOG.warning("etcd member %s goes on alone; lineage %d begins", self.host, mark.lineage)
-        if self._runtime is None:
-            return await spawn(
-                argv, pidfile=self.pidfile, log_path=self.log_path, tag="etcd", env=ENVIRONMENT
-            )
         return await spawn_in_sandbox(
-            sandboxed(argv, self._runtime, self.data_dir),
+            sandboxed(argv, self.user, self._runtime, self.data_dir),
             pidfile=self.pidfile,
             log_path=self.log_path,
             tag="etcd",
             env=ENVIRONMENT,
+            families=FAMILIES,
         )
 
     async def _mark_when_healthy(self) -> None:
