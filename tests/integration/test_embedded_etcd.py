@@ -15,7 +15,7 @@ import pytest
 
 from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd import EmbeddedMember, measure_rtt_ms, timing_warnings
-from hostagent.drivers.process import Backoff
+from hostagent.drivers.process import Backoff, User
 from hostagent.drivers.process.identity import identity_of
 from tests.integration.etcd_cluster import free_ports, runtime_root
 from vdc.model.errors import RefusedError, UnavailableError
@@ -40,7 +40,12 @@ class Hosts:
 
     def member(self, host: str) -> EmbeddedMember:
         return EmbeddedMember(
-            host, self.config, state_dir=self.folder / host, runtime=ROOT, backoff=Backoff(0.05, 2.0, 0.2)
+            host,
+            self.config,
+            state_dir=self.folder / host,
+            runtime=ROOT,
+            user=User(1_900_100_000),
+            backoff=Backoff(0.05, 2.0, 0.2),
         )
 
     def start(self, *hosts: str) -> None:
