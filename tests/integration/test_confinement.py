@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from lockstep_support import RUNTIME, Namespace, missing
 
 from hostagent.drivers.process import ProcessHandle
-from hostagent.drivers.process.cgroup import Groups, Limits, _Place, _v2_place
+from hostagent.drivers.process.cgroup import Groups, Limits, Place, v2_place
 from hostagent.drivers.process.users import GuestFolders, owner_of
 from hostagent.supervisor.confinement import QEMU_LOG, spawn_guest
 
@@ -79,12 +79,12 @@ def groups() -> Iterator[Groups]:
         if (root / controller / "cgroup.procs").exists():
             made.append(root / controller / name)
             made[-1].mkdir()
-            places.append(_Place(made[-1], (controller,), is_v2=False))
+            places.append(Place(made[-1], (controller,), is_v2=False))
     if not places and (root / "cgroup.controllers").exists():
         made = [root / name, root / name / "agent"]
         for folder in made:
             folder.mkdir()
-        places += [place for place in (_v2_place(made[1]),) if place is not None]
+        places += [place for place in (v2_place(made[1]),) if place is not None]
     try:
         yield Groups(tuple(places))
     finally:

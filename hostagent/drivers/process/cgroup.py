@@ -49,7 +49,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """A folder in which groups are made, and which controllers they have."""
 
     folder: Path
@@ -61,7 +61,7 @@ class _Place:
 class Groups:
     """Where this agent makes its guests' groups. Every method blocks, briefly."""
 
-    places: tuple[_Place, ...] = ()
+    places: tuple[Place, ...] = ()
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -128,17 +128,17 @@ def find_groups(proc: Path = Path("/proc/self")) -> Groups:
             if path == "/" or not Path(path).is_relative_to(root):
                 continue
             folder = mount / Path(path).relative_to(root)
-            place = _v2_place(folder) if is_v2 else _v1_place(folder, name)
+            place = v2_place(folder) if is_v2 else _v1_place(folder, name)
             if place is not None and place not in places:
                 places.append(place)
     return Groups(tuple(places))
 
 
-def _v1_place(folder: Path, controller: str) -> _Place | None:
-    return _Place(folder, (controller,), is_v2=False) if os.access(folder, os.W_OK) else None
+def _v1_place(folder: Path, controller: str) -> Place | None:
+    return Place(folder, (controller,), is_v2=False) if os.access(folder, os.W_OK) else None
 
 
-def _v2_place(leaf: Path) -> _Place | None:
+def v2_place(leaf: Path) -> Place | None:
     """The parent of the agent's leaf, with its controllers handed down to its groups."""
     if leaf.name != LEAF:
         return None
@@ -150,7 +150,7 @@ def _v2_place(leaf: Path) -> _Place | None:
             given.append(controller)
         if "cpu" in given:
             (leaf / "cpu.weight").write_text(str(_LEAF_WEIGHT))
-    return _Place(folder, tuple(given), is_v2=True) if given else None
+    return Place(folder, tuple(given), is_v2=True) if given else None
 
 
 def _own_paths(text: str) -> Iterator[tuple[str, str]]:
