@@ -110,7 +110,7 @@ async def connected(qemu: ProcessHandle, vm_dir: Path) -> QmpSession:
         while not (vm_dir / QMP_SOCKET).is_socket():
             assert qemu.is_alive(), (vm_dir.parent / "qemu.log").read_text()
             await asyncio.sleep(0.02)
-    return await QmpSession.connect(vm_dir / QMP_SOCKET, name="desktop")
+    return await QmpSession.connect(vm_dir / QMP_SOCKET, name="desktop", is_starting=True)
 
 
 async def variables_written(vm_dir: Path, template: bytes) -> None:
