@@ -1,7 +1,7 @@
 # Every target is a name for a script; what is up to date is skipped by the script itself,
 # with its reason.
 .DEFAULT_GOAL := help
-.PHONY: help setup packages venv runtime image-mini demo test check bench soak lock clean distclean
+.PHONY: help setup packages venv runtime image-mini demo test check bench soak fuzz sbom lock clean distclean
 .NOTPARALLEL:
 
 VDC_CACHE_DIR ?= /var/cache/vdc
@@ -31,6 +31,9 @@ demo: setup ## three hosts on this machine, a power cut, and a session that live
 test: setup check ## all checks, then the simulation deeper, integration and end-to-end tests
 	@echo '==> simulation, deeper'
 	@VDC_SIMULATION=deep .venv/bin/pytest tests/unit/test_simulation.py -n auto
+	@echo '==> parsers and the API under generated input, deeper'
+	@VDC_FUZZ=deep .venv/bin/pytest tests/unit/test_fuzz_parsers.py tests/unit/test_api_contract.py -n auto
+	@.venv/bin/python -m tests.fuzz --runs 5000
 	@echo '==> integration tests'
 	@.venv/bin/pytest tests/integration
 	@echo '==> end-to-end tests'
@@ -47,6 +50,13 @@ bench: setup ## measure; prints a table and writes JSON
 soak: setup ## random faults for MINUTES=30 with a client that watches; SEED=n has them again
 	@.venv/bin/python -m tests.soak --minutes $(or $(MINUTES),30) $(if $(FAULTS),--faults $(FAULTS)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(FROM),--from $(FROM))
+
+fuzz: ## atheris on every parser; RUNS=20000 inputs each, TARGETS="disk config" chooses
+	@.venv/bin/python -m tests.fuzz --runs $(or $(RUNS),20000) $(TARGETS)
+
+sbom: ## what the product consists of, as CycloneDX JSON: build/sbom/python.cdx.json, runtime.cdx.json
+	@mkdir -p build/sbom
+	@for part in python runtime; do .venv/bin/vdc doctor --sbom $$part >build/sbom/$$part.cdx.json || exit; done
 
 lock: ## write requirements/*.txt anew
 	@images/setup/lock.sh

@@ -6,13 +6,13 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from vdc.model.base import StrictRecord
 from vdc.model.errors import InvalidError
 from vdc.model.ids import DnsLabel
 from vdc.model.network import Network
+from vdc.model.strict_yaml import MAX_BYTES, StrictError, parse_documents
 from vdc.model.units import SizeBytes
 from vdc.protection.timing import Durations, contradictions
 
@@ -20,6 +20,7 @@ API_PORT = 7400
 HEARTBEAT_PORT = 7401
 ETCD_CLIENT_PORT = 7379
 ETCD_PEER_PORT = 7380
+_YES = ("true", "yes", "on", "1")  # all of them are true to a field of this kind
 MAX_UNIX_PATH = 107
 _LONGEST_VM_SUFFIX = len("/vms/") + 63 + len("/qmp.sock")
 _MAX_UID = 2**31 - 1  # some programs take a larger one for a negative number
@@ -56,11 +57,22 @@ class EtcdConfig(StrictRecord):
 
     embedded: EmbeddedEtcd | None = None
     endpoints: tuple[str, ...] = ()
+    ca: Path | None = None  # of an existing etcd: whom to trust there; None: the machine's authorities
+    certificate: Path | None = None  # and what to show
+    key: Path | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> EtcdConfig:
         if (self.embedded is None) == (not self.endpoints):
             raise ValueError("give either etcd.embedded or etcd.endpoints")
+        if not all(endpoint.startswith("https://") for endpoint in self.endpoints):
+            raise ValueError("etcd.endpoints must begin with https://: nothing is sent in clear")
+        if self.embedded is not None and (self.ca or self.certificate or self.key):
+            raise ValueError(
+                "ca, certificate and key are for etcd.endpoints; etcd.embedded has the cluster's"
+            )
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("give both certificate and key, or neither")
         return self
 
 
@@ -149,7 +161,7 @@ class AgentConfig(StrictRecord):
     @classmethod
     def _witness_needs_less(cls, values: Any) -> Any:
         """A witness has neither replication nor overlay: one address is enough for it."""
-        if not isinstance(values, dict) or values.get("witness") is not True:
+        if not isinstance(values, dict) or str(values.get("witness")).lower() not in _YES:
             return values
         return {"replication": values.get("management"), "overlay_address": _any_overlay(values), **values}
 
@@ -191,7 +203,7 @@ class AgentConfig(StrictRecord):
     @property
     def api_url(self) -> str:
         """Where this agent's API is reached by the other hosts."""
-        return f"http://{self.management.address}:{self.api_port}"
+        return f"https://{self.management.address}:{self.api_port}"
 
 
 def _any_overlay(values: dict[str, Any]) -> str:
@@ -207,16 +219,27 @@ def load_config(path: Path, *, witness: bool = False) -> AgentConfig:
     `witness`: as if the file said `witness: true`.
     """
     try:
-        document = yaml.safe_load(path.read_text())
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise InvalidError(f"cannot read {path}: {error.strerror}", code="config-unreadable") from error
-    except yaml.YAMLError as error:
-        raise InvalidError(f"{path} is not YAML: {error}".splitlines()[0], code="config-invalid") from error
+    return parse_config(text, path, witness=witness)
+
+
+def parse_config(text: bytes, path: Path, *, witness: bool = False) -> AgentConfig:
+    """Validate a configuration's text, read as strictly as a manifest; raises InvalidError that names `path`."""
+    try:
+        documents = parse_documents(text)
+    except StrictError as error:
+        raise InvalidError(f"{path} cannot be used: {error}", code="config-invalid") from error
+    if len(documents) != 1:
+        raise InvalidError(f"{path} has {len(documents)} documents instead of one", code="config-invalid")
+    document = documents[0]
     if witness and isinstance(document, dict):
         document["witness"] = True
     try:
         return AgentConfig.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part)[:60] for part in first["loc"]) or "the file"
         raise InvalidError(f"{path}: {field}: {first['msg']}", code="config-invalid") from error

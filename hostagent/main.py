@@ -15,10 +15,11 @@ from typing import NoReturn
 import click
 import structlog
 
-from hostagent.agent import recovery
+from hostagent.agent import joining, recovery
 from hostagent.agent.agent import Agent
 from hostagent.agent.witness import WitnessAgent
 from hostagent.config import AgentConfig, load_config
+from hostagent.drivers.host.permissions import require_unexposed
 from vdc import __version__
 from vdc.model.errors import VdcError
 from vdc.protection.timing import consequences
@@ -67,6 +68,7 @@ def _run(config_file: Path, *, witness: bool) -> None:
     config = _load(config_file, witness=witness)
     if os.geteuid() != 0:
         _fail("the agent needs root: it makes network interfaces", "run it by systemd, or with sudo")
+    _check_files(config_file, config.state_dir)
     _log_to_stderr(config.log_level)
     try:
         asyncio.run(_until_signalled(config))
@@ -84,6 +86,30 @@ def check(config_file: Path) -> None:
     click.echo(f"{config_file} is valid: host {config.host}")
     for name, took_ms in consequences(config.durations):
         click.echo(f"  {name:<56} {took_ms:>8,.0f} ms")
+
+
+@main.command(
+    help="Become a member of a cluster by a token of `vdc cluster token create`. Asks the host that made it, checks "
+    "that it is of the cluster that the token names, and keeps the certificate that it gets.\n\n"
+    "Example: hostagent join --token vdcjoin1.ab.cd.ef.gh\n\n"
+    "Without the token in the list of processes: hostagent join --token - <token.txt"
+)
+@click.option(
+    "--token", "given", required=True, metavar="TOKEN", help="The join token; - reads it from standard input."
+)
+@_CONFIG_OPTION
+@_WITNESS_OPTION
+def join(given: str, config_file: Path, witness: bool) -> None:
+    """Get this host's certificate."""
+    config = _load(config_file, witness=witness)
+    text = sys.stdin.readline() if given == "-" else given
+    try:
+        identity = asyncio.run(joining.join(config, text))
+    except VdcError as error:
+        _fail(f"{error} ({error.code})", error.problem.hint)
+    click.echo(
+        f"{identity.name} is a {identity.role} of cluster {identity.cluster}; start it: systemctl start vdc-hostagent"
+    )
 
 
 @main.command(
@@ -128,6 +154,14 @@ def go_on_alone(config_file: Path, confirm: str) -> None:
 def _load(path: Path, *, witness: bool = False) -> AgentConfig:
     try:
         return load_config(path, witness=witness)
+    except VdcError as error:
+        _fail(f"{error} ({error.code})", error.problem.hint)
+
+
+def _check_files(*paths: Path) -> None:
+    try:
+        for path in paths:
+            require_unexposed(path.absolute())
     except VdcError as error:
         _fail(f"{error} ({error.code})", error.problem.hint)
 

@@ -1,6 +1,7 @@
 """The composition of one agent: what is started, in which order, and how it is taken down again.
 
-Order: capabilities of this host, etcd member, view of the cluster, overlay, heartbeats, supervisors, API.
+Order: capabilities of this host, etcd member, view of the cluster, packet filter, heartbeats, overlay, supervisors,
+API.
 On the way down nothing that serves a guest is stopped: QEMU, swtpm, dnsmasq and etcd outlive the agent (I8).
 """
 
@@ -8,19 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
-from collections.abc import Awaitable, Callable, Collection
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from datetime import datetime
 
-import aiohttp
 import structlog
 
-from hostagent.agent.doctor import host_checks
+from hostagent.agent.audit import AuditKeeper, open_audit
+from hostagent.agent.cached import Cached
+from hostagent.agent.credentials import CredentialsKeeper, open_keyring
+from hostagent.agent.doctor import host_checks, programs_check
+from hostagent.agent.etcd import ArbiterPlace, keep_credentials
 from hostagent.agent.images import ImageKeeper
+from hostagent.agent.incarnation import next_incarnation
+from hostagent.agent.joining import addresses_of
 from hostagent.agent.lineage import LineageKeeper
 from hostagent.agent.majority import majority_checks, watch_majority
 from hostagent.agent.manager import Manager
 from hostagent.agent.names import NameService
+from hostagent.agent.packetfilter import PacketFilter
+from hostagent.agent.peers import PeerKeys, follow_peers, when_peers_change
 from hostagent.agent.presence import keep_present, publish_network
 from hostagent.agent.storage import StorageWatch
 from hostagent.agent.survey import survey
@@ -29,15 +38,20 @@ from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
-from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes, guard, nft
-from hostagent.drivers.process import User
+from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes
+from hostagent.drivers.peers import PeerSessions
+from hostagent.drivers.process import User, in_thread
 from hostagent.drivers.process.cgroup import find_groups
 from hostagent.drivers.process.oom import AGENT, set_oom_score
 from hostagent.drivers.process.pidfile import own_processes
 from hostagent.drivers.process.users import GuestFolders, require_free
-from hostagent.heartbeat.heartbeats import Heartbeats, NetworkKind
+from hostagent.drivers.trust import Trust, etcd_context
+from hostagent.heartbeat.heartbeats import Heartbeats
+from hostagent.heartbeat.order import NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
+from hostagent.server.identity import Gate
+from hostagent.server.issuing import Issuer
 from hostagent.server.maintenance import promoter
 from hostagent.server.override import Override
 from hostagent.supervisor.failpoints import Failpoints
@@ -48,6 +62,7 @@ from vdc.control.clock import SystemClock
 from vdc.control.controller import Controller
 from vdc.control.desired import DesiredState
 from vdc.control.events import EventLog
+from vdc.control.identities import Identities
 from vdc.control.leader import Election
 from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
@@ -56,6 +71,7 @@ from vdc.model.errors import UnavailableError
 from vdc.model.host import Host
 from vdc.model.units import MIB
 from vdc.protection.majority import pair_without_witness
+from vdc.security.folder import pki_folder
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
 from vdc.store.etcd_admin import MemberStatus
@@ -63,7 +79,6 @@ from vdc.store.mirror import Mirror
 
 NICE = -10  # heartbeats and decisions must not starve behind guests
 MEMBERS_EVERY_S = 2.0
-ARBITER_REST_S = 10.0
 IMAGE_RESERVE_BYTES = 256 * MIB  # of the disk that no image may take: guests write there
 ANNOUNCED_S = 1.0
 
@@ -76,8 +91,7 @@ class Agent:
         self._on_ready = on_ready
         self._clock = SystemClock()
         self._log = structlog.get_logger()
-        self._incarnation = uuid.uuid4().hex[:12]
-        self._moved_at_s = 0.0
+        self._incarnation = 0  # before it runs
         self._manager: Manager | None = None
         self._member: EmbeddedMember | None = None
 
@@ -86,14 +100,29 @@ class Agent:
         _raise_priority()
         own_processes(self.config.state_dir)
         require_free(self.config.guest_uids.all)
+        self._keyring = open_keyring(
+            pki_folder(self.config.state_dir), datetime.fromisoformat(self._clock.wall())
+        )
+        now_ms = time.time_ns() // 1_000_000
+        self._incarnation = await in_thread(next_incarnation, self.config.state_dir, now_ms)
+        self._trust = Trust(self._keyring)
+        self._trust.check(self.config)
         async with AsyncExitStack() as stack:
-            session = await stack.enter_async_context(aiohttp.ClientSession())
+            self._sessions = PeerSessions(self._trust, self.config)
+            stack.push_async_callback(self._sessions.close)
             record = await self._describe()
             async with asyncio.TaskGroup() as group:
-                await self._start_etcd(group, session)
-                store = EtcdStore(self._lineage.endpoints())
+                await self._start_etcd(group)
+                store = self._store()
                 stack.push_async_callback(store.close)
-                await self._take_part(record, store, session, stack, group)
+                await self._take_part(record, store, stack, group)
+
+    def _store(self) -> EtcdStore:
+        etcd = self.config.etcd
+        store = EtcdStore(self._lineage.endpoints(), ssl=etcd_context(etcd, self._trust))
+        if etcd.embedded is not None:
+            self._trust.subscribe(lambda: store.use_ssl(self._trust.client))
+        return store
 
     async def _describe(self) -> Host:
         record, self._libvirt = await survey(self.config, self._incarnation, self._clock.wall())
@@ -103,33 +132,45 @@ class Agent:
         self,
         record: Host,
         store: EtcdStore,
-        session: aiohttp.ClientSession,
         stack: AsyncExitStack,
         group: asyncio.TaskGroup,
     ) -> None:
         """Everything but the etcd member."""
-        host = self._context(record, store, session, self._libvirt, stack)
+        host = self._context(record, store, self._libvirt, stack)
+        self._sessions.mirror = host.mirror
         await self._join(host, group)
         self._keep_lineage(host, store, group)
-        await self._serve(host, store, session, group)
+        await self._serve(host, store, group)
 
     # ---- the parts
 
-    async def _start_etcd(self, group: asyncio.TaskGroup, session: aiohttp.ClientSession) -> None:
+    async def _start_etcd(self, group: asyncio.TaskGroup) -> None:
         embedded = self.config.etcd.embedded
         if embedded is not None:
             self._member = EmbeddedMember(
                 self.config.host, embedded, state_dir=self.config.state_dir, runtime=self.config.runtime,
-                user=User(self.config.guest_uids.etcd),
+                user=User(self.config.guest_uids.etcd), trust=self._trust,
             )  # fmt: skip
             if (note := pair_without_witness(len(embedded.members))) is not None:
                 self._log.warning(note)
         self._lineage = LineageKeeper(self.config, self._member)
         await self._lineage.resume()
-        await self._lineage.ask_before_voting(session)
+        await self._lineage.ask_before_voting(self._sessions)
         if self._member is not None and self._lineage.may_vote:
             self._member.check_data()
             group.create_task(self._member.run(), name="etcd")
+            group.create_task(keep_credentials(self._member, self._trust), name="etcd credentials")
+
+    def _issuer(self, host: NodeContext) -> Issuer:
+        def now() -> datetime:
+            return datetime.fromisoformat(self._clock.wall())
+
+        identities = Identities(host.store, host.mirror)
+        return Issuer(host.name, self._keyring, identities, host.mirror, now)
+
+    def _keep_credentials(self, context: ServerContext, group: asyncio.TaskGroup) -> None:
+        keeper = CredentialsKeeper(context.host, context.issuer, context.peer, addresses_of(self.config))
+        group.create_task(keeper.run(), name="credentials")
 
     def _keep_lineage(self, host: NodeContext, store: EtcdStore, group: asyncio.TaskGroup) -> None:
         group.create_task(self._lineage.keep(host, store), name="lineage")
@@ -156,7 +197,6 @@ class Agent:
         self,
         record: Host,
         store: EtcdStore,
-        session: aiohttp.ClientSession,
         libvirt: LibvirtInventory,
         stack: AsyncExitStack,
     ) -> HostContext:
@@ -172,6 +212,7 @@ class Agent:
             config.network, vtep_address=config.management.address, overlay_address=config.overlay_address,
             underlay_interface=config.management.interface, netlink=netlink,
         )  # fmt: skip
+        self._filter = PacketFilter(config, self._clock, overlay)
         return HostContext(
             config=config,
             record=record,
@@ -181,7 +222,7 @@ class Agent:
             clock=self._clock,
             heartbeats=self._heartbeats(stack),
             overlay=overlay,
-            images=ImageCache(self._blobs, session),
+            images=ImageCache(self._blobs, self._sessions),
             libvirt=libvirt,
             guests=GuestFolders(config.state_dir / "vms", config.guest_uids.guests),
             groups=find_groups(),
@@ -197,28 +238,27 @@ class Agent:
 
     async def _join(self, host: HostContext, group: asyncio.TaskGroup) -> None:
         """Become part of the cluster: heartbeats at once, the rest when the store answers."""
+        await self._filter.begin()
         await host.heartbeats.start()
         await host.overlay.ensure([])
-        try:
-            await guard.ensure()
-        except nft.NftError as error:
-            host.record = host.record.with_(warnings=(*host.record.warnings, str(error)))
         group.create_task(host.heartbeats.run(), name="heartbeats")
         group.create_task(host.mirror.run(), name="mirror")
+        group.create_task(self._filter.run(host.mirror), name="packet filter")
         group.create_task(self._routes.keep(), name="replication routes")
         group.create_task(self._follow_hosts(host), name="peers")
-        group.create_task(keep_present(host, host.record), name="presence")
+        group.create_task(keep_present(host, self._keyring), name="presence")
 
-    async def _serve(
-        self, host: HostContext, store: EtcdStore, session: aiohttp.ClientSession, group: asyncio.TaskGroup
-    ) -> None:
+    async def _serve(self, host: HostContext, store: EtcdStore, group: asyncio.TaskGroup) -> None:
         manager = Manager(host)
         self._manager = manager
         members = Cached(lambda: self._voters(store), MEMBERS_EVERY_S, self._clock.boottime_s)
+        own_programs = programs_check(self.config, self._clock)
 
         async def checks() -> tuple[Check, ...]:
-            found = host_checks(host, await members(), await host.overlay.check_underlay(), host.groups)
-            return (*found, *majority_checks(host, await members(), self._lineage.known.left_out))
+            underlay = await host.overlay.check_underlay()
+            found = host_checks(host, await members(), underlay, self._filter.trouble, host.groups)
+            left_out = self._lineage.known.left_out
+            return (*found, await own_programs(), *majority_checks(host, await members(), left_out))
 
         desired = DesiredState(store, host.mirror, self._clock, normalise_reference)
         context = ServerContext(
@@ -227,20 +267,31 @@ class Agent:
             maintenance=MaintenanceWishes(store, host.mirror, self._clock, desired),
             supervisors=manager,
             blobs=self._blobs,
-            session=session,
+            sessions=self._sessions,
             members=members,
             checks=checks,
             override=Override(host, store, self._member, self._lineage, manager.find),
+            audit=(audit := open_audit(host)),
+            issuer=self._issuer(host),
         )
         host.peer = context.peer
-        api = ApiServer(
-            build_app(context), socket=self.config.state_dir / "api.sock",
-            address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,
-        )  # fmt: skip
-        group.create_task(api.run(), name="api")
+        group.create_task(AuditKeeper(host, audit).run(), name="audit")
+        self._keep_credentials(context, group)
+        group.create_task(self._api(context).run(), name="api")
         verifier = Verifier(host, manager.supervisors, context.peer)
         group.create_task(verifier.run(), name="verifier")
         group.create_task(self._after_sync(context, manager, store, group), name="after sync")
+
+    def _api(self, context: ServerContext) -> ApiServer:
+        mirror = context.host.mirror
+        gate = Gate(
+            context.host, self._trust.identity.cluster, is_revoked=lambda serial: serial in mirror.revoked
+        )
+        mirror.subscribe(lambda key: gate.drop_revoked() if not key or key.startswith(keys.REVOKED) else None)
+        return ApiServer(
+            build_app(context, gate), self._trust, path=self.config.state_dir / "api.sock",
+            address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,
+        )  # fmt: skip
 
     async def _after_sync(
         self, context: ServerContext, manager: Manager, store: EtcdStore, group: asyncio.TaskGroup
@@ -268,13 +319,14 @@ class Agent:
 
     def _term(self, context: ServerContext, store: EtcdStore) -> Callable[[], Awaitable[None]]:
         host = context.host
+        arbiter = ArbiterPlace(host, store)
 
         async def lead() -> None:
             self._log.info("this agent leads the cluster now")
 
             async def keep_away() -> None:
                 try:
-                    await self._keep_arbiter_away(host, store)
+                    await arbiter.keep_away()
                 except UnavailableError as error:
                     self._log.warning("etcd's leadership could not be moved", why=str(error))
 
@@ -290,46 +342,14 @@ class Agent:
 
         return lead
 
-    async def _keep_arbiter_away(self, host: NodeContext, store: EtcdStore) -> None:
-        """Move etcd's leadership off hosts whose death would have to be arbitrated (failover.md), and drained ones."""
-        primaries = {found.value.primary for found in host.mirror.pairs.values()} | host.mirror.drained
-        now = self._clock.boottime_s()
-        if not primaries or now - self._moved_at_s < ARBITER_REST_S:
-            return
-        self._moved_at_s = now
-
-        def addresses_of(names: Collection[str]) -> set[str]:
-            return {
-                host.mirror.hosts[name].value.management_address
-                for name in names
-                if name in host.mirror.hosts
-            }
-
-        members = await store.admin.status()
-        leader = next((m for m in members if m.is_leader), None)
-        witnesses = {name for name, found in host.mirror.hosts.items() if found.value.is_witness}
-        avoid, drained = addresses_of(primaries), addresses_of(host.mirror.drained)
-        best = addresses_of(witnesses - host.mirror.drained)
-        if leader is None or _is_at(leader, best):
-            return
-        others = [m for m in members if m.is_healthy and not m.is_leader]
-        target = next((m for m in others if _is_at(m, best)), None)
-        if target is None and _is_at(leader, avoid):
-            target = next((m for m in others if not _is_at(m, avoid)), None)
-        if target is None and _is_at(leader, drained):  # it is about to be switched off
-            target = next((m for m in others if not _is_at(m, drained)), None)
-        if target is not None:
-            await store.admin.move_leader(target.member_id)
-            self._log.info("moved etcd's leadership off a host with a primary", to=target.endpoint)
-
     async def _follow_hosts(self, host: HostContext) -> None:
         """Heartbeats, flood lists and routes follow the hosts' records."""
-        changed = asyncio.Event()
-        host.mirror.subscribe(lambda key: changed.set() if not key or key.startswith(keys.HOSTS) else None)
+        changed = when_peers_change(host, self._keyring)
+        peer_keys = PeerKeys(self._keyring, self._log.warning)
         while True:
             await changed.wait()
             changed.clear()
-            follow_peers(host)
+            follow_peers(host, peer_keys)
             others = {
                 n: found.value
                 for n, found in host.mirror.hosts.items()
@@ -342,44 +362,6 @@ class Agent:
             except UnavailableError as error:
                 self._log.warning("the networks to the peers could not be set up", why=str(error))
                 asyncio.get_running_loop().call_later(1.0, changed.set)
-
-
-def follow_peers(host: NodeContext) -> None:
-    """Heartbeats go to every other host, on the networks that it has."""
-    peers: dict[str, dict[NetworkKind, str]] = {}
-    for name, found in host.mirror.hosts.items():
-        if name != host.name:
-            peers[name] = {"management": found.value.management_address}
-            if found.value.replication_address:
-                peers[name]["replication"] = found.value.replication_address
-    host.heartbeats.set_peers(peers)
-
-
-class Cached:
-    """The members' status, asked for at most every so often: `vdc get nodes -w` must not become a load."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[tuple[MemberStatus, ...]]],
-        every_s: float,
-        clock: Callable[[], float],
-    ) -> None:
-        self._ask = ask
-        self._every_s = every_s
-        self._clock = clock
-        self._asked_at_s = float("-inf")
-        self._answer: tuple[MemberStatus, ...] = ()
-
-    async def __call__(self) -> tuple[MemberStatus, ...]:
-        """Their status now, or as it was a moment ago."""
-        if self._clock() - self._asked_at_s >= self._every_s:
-            self._answer = await self._ask()
-            self._asked_at_s = self._clock()
-        return self._answer
-
-
-def _is_at(member: MemberStatus, addresses: set[str]) -> bool:
-    return any(f"//{address}:" in member.endpoint for address in addresses)
 
 
 def _raise_priority() -> None:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from hostagent.agent.cached import Cached
+from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import timing_warnings
+from hostagent.drivers.host.permissions import exposed, programs
 from hostagent.drivers.host.room import room
 from hostagent.drivers.process.cgroup import Groups
 from hostagent.supervisor.node import NodeContext
 from vdc.api.models import Check
+from vdc.control.clock import Clock
 from vdc.store.etcd_admin import MemberStatus
+
+_PROGRAMS_EVERY_S = 60.0
+_UNHEARD = "its agent publishes its certificate when it starts; if that is another cluster's, join it anew"
 
 
 def host_checks(
-    host: NodeContext, members: tuple[MemberStatus, ...], underlay: str, groups: Groups
+    host: NodeContext, members: tuple[MemberStatus, ...], underlay: str, packet_filter: str, groups: Groups
 ) -> tuple[Check, ...]:
-    """All findings about this host; `underlay` is what is wrong with the network below the overlay, if anything."""
+    """All findings about this host.
+
+    `underlay`, `packet_filter`: what is wrong with the network below the overlay and with the rules, if anything.
+    """
     return (
         _qemu(host),
         _accelerator(host),
@@ -23,19 +35,44 @@ def host_checks(
         _disk(host),
         _limits(groups),
         *([Check(name="underlay", level="error", sentence=underlay)] if underlay else []),
+        _packet_filter(packet_filter),
         *_links(host),
         *_orphans(host),
         *(Check(name="host", level="warning", sentence=warning) for warning in host.record.warnings),
     )
 
 
-def witness_checks(host: NodeContext, members: tuple[MemberStatus, ...]) -> tuple[Check, ...]:
-    """All findings about a witness."""
+def programs_check(config: AgentConfig, clock: Clock) -> Cached[Check]:
+    """Whether others could change what this agent runs; looking at all of it takes a second."""
+
+    async def look() -> Check:
+        return program_check(await asyncio.to_thread(exposed, programs(config.runtime)))
+
+    return Cached(look, _PROGRAMS_EVERY_S, clock.boottime_s)
+
+
+def program_check(exposure: str) -> Check:
+    """Whether others could change what this agent runs; `exposure` says what and who, if anybody."""
+    if not exposure:
+        return Check(name="programs", level="ok", sentence="only root can change what the agent runs")
+    return Check(
+        name="programs",
+        level="warning",
+        sentence=f"{exposure}: whoever changes it acts as root",
+        hint="chown -R root: it, chmod -R go-w it",
+    )
+
+
+def witness_checks(
+    host: NodeContext, members: tuple[MemberStatus, ...], packet_filter: str
+) -> tuple[Check, ...]:
+    """All findings about a witness; see `host_checks`."""
     return (
         Check(name="role", level="ok", sentence=f"{host.name} is a witness: it votes and runs no guests"),
         _store(host, members),
         *_arbiter_timing(host, members),
         _disk(host),
+        _packet_filter(packet_filter),
         *_links(host),
     )
 
@@ -142,10 +179,27 @@ def _disk(host: NodeContext) -> Check:
     )
 
 
+def _packet_filter(trouble: str) -> Check:
+    if not trouble:
+        return Check(
+            name="packet filter", level="ok", sentence="guests and the networks between hosts are filtered"
+        )
+    return Check(
+        name="packet filter",
+        level="error",
+        sentence=trouble,
+        hint="install nftables; the kernel needs nf_tables with bridge and inet support. No VM starts without it",
+    )
+
+
 def _links(host: NodeContext) -> list[Check]:
     checks = []
     for peer in sorted(host.mirror.hosts):
         if peer == host.name:
+            continue
+        if why := host.heartbeats.unheard_because(peer):
+            sentence = f"{peer} cannot be heard: {why}"
+            checks.append(Check(name="links", level="error", sentence=sentence, hint=_UNHEARD))
             continue
         silent = [n for n in ("management", "replication") if host.heartbeats.is_suspected(peer, n)]
         if silent:

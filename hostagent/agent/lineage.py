@@ -14,7 +14,7 @@ the member is down. All that follows is repeatable and is made good by whoever r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
+from hostagent.drivers.etcd.argv import client_url
 from hostagent.drivers.process import in_thread, write_atomically
 from hostagent.supervisor.node import NodeContext
 from vdc.api.client import ApiClient
@@ -87,15 +88,13 @@ class LineageKeeper:
         if self._member is not None:
             self.known = await taken_over(self._config, self._member)
 
-    async def ask_before_voting(self, session: aiohttp.ClientSession) -> None:
+    async def ask_before_voting(self, sessions: Callable[[], aiohttp.ClientSession]) -> None:
         """Ask every other agent once. Silence says nothing; a newer lineage keeps the member from running."""
         embedded = self._config.etcd.embedded
         if embedded is None or self._member is None:
             return
-        others = {
-            name: str(address) for name, address in embedded.members.items() if name != self._config.host
-        }
-        told = await _lineages(others, self._config.api_port, session)
+        others = embedded.members.keys() - {self._config.host}
+        told = await _lineages(others, self._config.api_port, sessions())
         newest = max(told.values(), default=0)
         if newest > self.known.number:
             await self._learn(newest, (name for name, number in told.items() if number == newest))
@@ -117,7 +116,7 @@ class LineageKeeper:
             names = [name for name in names if name in self.known.members]
         if not self.known.left_out:
             names.insert(0, self._config.host)
-        return [f"http://{embedded.members[name]}:{embedded.client_port}" for name in names]
+        return [client_url(name, embedded) for name in names]
 
     async def begin(
         self, host: NodeContext, store: EtcdStore, record: Lineage, look: Callable[[Path], None]
@@ -257,16 +256,15 @@ def begun(config: AgentConfig, number: int, *, by: str = "", reason: str) -> Loc
     return LocalLineage(number=number, members=(config.host,), begun=record)
 
 
-async def _lineages(
-    addresses: Mapping[str, str], port: int, session: aiohttp.ClientSession
-) -> dict[str, int]:
-    async def ask(address: str) -> int | None:
-        client = ApiClient([f"http://{address}:{port}"], session=session, deadlines=Deadlines(last_s=ASK_S))
+async def _lineages(names: Iterable[str], port: int, session: aiohttp.ClientSession) -> dict[str, int]:
+    async def ask(name: str) -> int | None:
+        client = ApiClient([f"https://{name}:{port}"], session=session, deadlines=Deadlines(last_s=ASK_S))
         try:
             async with asyncio.timeout(ASK_S):
                 return (await client.health()).lineage
         except (VdcError, TimeoutError):
             return None
 
-    answers = await asyncio.gather(*(ask(address) for address in addresses.values()))
-    return {name: answer for name, answer in zip(addresses, answers, strict=True) if answer is not None}
+    asked = sorted(names)
+    answers = await asyncio.gather(*(ask(name) for name in asked))
+    return {name: answer for name, answer in zip(asked, answers, strict=True) if answer is not None}

@@ -8,15 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
+from hostagent.agent.audit import written_down
+from hostagent.agent.credentials import open_keyring
 from hostagent.agent.lineage import FOUND, LocalLineage, begun, record_lineage, save, taken_over
 from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.process import User
+from hostagent.drivers.trust import Trust
 from hostagent.server.undecided import asked_for, may_be_granted
 from vdc.model.errors import ConflictError, RefusedError, VdcError
 from vdc.model.lineage import Lineage
+from vdc.security.folder import pki_folder
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
 from vdc.store.protocol import StoreUnavailableError
@@ -39,20 +44,26 @@ async def go_on_alone(config: AgentConfig, by: str) -> str:
         raise ConflictError(
             "the agent runs", code="agent-runs", hint="stop it first, or: vdc promote replica --force"
         )
+    trust = _trust(config)
     member = EmbeddedMember(
         config.host, embedded, state_dir=config.state_dir, runtime=config.runtime,
-        user=User(config.guest_uids.etcd),
+        user=User(config.guest_uids.etcd), trust=trust,
     )  # fmt: skip
     member.check_data()
-    store = EtcdStore([member.endpoint])
+    store = EtcdStore([member.endpoint], ssl=trust.client)
     try:
-        known = await _decide(config, member, store, by)
-        async with _running(member):
-            await member.wait_healthy(ALONE_S)
-            known = await _record(config, store, known)
+        async with written_down(config, "go-on-alone", by):
+            known = await _decide(config, member, store, by)
+            async with _running(member):
+                await member.wait_healthy(ALONE_S)
+                known = await _record(config, store, known)
     finally:
         await store.close()
     return f"{config.host} goes on alone under lineage {known.number}; start its agent"
+
+
+def _trust(config: AgentConfig) -> Trust:
+    return Trust(open_keyring(pki_folder(config.state_dir), datetime.now(UTC)))
 
 
 async def _decide(config: AgentConfig, member: EmbeddedMember, store: EtcdStore, by: str) -> LocalLineage:
@@ -126,7 +137,7 @@ async def rejoin(config: AgentConfig, replaces: str = "") -> str:
         )  # fmt: skip
     member = EmbeddedMember(
         config.host, config.etcd.embedded, state_dir=config.state_dir, runtime=config.runtime,
-        user=User(config.guest_uids.etcd),
+        user=User(config.guest_uids.etcd), trust=_trust(config),
     )  # fmt: skip
     known = await taken_over(config, member)
     is_given_up = known.number == member.lineage and await member.is_going_alone()

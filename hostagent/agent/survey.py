@@ -33,7 +33,7 @@ class _KnownQemu(Record):
     qemu: QemuVersion
 
 
-async def survey(config: AgentConfig, incarnation: str, now: str) -> tuple[Host, LibvirtInventory]:
+async def survey(config: AgentConfig, incarnation: int, now: str) -> tuple[Host, LibvirtInventory]:
     """This host's record, and the driver that answers further questions. Missing abilities are reasons in
     the record, not errors."""
     cache = config.cache_dir / "host" if config.cache_dir else config.state_dir / "cache"

@@ -12,14 +12,16 @@ import os
 from collections.abc import AsyncIterable
 from contextlib import AsyncExitStack
 
-import aiohttp
 import structlog
 
-from hostagent.agent.agent import MEMBERS_EVERY_S, Agent, Cached, follow_peers
-from hostagent.agent.doctor import witness_checks
+from hostagent.agent.agent import MEMBERS_EVERY_S, Agent
+from hostagent.agent.audit import AuditKeeper, open_audit
+from hostagent.agent.cached import Cached
+from hostagent.agent.doctor import programs_check, witness_checks
 from hostagent.agent.majority import majority_checks
+from hostagent.agent.packetfilter import PacketFilter
+from hostagent.agent.peers import PeerKeys, follow_peers, when_peers_change
 from hostagent.agent.presence import keep_present, publish_network
-from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
 from hostagent.server.override import Override
 from hostagent.supervisor.failpoints import Failpoints
@@ -36,7 +38,7 @@ from vdc.images.reference import normalise_reference
 from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
 from vdc.model.host import Accelerator, Host, HostRole, QemuVersion
 from vdc.model.image import Blob
-from vdc.store import keys
+from vdc.security.keyring import Keyring
 from vdc.store.etcd import EtcdStore
 from vdc.store.mirror import Mirror
 
@@ -68,7 +70,6 @@ class WitnessAgent(Agent):
         self,
         record: Host,
         store: EtcdStore,
-        session: aiohttp.ClientSession,
         stack: AsyncExitStack,
         group: asyncio.TaskGroup,
     ) -> None:
@@ -84,22 +85,26 @@ class WitnessAgent(Agent):
             store_heard_at_s=self._clock.boottime_s(),
             log=structlog.get_logger(),
         )
+        self._sessions.mirror = host.mirror
+        self._filter = PacketFilter(self.config, self._clock)
+        await self._filter.begin()
         await host.heartbeats.start()
         group.create_task(host.heartbeats.run(), name="heartbeats")
         group.create_task(host.mirror.run(), name="mirror")
-        group.create_task(_follow_hosts(host), name="peers")
-        group.create_task(keep_present(host, record), name="presence")
+        group.create_task(self._filter.run(host.mirror), name="packet filter")
+        group.create_task(_follow_hosts(host, self._keyring), name="peers")
+        group.create_task(keep_present(host, self._keyring), name="presence")
         self._keep_lineage(host, store, group)
-        await self._serve_cluster(host, store, session, group)
+        await self._serve_cluster(host, store, group)
 
-    async def _serve_cluster(
-        self, host: NodeContext, store: EtcdStore, session: aiohttp.ClientSession, group: asyncio.TaskGroup
-    ) -> None:
+    async def _serve_cluster(self, host: NodeContext, store: EtcdStore, group: asyncio.TaskGroup) -> None:
         members = Cached(lambda: self._voters(store), MEMBERS_EVERY_S, self._clock.boottime_s)
+        own_programs = programs_check(self.config, self._clock)
 
         async def checks() -> tuple[Check, ...]:
-            found = witness_checks(host, await members())
-            return (*found, *majority_checks(host, await members(), self._lineage.known.left_out))
+            found = witness_checks(host, await members(), self._filter.trouble)
+            left_out = self._lineage.known.left_out
+            return (*found, await own_programs(), *majority_checks(host, await members(), left_out))
 
         nobody = _NoSupervisors(host.name)
         desired = DesiredState(store, host.mirror, self._clock, normalise_reference)
@@ -109,17 +114,17 @@ class WitnessAgent(Agent):
             maintenance=MaintenanceWishes(store, host.mirror, self._clock, desired),
             supervisors=nobody,
             blobs=_NoBlobs(host),
-            session=session,
+            sessions=self._sessions,
             members=members,
             checks=checks,
             override=Override(host, store, self._member, self._lineage, nobody.find),
+            audit=(audit := open_audit(host)),
+            issuer=self._issuer(host),
         )
+        group.create_task(AuditKeeper(host, audit).run(), name="audit")
+        self._keep_credentials(context, group)
         self.config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-        api = ApiServer(
-            build_app(context), socket=self.config.state_dir / "api.sock",
-            address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,
-        )  # fmt: skip
-        group.create_task(api.run(), name="api")
+        group.create_task(self._api(context).run(), name="api")
         group.create_task(self._vote(context, store), name="election")
 
     async def _vote(self, context: ServerContext, store: EtcdStore) -> None:
@@ -135,13 +140,13 @@ class WitnessAgent(Agent):
         await election.run(self._term(context, store))
 
 
-async def _follow_hosts(host: NodeContext) -> None:
-    changed = asyncio.Event()
-    host.mirror.subscribe(lambda key: changed.set() if not key or key.startswith(keys.HOSTS) else None)
+async def _follow_hosts(host: NodeContext, keyring: Keyring) -> None:
+    changed = when_peers_change(host, keyring)
+    peer_keys = PeerKeys(keyring, host.log.warning)
     while True:
         await changed.wait()
         changed.clear()
-        follow_peers(host)
+        follow_peers(host, peer_keys)
 
 
 class _NoSupervisors:

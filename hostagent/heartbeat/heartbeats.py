@@ -10,6 +10,10 @@ other without a break for `SETTLED_S`. That changes no decision about a copy tha
 from being filled over a dead or flapping link.
 
 A peer that does not hear us says so (`Content.deaf_to`): where only our direction is cut, we learn it from it.
+
+A heartbeat counts only if the peer itself sealed it for us and for this network, if it was not heard before, and if
+it names the present start of our agent (`Seal`, `Order`). Between agents that know each other this takes no store:
+who has been restarted is heard with its first heartbeat, and hears the next one.
 """
 
 from __future__ import annotations
@@ -17,16 +21,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
 
 from hostagent.heartbeat.echo import Echo
 from hostagent.heartbeat.link import Link
-from hostagent.heartbeat.message import Content, decode, encode
+from hostagent.heartbeat.message import Content, Heading, decode, encode, parse
+from hostagent.heartbeat.order import NetworkKind, Order, Refusal
+from hostagent.heartbeat.peer import Introduction, Peer
 from vdc.control.clock import Clock
 
-NetworkKind = Literal["management", "replication"]
-NETWORKS: tuple[NetworkKind, ...] = ("management", "replication")
 _LATE_S = 0.03
 _ASK_EVERY_S = 0.025
 SETTLED_S = 3.0
@@ -34,22 +36,6 @@ _DEAF_S = 0.1  # less than a secondary's own head start: the primary is to be fi
 _ANSWER_S = (
     0.075  # three questions long: that an echo is given before silence counts, however long it has lasted
 )
-
-
-@dataclass(slots=True)
-class Peer:
-    """A peer's addresses and what is known of it."""
-
-    addresses: Mapping[NetworkKind, str]
-    links: dict[NetworkKind, Link]
-    incarnation: str = ""
-    dead: tuple[tuple[str, int], ...] = ()
-    lineage: int = 0
-    suspected: dict[NetworkKind, bool] = field(default_factory=lambda: dict.fromkeys(NETWORKS, False))
-    is_deaf: bool = False  # it says that it does not hear this host on the replication network
-    deaf_at_s: float = float("inf")  # since when it says so
-    deafness_counts: bool = False  # it has said so for long enough
-    settles_at_s: float = float("-inf")  # of its replication network, since the last break
 
 
 class _Receiver(asyncio.DatagramProtocol):
@@ -69,7 +55,7 @@ class Heartbeats:
     def __init__(
         self,
         host: str,
-        incarnation: str,
+        incarnation: int,
         addresses: Mapping[NetworkKind, str],
         port: int,
         *,
@@ -87,6 +73,10 @@ class Heartbeats:
         self._clock = clock
         self._on_change = on_change
         self._peers: dict[str, Peer] = {}
+        self._at: dict[tuple[NetworkKind, str], list[tuple[str, Peer]]] = {}  # who may send from an address
+        self._orders: dict[
+            bytes, Order
+        ] = {}  # by key: that a peer was gone for a while lets nothing count twice
         self._dead: dict[tuple[str, int], None] = {}
         self._transports: dict[NetworkKind, asyncio.DatagramTransport] = {}
         self._echoes: dict[NetworkKind, Echo] = {}
@@ -107,7 +97,8 @@ class Heartbeats:
             self._transports[network] = transport
             self._echoes[network] = Echo(
                 self._addresses[network],
-                lambda source, network=network: self._hear_echo(network, source),  # type: ignore[misc]
+                self._clock.boottime_s,
+                lambda source, asked_at_s, network=network: self._hear_echo(network, source, asked_at_s),  # type: ignore[misc]
             )
 
     def close(self) -> None:
@@ -117,16 +108,22 @@ class Heartbeats:
         for transport in self._transports.values():
             transport.close()
 
-    def set_peers(self, peers: Mapping[str, Mapping[NetworkKind, str]]) -> None:
-        """The other hosts and their addresses; what is known of those that stay is kept."""
+    def set_peers(self, peers: Mapping[str, Introduction]) -> None:
+        """The other hosts as their records introduce them; what is known of those that stay is kept."""
         now = self._clock.boottime_s()
         for name in self._peers.keys() - peers.keys():
             del self._peers[name]
-        for name, addresses in peers.items():
+        for name, introduction in peers.items():
             known = self._peers.get(name)
-            if known is None or known.addresses != addresses:
-                links = {network: Link(now, self._interval_s) for network in addresses}
-                self._peers[name] = Peer(dict(addresses), links)
+            if known is None or not known.introduction.is_at_the_same(introduction):
+                links = {network: Link(now, self._interval_s) for network in introduction.addresses}
+                order = self._orders.setdefault(introduction.key, Order()) if introduction.key else Order()
+                known = self._peers[name] = Peer.introduced(self._host, name, introduction, order, links)
+            known.introduction = introduction
+        self._at = {}
+        for name, peer in self._peers.items():
+            for network, address in peer.introduction.addresses.items():
+                self._at.setdefault((network, address), []).append((name, peer))
 
     def tell_dead(self, uid: str, epoch: int) -> None:
         """Tell every peer, now and with each heartbeat, that this host's copy under `epoch` has ended."""
@@ -154,7 +151,17 @@ class Heartbeats:
 
     def _content(self) -> bytes:
         deaf_to = tuple(name for name, peer in self._peers.items() if peer.suspected.get("replication"))
-        return Content(self._host, self._incarnation, tuple(self._dead), deaf_to, self._lineage).encode()
+        return Content(tuple(self._dead), deaf_to, self._lineage).encode()
+
+    def unheard_because(self, host: str) -> str:
+        """Why `host` can never be heard as it is on record; empty where it can."""
+        peer = self._peers.get(host)
+        return peer.introduction.unheard_because if peer else ""
+
+    def refused(self, host: str) -> Mapping[Refusal, int]:
+        """How many datagrams from the addresses of `host` did not count, and why."""
+        peer = self._peers.get(host)
+        return peer.refused if peer else {}
 
     def silent_ms(self, host: str, network: NetworkKind) -> float:
         """Silence of a peer; 0 for one that is not known."""
@@ -181,13 +188,13 @@ class Heartbeats:
     def unsettled(self) -> tuple[str, ...]:
         """Hosts with which the replication network does not work both ways, or has not for long enough."""
         now = self._clock.boottime_s()
-        return tuple(sorted(name for name, peer in self._peers.items() if not _is_settled(peer, now)))
+        return tuple(sorted(name for name, peer in self._peers.items() if not peer.is_settled(now)))
 
     def settling(self) -> tuple[str, ...]:
         """Those of `unsettled` whose network works again, and only has to go on for a while."""
         now = self._clock.boottime_s()
-        peers = [(name, peer) for name, peer in self._peers.items() if not _is_settled(peer, now)]
-        return tuple(sorted(name for name, peer in peers if _works(peer)))
+        peers = [(name, peer) for name, peer in self._peers.items() if not peer.is_settled(now)]
+        return tuple(sorted(name for name, peer in peers if peer.works))
 
     def is_deaf(self, host: str) -> bool:
         """Whether `host` has said for a while that it does not hear us on the replication network.
@@ -222,47 +229,66 @@ class Heartbeats:
 
     def _send_all(self) -> None:
         self._sequence += 1
-        data = encode(self._sequence, self._body)
         for peer in self._peers.values():
-            for network, address in peer.addresses.items():
+            heading = Heading(self._incarnation, self._sequence, peer.incarnation)
+            for network, seal in peer.seals_out.items():
                 if (transport := self._transports.get(network)) is not None:
-                    transport.sendto(data, (address, self._port))
+                    address = peer.introduction.addresses[network]
+                    transport.sendto(encode(heading, self._body, seal), (address, self._port))
 
     def _hear(self, network: NetworkKind, data: bytes, source: str) -> None:
-        message = decode(data)
-        if message is None:
+        for name, peer in self._at.get((network, source), ()):  # two only where a record is out of date
+            seal = peer.seals_in.get(network)
+            if seal is None:
+                continue
+            opened = decode(data, seal)
+            if opened is None:
+                peer.refused[Refusal.FORGED] += 1
+                continue
+            heading, body = opened
+            least = peer.introduction.incarnation
+            if (refusal := peer.order.refuse(heading, network, self._incarnation, least)) is not None:
+                peer.refused[refusal] += 1
+            elif (content := parse(body)) is None:
+                peer.refused[Refusal.UNREADABLE] += 1
+            else:
+                self._count(name, peer, network, heading, content)
             return
-        sequence, content = message
-        peer = self._peers.get(content.host)
-        if peer is None or peer.addresses.get(network) != source:
-            return
+
+    def _count(self, name: str, peer: Peer, network: NetworkKind, heading: Heading, content: Content) -> None:
+        """Take in what a heartbeat says that counts."""
         now = self._clock.boottime_s()
-        if content.incarnation != peer.incarnation:
-            peer.incarnation = content.incarnation
+        if heading.incarnation != peer.heard:
+            peer.heard = heading.incarnation
             for link in peer.links.values():
                 link.restart(now)
-        peer.links[network].hear(now, sequence)
-        has_news = (content.dead, content.lineage) != (peer.dead, peer.lineage)
-        peer.dead, peer.lineage = content.dead, content.lineage
+        peer.links[network].hear(now, heading.sequence)
+        has_news = False
         if peer.suspected[network]:
             peer.suspected[network] = False
             has_news = True
             if network == "replication":
                 peer.settles_at_s = now + SETTLED_S
                 self._body = self._content()
+        if peer.order.is_news(heading.sequence):
+            has_news = self._take_in(peer, content, now) or has_news
+        if has_news:
+            self._on_change(name)
+
+    def _take_in(self, peer: Peer, content: Content, now: float) -> bool:
+        """Whether the newest content of a peer differs from what it said before."""
+        has_news = (content.dead, content.lineage) != (peer.dead, peer.lineage)
+        peer.dead, peer.lineage = content.dead, content.lineage
         if (is_deaf := self._host in content.deaf_to) is not peer.is_deaf:
             peer.is_deaf, peer.settles_at_s = is_deaf, now + SETTLED_S
             peer.deaf_at_s = now if is_deaf else float("inf")
             peer.deafness_counts = False
             has_news = True
-        if has_news:
-            self._on_change(content.host)
+        return has_news
 
-    def _hear_echo(self, network: NetworkKind, source: str) -> None:
-        now = self._clock.boottime_s()
-        for peer in self._peers.values():
-            if peer.addresses.get(network) == source:
-                peer.links[network].echo(now)
+    def _hear_echo(self, network: NetworkKind, source: str, asked_at_s: float) -> None:
+        for _, peer in self._at.get((network, source), ()):
+            peer.links[network].echo(asked_at_s)
 
     def _judge(self, now: float) -> float:
         """Ask who is late, suspect who has been silent for too long; returns when to look again."""
@@ -279,7 +305,7 @@ class Heartbeats:
                 if peer.suspected[network] or network not in self._echoes:
                     continue
                 if link.agent_silent_ms(now) >= threshold / 2:
-                    self._echoes[network].ask(peer.addresses[network])
+                    self._echoes[network].ask(peer.introduction.addresses[network])
                     link.asked_at_s = min(link.asked_at_s, now)
                     again = min(again, now + _ASK_EVERY_S)
                 left_s = max((threshold - link.silent_ms(now)) / 1000, link.asked_at_s + _ANSWER_S - now)
@@ -298,15 +324,7 @@ class Heartbeats:
     @staticmethod
     def _has_settled(peer: Peer, now: float) -> bool:
         """Whether a network that had been broken has just become settled: told once."""
-        if peer.settles_at_s == float("-inf") or not _is_settled(peer, now):
+        if peer.settles_at_s == float("-inf") or not peer.is_settled(now):
             return False
         peer.settles_at_s = float("-inf")
         return True
-
-
-def _is_settled(peer: Peer, now: float) -> bool:
-    return _works(peer) and now >= peer.settles_at_s
-
-
-def _works(peer: Peer) -> bool:
-    return not peer.suspected["replication"] and not peer.is_deaf

@@ -19,7 +19,7 @@ class Link:
     heard_ever: bool = False
     sequence: int = -1
     lost: int = 0
-    echoed_at_s: float = float("-inf")  # the host answered an echo while its agent was silent
+    echoed_at_s: float = float("-inf")  # when the latest echo was asked for that its host has answered
     asked_at_s: float = float("inf")  # the first echo request that was not answered yet
 
     def hear(self, now_s: float, sequence: int) -> None:
@@ -36,10 +36,15 @@ class Link:
         self.asked_at_s = float("inf")
         self.sequence = sequence
 
-    def echo(self, now_s: float) -> None:
-        """The host's kernel answered. What is asked next is given its own time: this process may starve before it."""
-        self.echoed_at_s = now_s
-        self.asked_at_s = float("inf")
+    def echo(self, asked_at_s: float) -> None:
+        """The host's kernel answered what it was asked then, however late the answer comes: it lived at that time.
+
+        What is asked next is given its own time: this process may starve before it. An answer to something older
+        gives none, or whoever repeats one would buy time again and again.
+        """
+        self.echoed_at_s = max(self.echoed_at_s, asked_at_s)
+        if asked_at_s >= self.asked_at_s:
+            self.asked_at_s = float("inf")
 
     def restart(self, now_s: float) -> None:
         """The peer's agent is a new one: its sequence begins again."""

@@ -11,13 +11,14 @@ from aiohttp import web
 from hostagent.server import views
 from hostagent.server.context import ServerContext
 from hostagent.server.http import number, parse_body, stream_lines
+from hostagent.server.limits import paced
 from hostagent.server.majority import notes_of
 from vdc import __version__
 from vdc.api import models as wire
 from vdc.api.openapi import build_openapi
 from vdc.control.events import MAX_EVENTS, read_events
 from vdc.images.reference import check_digest, digest_of, normalise_reference
-from vdc.images.stored import check_disk_blob
+from vdc.images.stored import check_image
 from vdc.model.base import Record
 from vdc.model.errors import ConflictError, NotFoundError
 from vdc.model.event import Event
@@ -26,7 +27,6 @@ from vdc.protection.majority import may_lose
 from vdc.store import keys
 from vdc.store.protocol import ChangeKind, Delete, Put, Unchanged
 
-CHUNK = 1024 * 1024
 EMPTY_SHA256 = "sha256:" + hashlib.sha256(b"").hexdigest()
 
 
@@ -119,7 +119,7 @@ class ClusterHandlers:
         missing = [blob.digest for blob in body.image.blobs if not self._context.blobs.has(blob.digest)]
         if missing:
             raise ConflictError(f"blob {missing[0]} has not been uploaded to this host", code="blob-missing")
-        await asyncio.to_thread(check_disk_blob, self._context.blobs, body.image)
+        await asyncio.to_thread(check_image, self._context.blobs, body.image)
         me = self._context.host.name
         for _ in range(8):
             item = await self._store.get(keys.image(digest))
@@ -193,9 +193,7 @@ class ClusterHandlers:
     async def write_blob(self, request: web.Request) -> wire.BlobReceipt:
         """See the route table."""
         digest = check_digest(request.match_info["digest"])
-        blob = await self._context.blobs.write(
-            digest, request.content.iter_chunked(CHUNK), request.content_length
-        )
+        blob = await self._context.blobs.write(digest, paced(request.content), request.content_length)
         return wire.BlobReceipt(digest=blob.digest, size_bytes=blob.size_bytes)
 
     async def close(self) -> None:

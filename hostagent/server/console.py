@@ -13,6 +13,7 @@ from hostagent.drivers.process.users import GUEST_DIR
 from hostagent.drivers.qemu.spec import CONSOLE_SOCKET
 from hostagent.server import views
 from hostagent.server.context import ServerContext
+from hostagent.server.identity import person_of
 from vdc.model.errors import ConflictError, UnavailableError
 
 CHUNK = 4096
@@ -40,14 +41,14 @@ class ConsoleHandler:
             socket = await _accept(request)
             await _pump(socket, reader, writer)
             return socket
-        async with self._context.peer(host).endophyte_console(name) as onward:
+        async with self._context.peer(host, person_of(request)).endophyte_console(name) as onward:
             socket = await _accept(request)
             await _relay(socket, onward)
         return socket
 
 
 async def _accept(request: web.Request) -> web.WebSocketResponse:
-    socket = web.WebSocketResponse(heartbeat=10.0, max_msg_size=64 * 1024)
+    socket = web.WebSocketResponse(heartbeat=10.0, max_msg_size=64 * 1024, compress=False)
     await socket.prepare(request)
     return socket
 

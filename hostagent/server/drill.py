@@ -1,6 +1,6 @@
 """`vdc drill`: the primary of a VM is killed on purpose, and what a client would notice of it is measured.
 
-The measuring host is another one than the primary's: it asks the guest by ICMP echo over the overlay every few
+The secondary's host measures: it asks the guest by ICMP echo over the overlay every few
 milliseconds and looks for the longest time without an answer. Lockstep treats echoes as it treats all traffic.
 """
 
@@ -14,9 +14,10 @@ from itertools import pairwise
 from aiohttp import web
 
 from hostagent.heartbeat.echo import Echo
-from hostagent.server import views
+from hostagent.server import peers, views
 from hostagent.server.context import ServerContext
 from hostagent.server.http import parse_body
+from hostagent.server.identity import person_of
 from vdc.api import models as wire
 from vdc.control.events import read_events
 from vdc.model.endophyte import CopyRole, CopyStage
@@ -36,11 +37,11 @@ class Probe:
 
     def __init__(self, own_address: str, guest_address: str, clock: Callable[[], float]) -> None:
         self._guest, self._clock = guest_address, clock
-        self._echo = Echo(own_address, self._hear)
+        self._echo = Echo(own_address, clock, self._hear)
         self.sent = 0
         self.answers_at_s: list[float] = []
 
-    def _hear(self, source: str) -> None:
+    def _hear(self, source: str, _: float) -> None:
         if source == self._guest:
             self.answers_at_s.append(self._clock())
 
@@ -68,22 +69,22 @@ class DrillHandlers:
         self._host = context.host
 
     async def drill_endophyte(self, request: web.Request) -> wire.DrillResult:
-        """See the route table. The primary's own host cannot measure, and hands the request on."""
+        """See the route table. The secondary's host measures, which alone may ask the primary's to fail."""
         name = request.match_info["name"]
         body = wire.DrillRequest.model_validate(await parse_body(request))
         await views.find_endophyte(self._host.mirror, name)
         pair = _in_lockstep(name, self._host.mirror.pair(name))
         assert pair.secondary is not None
-        if pair.primary == self._host.name:
-            return await self._context.peer(pair.secondary).drill_endophyte(
-                name, fault=body.fault, timeout_s=body.timeout_s
-            )
+        if pair.secondary != self._host.name:
+            peer = self._context.peer(pair.secondary, person_of(request))
+            return await peer.drill_endophyte(name, fault=body.fault, timeout_s=body.timeout_s)
         return await self._drill(name, pair, body)
 
     async def peer_fail(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""
         name = request.match_info["name"]
         body = wire.FailRequest.model_validate(await parse_body(request))
+        await peers.check_peer(self._host, request, body, peers.secondary)
         copy = self._context.supervisors.find(name).copy
         if copy.state.epoch != body.epoch:
             raise FencedError(f"{name} is at epoch {copy.state.epoch}, not {body.epoch}")

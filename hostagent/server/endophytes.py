@@ -12,17 +12,20 @@ from aiohttp import web
 from hostagent.drivers.process.foreign import open_foreign
 from hostagent.drivers.process.users import GUEST_DIR
 from hostagent.drivers.qemu.spec import SERIAL_LOG
-from hostagent.server import views
+from hostagent.server import peers, views
 from hostagent.server.context import ServerContext
-from hostagent.server.http import calling_host, number, parse_body, stream_lines
+from hostagent.server.http import number, parse_body, stream_lines
+from hostagent.server.identity import person_of, require_role
 from hostagent.server.promotion import promote
 from hostagent.supervisor.logs import earlier_log
 from vdc.api import models as wire
+from vdc.api.routes import BY_NAME
 from vdc.control.desired import parse_manifest
 from vdc.control.tombstones import bury
 from vdc.model.base import Record
 from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError
+from vdc.model.identity import Role
 from vdc.store import keys
 
 LOG_TAIL_BYTES = 256 * 1024
@@ -150,23 +153,28 @@ class EndophyteHandlers:
     async def promote_endophyte(self, request: web.Request) -> wire.PromoteResult:
         """See the route table."""
         body = wire.PromoteRequest.model_validate(await parse_body(request))
-        return await promote(self._context, _name(request), body)
+        if body.force:
+            require_role(request, BY_NAME["promote_endophyte"].forced_role or Role.ADMIN)
+        return await promote(self._context, _name(request), body, person_of(request))
 
     async def peer_quiesce(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""
         body = wire.PeerRequest.model_validate(await parse_body(request))
+        await peers.check_peer(self._context.host, request, body, peers.secondary)
         await self._context.supervisors.find(_name(request)).quiesce(body.epoch)
         return wire.Acknowledged(sentence="silent")
 
     async def peer_credentials(self, request: web.Request) -> wire.Credentials:
         """See the route table."""
         body = wire.CredentialsRequest.model_validate(await parse_body(request))
+        await peers.check_peer(self._context.host, request, body, peers.secondary)
         supervisor = self._context.supervisors.find(_name(request))
-        return await supervisor.sign_credentials(body, calling_host(request, body))
+        return await supervisor.sign_credentials(body)
 
     async def peer_follow(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""
         body = wire.PeerRequest.model_validate(await parse_body(request))
+        await peers.check_peer(self._context.host, request, body, peers.takes_over(body.epoch))
         await self._context.supervisors.follow(_name(request), body.epoch)
         return wire.Acknowledged(sentence="following")
 
@@ -179,7 +187,7 @@ class EndophyteHandlers:
         lines = number(request.query.get("lines", "200"), 0, 100_000)
         host = await self._primary_host(name)
         if host != self._context.host.name:
-            peer = self._context.peer(host)
+            peer = self._context.peer(host, person_of(request))
             return await peer.endophyte_log(name, lines=None if offset is not None else lines, offset=offset)
         folder = self._context.host.vms_dir / name
         text, end = await asyncio.to_thread(_read_log, folder, lines, offset)

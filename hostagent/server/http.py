@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
@@ -11,13 +10,15 @@ import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
-from vdc.api.models import PeerRequest
 from vdc.model.base import Record
 from vdc.model.errors import BugError, InvalidError, Problem, VdcError
+from vdc.model.ids import check_dns_label
+from vdc.model.strict_yaml import StrictError, parse_json
 
 MAX_BODY_BYTES = 1024 * 1024
 WRITE_S = 30.0  # a reader that takes nothing for so long is gone, or stands still
 BODY_S = 10.0  # a record has arrived by then, or its sender has no intention to send it
+MAX_VALUES = 300_000  # the numbers of a peer's question about a large guest's memory
 _MOST_DIGITS = 20
 _log = structlog.get_logger()
 
@@ -25,18 +26,17 @@ Handler = Callable[[web.Request], Awaitable[object]]
 
 
 async def parse_body(request: web.Request) -> object:
-    """The JSON body, at most MAX_BODY_BYTES, no duplicate keys, no NaN. Raises InvalidError."""
+    """The JSON body, read as strictly as a manifest. Raises InvalidError."""
     try:
         async with asyncio.timeout(BODY_S):
-            text = (await request.read()).decode()  # in no other encoding, whatever the header says
+            text = await request.read()
     except TimeoutError as error:
         raise InvalidError(f"the body did not come within {BODY_S:g} s", code="body-late") from error
-    except UnicodeDecodeError as error:
-        raise InvalidError("the body is not UTF-8", code="body-invalid") from error
     try:
-        return json.loads(text or "{}", object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidError(f"the body is not JSON: {error}", code="body-invalid") from error
+        value = parse_json(text, max_values=MAX_VALUES)  # UTF-8, whatever encoding the header says
+    except StrictError as error:
+        raise InvalidError(f"the body cannot be used: {error}", code="body-invalid") from error
+    return {} if value is None else value
 
 
 def number(text: str, least: int, most: int) -> int:
@@ -47,44 +47,48 @@ def number(text: str, least: int, most: int) -> int:
     return int(text)
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is given twice")
-    return found
+def check_path(request: web.Request) -> None:
+    """The names in a path become keys of the store and names of files. Raises InvalidError (`name-invalid`)."""
+    name = request.match_info.get("name")
+    if name is None:
+        return
+    try:
+        check_dns_label(name)
+    except ValueError as error:
+        raise InvalidError(str(error), code="name-invalid") from error
 
 
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def problem_response(error: VdcError) -> web.Response:
-    """An error as the client rebuilds it."""
-    return web.Response(
-        text=error.problem.to_json(), status=error.http_status, content_type="application/json"
-    )
+def problem_of(error: Exception) -> tuple[int, Problem]:
+    """The status and the Problem with which an error is answered."""
+    match error:
+        case VdcError():
+            return error.http_status, error.problem
+        case ValidationError():
+            first = error.errors(include_url=False, include_input=False)[0]
+            path = ".".join(str(part)[:60] for part in first["loc"])
+            invalid = InvalidError(f"{path or 'body'}: {first['msg']}", code="body-invalid")
+            return invalid.http_status, invalid.problem
+        case web.HTTPException():
+            code = {404: "no-such-route", 405: "method-not-allowed", 413: "body-too-large"}.get(
+                error.status, "http"
+            )
+            return error.status, Problem(code=code, message=error.reason)
+        case _:
+            bug = BugError(f"{type(error).__name__} while answering; see the agent's log")
+            return bug.http_status, bug.problem
 
 
 @web.middleware
 async def errors_as_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every answer is a record or a Problem; nothing else leaves this process."""
     try:
+        check_path(request)
         answer = await handler(request)
-    except VdcError as error:
-        return problem_response(error)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        return problem_response(InvalidError(f"{path or 'body'}: {first['msg']}", code="body-invalid"))
-    except web.HTTPException as error:
-        code = {404: "no-such-route", 405: "method-not-allowed", 413: "body-too-large"}.get(
-            error.status, "http"
-        )
-        problem = Problem(code=code, message=error.reason)
-        return web.Response(text=problem.to_json(), status=error.status, content_type="application/json")
     except Exception as error:  # the boundary of a request: a defect must not end the server
-        _log.exception("defect while answering", path=request.path)
-        return problem_response(BugError(f"{type(error).__name__} while answering; see the agent's log"))
+        status, problem = problem_of(error)
+        if not isinstance(error, VdcError | ValidationError | web.HTTPException):
+            _log.exception("defect while answering", path=request.path)
+        return web.Response(text=problem.to_json(), status=status, content_type="application/json")
     if isinstance(answer, web.StreamResponse):
         return answer
     if isinstance(answer, Record):
@@ -108,9 +112,3 @@ async def stream_lines(request: web.Request, records: AsyncIterator[Record]) -> 
                     request.transport.abort()
                 break
     return response
-
-
-def calling_host(request: web.Request, body: PeerRequest) -> str:
-    """The host whose agent asks: its certificate's, once connections carry one; until then what it says."""
-    identity = request.get("identity")
-    return str(identity.name) if identity is not None else body.from_host

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from hostagent.server.context import ServerContext
@@ -40,15 +40,22 @@ class _Figures(Collector):
         silence = GaugeMetricFamily(
             "vdc_peer_silence_seconds", "Time since the last heartbeat", labels=["peer", "network"]
         )
+        refused = CounterMetricFamily(
+            "vdc_heartbeats_refused",
+            "Datagrams from a peer's address that did not count",
+            labels=["peer", "reason"],
+        )
         for peer in mirror.hosts:
             if peer != host.name:
+                for reason, count in host.heartbeats.refused(peer).items():
+                    refused.add_metric([peer, reason], count)
                 silence.add_metric([peer, "management"], host.heartbeats.silent_ms(peer, "management") / 1000)
                 silence.add_metric(
                     [peer, "replication"], host.heartbeats.silent_ms(peer, "replication") / 1000
                 )
         store = GaugeMetricFamily("vdc_store_silence_seconds", "Time since the store last answered")
         store.add_metric([], host.store_silent_ms() / 1000)
-        yield from (protected, epoch, pause, silence, store)
+        yield from (protected, epoch, pause, silence, refused, store)
 
 
 class MetricsHandler:

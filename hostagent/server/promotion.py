@@ -14,18 +14,24 @@ from hostagent.server.readonly import check_writable
 from vdc.api import models as wire
 from vdc.model.endophyte import Endophyte
 from vdc.model.errors import ConflictError, RefusedError, UnavailableError
+from vdc.model.identity import Identity
 from vdc.model.pair import Pair, SyncState
 from vdc.store import keys
 
 MOVE_DEADLINE_S = 300.0
 
 
-async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) -> wire.PromoteResult:
-    """Raises ConflictError or RefusedError with the reason why not now, UnavailableError where it takes too long."""
+async def promote(
+    context: ServerContext, name: str, body: wire.PromoteRequest, person: Identity | None = None
+) -> wire.PromoteResult:
+    """For `person`, or for this agent itself where it leads.
+
+    Raises ConflictError or RefusedError with the reason why not now, UnavailableError where it takes too long.
+    """
     mirror = context.host.mirror
     endophyte = await views.find_endophyte(mirror, name)
     if body.force:
-        return await force(context, name, body)
+        return await force(context, name, body, person)
     await check_writable(context.host)
     await mirror.refresh(keys.pair(name))  # another agent may have seen it in sync before this one
     pair = _promotable(endophyte, mirror.pair(name), body.to)
@@ -33,7 +39,7 @@ async def promote(context: ServerContext, name: str, body: wire.PromoteRequest) 
         return await _by_move(context, pair, body.to)
     assert pair.secondary is not None
     if pair.secondary != context.host.name:
-        peer = context.peer(pair.secondary)
+        peer = context.peer(pair.secondary, person)
         return await peer.promote_endophyte(name, to=body.to)
     clock = context.host.clock
     began = clock.boottime_s()
@@ -70,7 +76,9 @@ def _reason(endophyte: Endophyte, pair: Pair, *, is_drained: bool) -> str:
     return f"{'moved' if is_move else 'promoted'} to {pair.secondary} by hand"
 
 
-async def force(context: ServerContext, name: str, body: wire.PromoteRequest) -> wire.PromoteResult:
+async def force(
+    context: ServerContext, name: str, body: wire.PromoteRequest, person: Identity | None
+) -> wire.PromoteResult:
     """The human override, on the secondary's host; raises as `Override.promote`."""
     pair = context.host.mirror.pair(name)
     target = body.to or (pair.secondary if pair else None)
@@ -83,7 +91,7 @@ async def force(context: ServerContext, name: str, body: wire.PromoteRequest) ->
         raise ConflictError(f"{target} has no copy of {name}", code="no-copy")
     if target == context.host.name:
         return await context.override.promote(name, body)
-    peer = context.peer(target)
+    peer = context.peer(target, person)
     return await peer.promote_endophyte(name, to=body.to, force=True, confirm=body.confirm, by=body.by)
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from hostagent.drivers.etcd.wal import undecided
 from vdc.model.errors import BugError, RefusedError
 from vdc.model.pair import Pair
@@ -46,6 +44,6 @@ def pairs_in(entry: bytes) -> list[Pair]:
             document, end = decoder.raw_decode(text, at)
             found.append(Pair.model_validate(document))
             at = text.find("{", end)
-        except (ValueError, ValidationError):
+        except (ValueError, RecursionError):
             at = text.find("{", at + 1)
     return found

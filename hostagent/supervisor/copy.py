@@ -174,12 +174,15 @@ class Copy:
         """Make ports, firmware and TPM, start QEMU, connect to it. Raises VdcError; then `end` cleans up."""
         is_primary = role is CopyRole.PRIMARY
         cost_bytes = primary_cost_bytes(endophyte) if is_primary else secondary_cost_bytes(endophyte)
-        require_memory(
-            cost_bytes, f"{'' if is_primary else 'the secondary of '}{self.name} on {self.host.name}"
-        )
+        whose = "" if is_primary else "the secondary of "
+        require_memory(cost_bytes, f"{whose}{self.name} on {self.host.name}")
         await consent.end_if_any(endophyte.uid)  # of a QEMU before this one
-        for index, nic in enumerate(endophyte.nics):
-            port = Port.of(endophyte.uid, index, nic.mac, is_gated=endophyte.manifest.spec.is_gated)
+        manifest = endophyte.manifest.spec
+        for index, (nic, wanted) in enumerate(zip(endophyte.nics, manifest.networks, strict=True)):
+            port = Port.of(
+                endophyte.uid, index, nic.mac, nic.address,
+                allowed=wanted.allowed_addresses, is_gated=manifest.is_gated,
+            )  # fmt: skip
             await self.host.overlay.attach_port(port, live=is_primary, owner=_TAP_OWNER)
         await self.reach(Step.POWER_ON_PORTS)
         if spec.firmware is not Firmware.BIOS:
@@ -238,9 +241,8 @@ class Copy:
                     return await self._connect()
                 except QmpUnreachableError as error:
                     if not self.is_alive:
-                        raise ProcessStartError(
-                            "QEMU", last_line(self.folder / QEMU_LOG) or str(error)
-                        ) from error
+                        why = last_line(self.folder / QEMU_LOG) or str(error)
+                        raise ProcessStartError("QEMU", why) from error
                 await asyncio.sleep(QMP_POLL_S)
 
     async def _connect(self, socket: str = QMP_SOCKET) -> None:

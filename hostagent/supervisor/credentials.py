@@ -27,17 +27,16 @@ async def make(copy: Copy, epoch: int) -> None:
     await in_thread(copy.credentials.make, epoch)
 
 
-async def sign(
-    copy: Copy, pair: Pair | None, request: wire.CredentialsRequest, caller: str
-) -> wire.Credentials:
+async def sign(copy: Copy, pair: Pair | None, request: wire.CredentialsRequest) -> wire.Credentials:
     """The primary's: a certificate for the secondary of this very epoch and nobody else.
 
-    `caller` is the host that asks. Raises ForbiddenError, InvalidError, and UnavailableError where the pair is past
-    the time in which a secondary is prepared. The epoch was compared with the copy's own.
+    Who calls has been compared with `from_host`, the epoch with the copy's own. Raises ForbiddenError, InvalidError,
+    and UnavailableError where the pair is past the time in which a secondary is prepared.
     """
-    if pair is None or pair.epoch != request.epoch or pair.secondary != caller:
+    if pair is None or pair.epoch != request.epoch or pair.secondary != request.from_host:
         raise ForbiddenError(
-            f"{caller} is not the secondary of {copy.name} under epoch {request.epoch}", code="not-secondary"
+            f"{request.from_host} is not the secondary of {copy.name} under epoch {request.epoch}",
+            code="not-secondary",
         )
     authority, certificate = await in_thread(copy.credentials.sign, request.epoch, request.request)
     return wire.Credentials(authority=authority, certificate=certificate)

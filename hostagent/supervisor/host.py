@@ -55,7 +55,7 @@ class HostContext(NodeContext):
     async def ensure_image(self, entry: ImageEntry) -> None:
         """Make an image present on this host; raises as ImageCache.ensure."""
         holders = [
-            found.value.api_url
+            found.value.peer_url
             for name in entry.hosts
             if name != self.name and name in self.mirror.alive and (found := self.mirror.hosts.get(name))
         ]

@@ -370,10 +370,10 @@ class Supervisor:
         self._require_epoch(epoch)
         await fence(self.copy, epoch)
 
-    async def sign_credentials(self, request: wire.CredentialsRequest, caller: str) -> wire.Credentials:
+    async def sign_credentials(self, request: wire.CredentialsRequest) -> wire.Credentials:
         """A certificate for this pair's secondary; see credentials.sign."""
         self._require_epoch(request.epoch)
-        return await credentials.sign(self.copy, self.host.mirror.pair(self.name), request, caller)
+        return await credentials.sign(self.copy, self.host.mirror.pair(self.name), request)
 
     def _require_epoch(self, epoch: int) -> None:
         pair = self.host.mirror.pair(self.name)

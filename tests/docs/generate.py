@@ -17,7 +17,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from hostagent.config import AgentConfig, EmbeddedEtcd, EtcdConfig, GuestUids, HostAddress, Timings
+from vdc.api.routes import ROUTES
 from vdc.model.explanations import EXPLANATIONS
+from vdc.model.identity import Role
 from vdc.model.network import Network
 from vdc.model.step import Step
 from vdc.protection.table import TABLE, State
@@ -54,7 +56,10 @@ MEANINGS = {
     "etcd.embedded.election_ms": "etcd's election timeout; at least five heartbeats and ten round trips",
     "etcd.embedded.client_port": "The same on all members",
     "etcd.embedded.peer_port": "The same on all members",
-    "etcd.endpoints": "URLs of an etcd that exists already",
+    "etcd.endpoints": "URLs (https) of an etcd that exists already",
+    "etcd.ca": "Whom to trust at `etcd.endpoints` (PEM file); without it the machine's authorities",
+    "etcd.certificate": "What to show at `etcd.endpoints` (PEM file)",
+    "etcd.key": "Its private key (PEM file)",
     "api_port": "TCP port of the API on the management address",
     "heartbeat_port": "UDP port of the heartbeats on both networks; the same on all hosts",
     "runtime": "Runtime root with QEMU, swtpm, etcd and dnsmasq; without it the host's own programs are used",
@@ -231,6 +236,18 @@ def _default(field: Any) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
+def roles_table() -> str:
+    """Every route with the least role that may call it."""
+    lines = ["| request | what | role | also |", "|---|---|---|---|"]
+    for route in ROUTES:
+        also = [f"forced: `{route.forced_role}`"] if route.forced_role else []
+        if route.by_hosts:
+            also.append("hosts" if route.by_hosts is Role.HOST else "hosts and witnesses")
+        role = "" if route.role is Role.NOBODY else f"`{route.role}`"
+        lines.append(f"| `{route.method} {route.path}` | {route.summary} | {role} | {', '.join(also)} |")
+    return "\n".join([*lines, ""])
+
+
 def rules_list() -> str:
     """Every rule about durations, with its reason."""
     lines = ["| rule | else |", "|---|---|"]
@@ -252,5 +269,6 @@ PARTS = (
     Part(_SENTENCES, "table", rows_table),
     Part(_OPTIONS, "events", events_table),
     Part(_OPTIONS, "options", options_table),
+    Part(_OPTIONS, "roles", roles_table),
     Part(_STEPS, "steps", steps_table),
 )

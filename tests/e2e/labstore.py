@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from labcredentials import etcd_url, host_folder
 from testlab import VM, Lab
 
 from vdc.lab import api as lab_api
-from vdc.lab.plan import Underlay
 
 _SCRIPT = """
 import asyncio, sys
+from pathlib import Path
+from vdc.security.folder import load_credentials
+from vdc.security.tls import client_context
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
 from vdc.store.protocol import Delete, Put
@@ -25,10 +28,20 @@ async def forget(store, uid, name):
 async def note_deleted(store, uid):
     assert (await store.commit([], [Put(keys.deleted(uid), "2026-01-01T00:00:00.000000Z")])).succeeded
 
-async def main(endpoint, what, *arguments):
-    store = EtcdStore([endpoint])
+async def tamper(store, seq):
+    item = await store.get(keys.audit(int(seq)))
+    assert (await store.commit([], [Put(item.key, item.value.replace('"result":"ok"', '"result":"no"'))])).succeeded
+    print(item.value)
+
+async def put_audit(store, seq, value):
+    assert (await store.commit([], [Put(keys.audit(int(seq)), value)])).succeeded
+
+async def main(folder, endpoint, what, *arguments):
+    shown = load_credentials(Path(folder))
+    ssl = client_context(shown.bundle_pem, shown.certificate_pem, shown.key_pem)
+    store = EtcdStore([endpoint], ssl=ssl)
     try:
-        await {"forget": forget, "note_deleted": note_deleted}[what](store, *arguments)
+        await globals()[what](store, *arguments)
     finally:
         await store.close()
 
@@ -46,7 +59,19 @@ def note_deleted(lab: Lab, uid: str) -> None:
     _run(lab, "note_deleted", uid)
 
 
-def _run(lab: Lab, *arguments: str) -> None:
+def tamper(lab: Lab, seq: int) -> str:
+    """Change an entry of the audit log; returns what it was."""
+    return _run(lab, "tamper", str(seq)).rstrip("\n")
+
+
+def put_audit(lab: Lab, seq: int, text: str) -> None:
+    """Put an entry back."""
+    _run(lab, "put_audit", str(seq), text)
+
+
+def _run(lab: Lab, *arguments: str) -> str:
     host = lab.plan.hosts[0]
-    words = [sys.executable, "-c", _SCRIPT, f"http://{host.address(Underlay.MANAGEMENT)}:7379", *arguments]
-    subprocess.run(lab_api.exec_argv(lab.name, host.name, words), check=True)
+    folder = str(host_folder(lab, host.name))
+    words = [sys.executable, "-c", _SCRIPT, folder, etcd_url(lab, host.name), *arguments]
+    argv = lab_api.exec_argv(lab.name, host.name, words)
+    return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout

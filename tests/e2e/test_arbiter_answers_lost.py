@@ -10,18 +10,26 @@ import pytest
 from testlab import VM, Lab, wait_for
 
 ETCD_PORT = 7379
-BARE_SEGMENT = 100  # bytes of a packet that carries no answer: handshakes and acknowledgements pass
+# Where a segment's payload begins, in bits, by the length of its header in words (with and without options).
+PAYLOAD = {words: words * 32 for words in (5, 8, 11, 13)}
+APPLICATION_DATA = (
+    "0x17"  # how a TLS record begins that is no handshake in clear: handshakes pass, answers do not
+)
 
 
 @contextmanager
 def answers_swallowed(lab: Lab, host: str) -> Iterator[None]:
     """What the host asks of etcd arrives there; what any member answers is lost on the way back."""
     namespace = lab.plan.host(host).namespace
+    answers = "\n".join(
+        f"tcp sport {ETCD_PORT} tcp doff {words} @th,{bits},8 {APPLICATION_DATA} drop"
+        for words, bits in PAYLOAD.items()
+    )
     rules = f"""
         table ip swallow {{
             chain answers {{
                 type filter hook input priority 0;
-                tcp sport {ETCD_PORT} ip length > {BARE_SEGMENT} drop
+                {answers}
             }}
         }}
     """

@@ -27,7 +27,7 @@ def tomorrow(session_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iter
     for package in ("vdc", "hostagent"):
         shutil.copytree(REPOSITORY / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
     _change(tree / "vdc/__init__.py", '__version__ = "', f'__version__ = "{NEXT}"  # was "')
-    _change(tree / "hostagent/heartbeat/message.py", "\nVERSION = 2", "\nVERSION = 3")
+    _change(tree / "hostagent/heartbeat/message.py", "\nVERSION = 3", "\nVERSION = 4")
     _change(tree / "hostagent/heartbeat/message.py", '"d": dead, ', '"d": dead, "new": [1], ')
     new_field = '    name: DnsLabel\n    of_tomorrow: str = "unknown to the others"\n'
     for record in ("pair.py", "endophyte.py", "host.py"):

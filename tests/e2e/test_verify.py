@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from labcredentials import ask_as_host
 from testlab import VM, Lab, kill_agent, wait_for
 
-from vdc.api.models import PeerRequest
 from vdc.lab.processes import Process, read_process
 
 UNUSED = 4 << 20  # so much without a single byte is memory that no kernel has handed out yet
@@ -74,8 +74,14 @@ def test_a_secondary_that_was_frozen_goes_on_when_its_agent_dies(
     vm = protected_vm("web")
     second = vm.secondary
     frozen = vm.qemu(second)
-    asked = PeerRequest(epoch=vm.epoch, from_host=vm.primary)
-    wait_for(lambda: lab.run(lab.api(second).peer_freeze("web", asked)).is_frozen, 30, "frozen")
+    asked = {"epoch": vm.epoch, "from_host": vm.primary}
+
+    def is_frozen() -> bool:
+        path = "/v1/peer/endophytes/web/freeze"
+        answer = ask_as_host(lab, vm.primary, second, "POST", path, asked)
+        return answer.status == 200 and answer.body["is_frozen"]
+
+    wait_for(is_frozen, 30, "frozen")
     assert state_of(frozen) == "T"
     with lab.workload(vm) as workload:
         kill_agent(lab, second)

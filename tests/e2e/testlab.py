@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from labaudit import audit_of
 from labcli import CLI_S, Done, run_cli, type_at_console
+from labcredentials import etcd_url, watcher_folder
 from labkernel import Tap, taps_of
 from labvm import VM
 from pacing import wait_for
@@ -41,13 +42,15 @@ T = TypeVar("T")
 
 _PASSED_ON = ("VDC_STATE_DIR", "VDC_CACHE_DIR", "VDC_FAILPOINTS", "PYTHONPATH")
 QUIET_S = 30.0  # until a cluster that was left alone has tidied up
-ETCD_PORT = 7379
 _ASK_ETCD = """
-import sys, urllib.request
-for url in sys.argv[1:]:
+import ssl, sys, urllib.request
+folder = sys.argv[1]
+context = ssl.create_default_context(cafile=folder + "/ca.crt")
+context.load_cert_chain(folder + "/host.crt", folder + "/host.key")
+for url in sys.argv[2:]:
     try:
         asked = urllib.request.Request(url + "/v3/maintenance/status", b"{}")
-        print(urllib.request.urlopen(asked, timeout=0.5).read().decode())
+        print(urllib.request.urlopen(asked, timeout=0.5, context=context).read().decode())
     except OSError:
         print("{}")
 """
@@ -242,8 +245,8 @@ class Lab:
 
     def etcd_leader(self) -> str:
         """The host of the etcd member that most take for the leader; empty where it does not answer."""
-        urls = [f"http://{host.address(Underlay.MANAGEMENT)}:{ETCD_PORT}" for host in self.plan.hosts]
-        argv = self.in_client([sys.executable, "-I", "-S", "-c", _ASK_ETCD, *urls])
+        urls, folder = [etcd_url(self, host) for host in self.hosts], str(watcher_folder(self))
+        argv = self.in_client([sys.executable, "-I", "-S", "-c", _ASK_ETCD, folder, *urls])
         done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True)
         answers = [json.loads(line) for line in done.stdout.splitlines()]
         members = {

@@ -163,6 +163,7 @@ class Pair:
         self.copies: list[Copy] = []
         self.pids: list[int] = []  # of every QEMU that was started and not reaped
         self.folder = Path(tempfile.mkdtemp(prefix="vdct-"))
+        self.authorities = Path(tempfile.mkdtemp(prefix="vdct-"))
         self.namespace = Namespace(nics)
         self.network = Network(lambda: inside(self.namespace.name, tcp_socket))
         self._nudger = inside(self.namespace.name, Nudger)
@@ -187,7 +188,8 @@ class Pair:
                 os.kill(pid, signal.SIGKILL)
         self._nudger.close()
         self.namespace.remove()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, self.authorities):
+            shutil.rmtree(folder, ignore_errors=True)
 
     # -- copies
 
@@ -310,7 +312,7 @@ class Pair:
         other.keep(self.epoch, qemu_files(*own.sign(self.epoch, request.request), request.key))
 
     def files(self, copy: Copy) -> PairFiles:
-        return PairFiles(copy.folder, self.folder / "authorities", self.uid)
+        return PairFiles(copy.folder, self.authorities, self.uid)
 
     async def enter_plan(self, prime: Copy, plan: LockstepPlan, **options: Any) -> primary.EntryReport:
         return await primary.enter(

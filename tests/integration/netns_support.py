@@ -29,12 +29,14 @@ from typing import Any, TypeVar
 
 from hostagent.drivers.net import Netlink, OverlayNetwork, Port
 from hostagent.drivers.net.tap import open_tap
+from tests.integration.packets import frame, rarp
 from vdc.model.network import Network
 
 T = TypeVar("T")
 CLIENT_VTEP, CLIENT_ADDRESS = "10.9.0.100", "10.77.0.250"
 MAC, MAC_B = "52:54:00:77:00:0a", "52:54:00:77:00:0b"
 ADDRESS, ADDRESS_B = "10.77.0.10", "10.77.0.11"
+ADDRESSES = {MAC: ADDRESS, MAC_B: ADDRESS_B}
 NETWORK = Network(external_vteps=(CLIENT_VTEP,))
 ETH_P_ALL = 3
 _CLONE_NEWNET = 0x40000000
@@ -203,10 +205,11 @@ class Guest:
         self._threads.append(thread)
 
     def send_broadcast(self, payload: bytes = b"", source: str | None = None) -> None:
-        """Send one broadcast frame (RARP's type, as QEMU's announce-self does)."""
+        """Send what QEMU's announce-self does, a broadcast of RARP, with something behind it."""
+        source = source or self.mac
         sock = self.place.packet_socket("eth0")
         with sock:
-            sock.send(frame("ff:ff:ff:ff:ff:ff", source or self.mac, 0x8035, payload))
+            sock.send(frame("ff:ff:ff:ff:ff:ff", source, 0x8035, rarp(source) + payload))
 
     def stop(self) -> None:
         """Leave the tap, as a killed QEMU does; nothing is carried any more."""
@@ -318,8 +321,8 @@ class Lab:
         self.client.ip("link", "set", "vx", "up")
 
 
-def attach(host: Host, uid: str, mac: str, *, live: bool) -> Port:
-    port = Port.of(uid, 0, mac)
+def attach(host: Host, uid: str, mac: str, *, live: bool, address: str = "") -> Port:
+    port = Port.of(uid, 0, mac, address or ADDRESSES.get(mac, "10.77.0.99"))
     host.do(host.net.attach_port(port, live=live))
     return port
 
@@ -332,18 +335,12 @@ def place(hosts: list[Host], mac: str, owner: Host) -> None:
 
 
 def start_guest(lab: Lab, host: Host, uid: str, mac: str, address: str, *, live: bool = True) -> Guest:
-    port = attach(host, uid, mac, live=live)
+    port = attach(host, uid, mac, live=live, address=address)
     guest = Guest(lab, host, port.ifname, mac, address)
     wait_until(lambda: host.do(host.net.list_ports())[0].is_open, "the tap is open")
     if live:
         place(lab.hosts, mac, host)
     return guest
-
-
-def frame(destination: str, source: str, kind: int, payload: bytes) -> bytes:
-    """An Ethernet frame of at least 60 bytes."""
-    macs = bytes.fromhex((destination + source).replace(":", ""))
-    return (macs + struct.pack(">H", kind) + payload).ljust(60, b"\0")
 
 
 def frames(sock: socket.socket, seconds: float) -> Iterator[bytes]:

@@ -6,8 +6,9 @@ import asyncio
 import os
 import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -17,14 +18,28 @@ from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd import EmbeddedMember, measure_rtt_ms, timing_warnings
 from hostagent.drivers.process import Backoff, User
 from hostagent.drivers.process.identity import identity_of
+from hostagent.drivers.trust import Trust
 from tests.integration.etcd_cluster import free_ports, runtime_root
 from vdc.model.errors import RefusedError, UnavailableError
+from vdc.security.authority import Authority
+from vdc.security.cluster import issue_host_folder
+from vdc.security.folder import pki_folder
+from vdc.security.keyring import Keyring
 from vdc.store.etcd import EtcdStore
 from vdc.store.protocol import Put
 
 ROOT = runtime_root()
 pytestmark = pytest.mark.skipif(ROOT is None, reason="no runtime root with etcd")
 WAIT_S = 30.0
+
+
+def keyrings_of(folder: Path, addresses: dict[str, IPv4Address]) -> dict[str, Keyring]:
+    """A cluster of these hosts, each with its credentials in its state folder."""
+    now = datetime.now(UTC)
+    authority = Authority.create("0123456789ab", now)
+    for host, address in addresses.items():
+        issue_host_folder(authority, pki_folder(folder / host), name=host, addresses=[str(address)], now=now)
+    return {host: Keyring(pki_folder(folder / host)) for host in addresses}
 
 
 class Hosts:
@@ -35,18 +50,20 @@ class Hosts:
         addresses = {f"h{number}": IPv4Address(f"127.0.0.{number}") for number in (1, 2, 3)}
         self.config = EmbeddedEtcd(members=addresses, client_port=client, peer_port=peer)
         self.folder = folder
+        self.keyrings = keyrings_of(folder, addresses)
+        self.trusts = {host: Trust(keyring) for host, keyring in self.keyrings.items()}
         self.members = {host: self.member(host) for host in addresses}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
     def member(self, host: str) -> EmbeddedMember:
         return EmbeddedMember(
-            host,
-            self.config,
-            state_dir=self.folder / host,
-            runtime=ROOT,
-            user=User(1_900_100_000),
-            backoff=Backoff(0.05, 2.0, 0.2),
-        )
+            host, self.config, state_dir=self.folder / host, runtime=ROOT, user=User(1_900_100_000),
+            trust=self.trusts[host], backoff=Backoff(0.05, 2.0, 0.2),
+        )  # fmt: skip
+
+    def store(self, endpoints: Sequence[str], host: str = "h1") -> EtcdStore:
+        """A client that shows what a host does."""
+        return EtcdStore(endpoints, ssl=self.trusts[host].client)
 
     def start(self, *hosts: str) -> None:
         for host in hosts or self.members:
@@ -78,7 +95,7 @@ async def test_three_members_serve_restart_and_outlive_their_agents(hosts: Hosts
     hosts.start()
     await hosts.healthy()
     member = hosts.members["h1"]
-    store = EtcdStore(member.endpoints)
+    store = hosts.store(member.endpoints)
     await store.commit([], [Put("/t/a", "1")])
     status = await store.admin.status()
     assert [one.is_healthy for one in status] == [True] * 3
@@ -131,7 +148,7 @@ async def test_a_member_that_lost_its_data_is_refused_until_it_rejoins(hosts: Ho
     hosts.start()
     await hosts.healthy()
     member = hosts.members["h2"]
-    store = EtcdStore(hosts.members["h1"].endpoints)
+    store = hosts.store(hosts.members["h1"].endpoints)
     await store.commit([], [Put("/t/a", "1")])
     with pytest.raises(RefusedError, match="has its data"):
         await member.rejoin()
@@ -148,7 +165,7 @@ async def test_a_member_that_lost_its_data_is_refused_until_it_rejoins(hosts: Ho
     await member.rejoin(WAIT_S)  # repeatable
     hosts.start("h2")
     await hosts.healthy("h2")
-    own = EtcdStore([member.endpoint])
+    own = hosts.store([member.endpoint])
     item = await own.get("/t/a")
     assert item and item.value == "1"
     assert len(await store.admin.members()) == 3

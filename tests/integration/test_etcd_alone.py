@@ -19,7 +19,6 @@ from vdc.model.errors import ConflictError, RefusedError
 from vdc.model.lineage import Lineage
 from vdc.model.pair import Pair
 from vdc.store import keys
-from vdc.store.etcd import EtcdStore
 from vdc.store.protocol import Put, StoreUnavailableError, Unchanged, UnknownOutcomeError
 
 pytestmark = pytest.mark.skipif(ROOT is None, reason="no runtime root with etcd")
@@ -44,7 +43,7 @@ async def test_it_goes_on_with_its_data_and_the_others_join_anew(hosts: Hosts) -
     hosts.start()
     await hosts.healthy()
     member = hosts.members["h1"]
-    store = EtcdStore([member.endpoint])
+    store = hosts.store([member.endpoint])
     await store.commit([], [Put("/t/a", "1")])
     for host in ("h2", "h3"):
         await hosts.members[host].stop(0)
@@ -81,7 +80,7 @@ async def test_it_goes_on_with_its_data_and_the_others_join_anew(hosts: Hosts) -
     await other.rejoin(WAIT_S, discard=True)
     hosts.start("h2")
     await hosts.healthy("h2")
-    own = EtcdStore([other.endpoint])
+    own = hosts.store([other.endpoint])
     item = await own.get("/t/a")
     assert item and item.value == "2"
     assert {one.name for one in await store.admin.members()} == {"h1", "h2"}
@@ -93,8 +92,8 @@ async def test_what_may_have_been_decided_is_seen_in_the_log(hosts: Hosts) -> No
     hosts.start()
     await hosts.healthy()
     member = hosts.members["h1"]
-    store = EtcdStore([member.endpoint])
-    admin = EtcdStore(member.endpoints)
+    store = hosts.store([member.endpoint])
+    admin = hosts.store(member.endpoints)
     status = await member.status()
     await admin.admin.move_leader(status.member_id)
     await store.commit([], [Put("/t/before", "1")])
@@ -134,7 +133,7 @@ async def test_by_command_where_the_agent_has_seen_no_records(hosts: Hosts) -> N
     hosts.start()
     await hosts.healthy()
     member = hosts.members["h1"]
-    store = EtcdStore([member.endpoint])
+    store = hosts.store([member.endpoint])
     await store.commit([], [Put("/t/a", "1")])
     for host in ("h2", "h3"):
         await hosts.members[host].stop(0)

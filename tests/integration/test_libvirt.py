@@ -151,7 +151,7 @@ async def test_a_cpu_description_that_is_none_gives_the_smallest_model() -> None
     hosts = [
         Host(
             name=name, api_url="", management_address="", replication_address="", overlay_address="",
-            heartbeat_port=1, agent_version="", incarnation="", cpus=1, memory_bytes=1,
+            heartbeat_port=1, agent_version="", incarnation=0, cpus=1, memory_bytes=1,
             accelerator=Accelerator(name="kvm"), cpu_xml=xml,
         )
         for name, xml in (("a", SKYLAKE), ("b", "<cpu>nonsense"))
@@ -317,7 +317,7 @@ def config() -> AgentConfig:
             "management": {"address": "10.0.0.1", "interface": "m0"},
             "replication": {"address": "10.0.1.1", "interface": "r0"},
             "overlay_address": str(AgentConfig.model_fields["network"].get_default().cidr[1]),
-            "etcd": {"endpoints": ["http://10.0.0.1:2379"]},
+            "etcd": {"endpoints": ["https://10.0.0.1:2379"]},
             "runtime": str(RUNTIME),
         }
     )

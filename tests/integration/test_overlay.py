@@ -120,7 +120,7 @@ def test_a_wrong_vxlan_is_made_again_with_its_placements(lab: Lab) -> None:
 def test_foreign_interfaces_are_never_touched(lab: Lab) -> None:
     host = lab.hosts[0]
     host.do(host.net.remove())
-    port = Port.of("uid-a", 0, MAC)
+    port = Port.of("uid-a", 0, MAC, ADDRESS)
     host.ip("link", "add", host.net.bridge, "type", "bridge")
     host.ip("link", "add", port.ifname, "type", "bridge")
     before = links(host)
@@ -195,7 +195,7 @@ def test_failover_of_a_mac_from_one_host_to_another(lab: Lab) -> None:
     lab.switch.ip("link", "set", "u1", "down")  # the first host loses its power
     old.stop()
     lost = time.monotonic()
-    ifname = Port.of("uid-a", 0, MAC).ifname
+    ifname = Port.of("uid-a", 0, MAC, ADDRESS).ifname
     h2.do(h2.net.go_live([(ifname, MAC)]))
     h3.do(h3.net.place({MAC: h2.vtep}))
     new.send_broadcast()  # QEMU's announce-self
@@ -231,7 +231,7 @@ def test_static_entries_fence_off_a_speaker_of_the_past(lab: Lab) -> None:
     assert hears(ears["h3"], b"before", 2.0)  # while it is the primary it is heard
     assert hears(client, b"before", 2.0)
 
-    h2.do(h2.net.go_live([(Port.of("uid-a", 0, MAC).ifname, MAC)]))
+    h2.do(h2.net.go_live([(Port.of("uid-a", 0, MAC, ADDRESS).ifname, MAC)]))
     h3.do(h3.net.place({MAC: h2.vtep}))
     for _ in range(20):
         zombie.send_broadcast(b"zombie")
@@ -270,7 +270,7 @@ def test_a_secondary_is_silent_in_both_directions(lab: Lab) -> None:
 def test_go_silent_takes_the_voice_away(lab: Lab) -> None:
     host = lab.hosts[0]
     guest = start_guest(lab, host, "uid-a", MAC, ADDRESS)
-    ifname = Port.of("uid-a", 0, MAC).ifname
+    ifname = Port.of("uid-a", 0, MAC, ADDRESS).ifname
     client = lab.client.packet_socket("vx")
     guest.send_broadcast(b"loud")
     assert hears(client, b"loud", 2.0)
@@ -294,7 +294,7 @@ def test_a_neighbour_cannot_take_over_a_mac(lab: Lab) -> None:
         thief.send_broadcast(source=MAC)
     fdb = run("bridge", "-n", host.netns, "fdb", "show", "br", host.net.bridge)
     owners = [line for line in fdb.splitlines() if line.startswith(MAC) and "master" in line]
-    assert [line.split()[2] for line in owners] == [Port.of("uid-a", 0, MAC).ifname]
+    assert [line.split()[2] for line in owners] == [Port.of("uid-a", 0, MAC, ADDRESS).ifname]
     victim.place.ping(ADDRESS_B)
 
 

@@ -48,7 +48,7 @@ class Pair:
 def pair() -> Iterator[Pair]:
     with Lab(hosts=2) as lab:
         primary, secondary = lab.hosts
-        port = Port.of(UID, 0, MAC)
+        port = Port.of(UID, 0, MAC, ADDRESS)
         primary.do(primary.net.attach_port(port, live=True))
         Guest(lab, primary, port.ifname, MAC, ADDRESS)
         lab.client.ping(ADDRESS)

@@ -17,7 +17,16 @@ import pytest
 
 from hostagent.drivers.net import Change, DhcpDns, DhcpDnsConfig, Port, Reservation, dnsmasq
 from hostagent.drivers.process.seccomp import filter_descriptor
-from tests.integration.netns_support import NETWORK, Guest, Host, Lab, Place, runtime_root, wait_until
+from tests.integration.netns_support import (
+    ADDRESSES,
+    NETWORK,
+    Guest,
+    Host,
+    Lab,
+    Place,
+    runtime_root,
+    wait_until,
+)
 
 ROOT = runtime_root()
 UID = 1_900_300_000
@@ -82,7 +91,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 def plug_guest(lab: Lab, uid: str, mac: str) -> Guest:
-    port = Port.of(uid, 0, mac)
+    port = Port.of(uid, 0, mac, ADDRESSES.get(mac, "10.77.0.99"))
     host = lab.hosts[0]
     host.do(host.net.attach_port(port, live=True))
     guest = Guest(lab, host, port.ifname, mac)

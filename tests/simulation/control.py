@@ -23,7 +23,7 @@ _EMPTY = Occupancy({}, {}, frozenset())
 _RECORDS = tuple(
     Host(
         name=name, api_url="", management_address="", replication_address="", overlay_address="",
-        heartbeat_port=1, agent_version="0", incarnation="i", cpus=2, memory_bytes=8 << 30,
+        heartbeat_port=1, agent_version="0", incarnation=1, cpus=2, memory_bytes=8 << 30,
         accelerator=Accelerator(name="tcg"), qemu=QemuVersion(version="11.1.3", lockstep=True),
     )
     for name in HOSTS

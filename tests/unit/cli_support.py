@@ -78,6 +78,8 @@ class Cluster:
         self.asked: list[tuple[str, Any]] = []
         self.status_of_new: dict[str, Any] = LOCKSTEP
         self.refusal: VdcError | None = None
+        self.audit: list[dict[str, Any]] = []
+        self.verdict = wire.AuditVerdict(is_intact=True, first=0, last=0)
 
     def add(self, name: str, manifest: EndophyteManifest | None = None, **status: Any) -> None:
         self.views[name] = view_of(manifest or manifest_of(name), **status)
@@ -160,6 +162,17 @@ class Cluster:
     async def list_events(self, _: web.Request) -> Any:
         return wire.EventList(items=(EVENT,))
 
+    async def list_audit(self, request: web.Request) -> Any:
+        self.asked.append(("audit", dict(request.query)))
+        since, limit = (
+            int(request.query.get(key, default)) for key, default in (("since", 1), ("limit", 100))
+        )
+        items = self.audit[since - 1 : since - 1 + limit]
+        return wire.AuditPage(items=tuple(items), next=since + len(items))
+
+    async def verify_audit(self, _: web.Request) -> Any:
+        return self.verdict
+
     async def list_nodes(self, _: web.Request) -> Any:
         return wire.NodeList(items=(NODE,))
 
@@ -229,7 +242,7 @@ NODE = NodeStatus(
         overlay_address="10.77.0.1",
         heartbeat_port=1,
         agent_version="1",
-        incarnation="i",
+        incarnation=1,
         cpus=4,
         memory_bytes=2**33,
     ),

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import structlog
+from pki_support import make_member
 from process_support import Program
 from protection_world import endophyte, host, pair
 
@@ -24,6 +25,7 @@ from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.etcd import member as member_module
 from hostagent.drivers.etcd.wal import decided
 from hostagent.drivers.process import Backoff, Supervised, User
+from hostagent.drivers.trust import Trust
 from hostagent.server import override
 from hostagent.server.override import Override
 from hostagent.supervisor.arbiter import swap_pair
@@ -31,6 +33,8 @@ from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.lineage import Lineage
 from vdc.model.pair import Pair
 from vdc.protection.arbitration import promote_secondary
+from vdc.security.folder import pki_folder
+from vdc.security.keyring import Keyring
 from vdc.store import keys
 from vdc.store.etcd_admin import ClusterMember, MemberStatus
 from vdc.store.memory import Fault, MemoryStore
@@ -113,7 +117,7 @@ class Etcd:
     async def find(self, _: Path) -> Program | None:
         return self.program if self.program is not None and self.program.is_alive() else None
 
-    def client(self, endpoints: Sequence[str]) -> Any:
+    def client(self, endpoints: Sequence[str], **_: object) -> Any:
         made: Any = MemoryStore(self.data.cluster)
         made.fault_hook = lambda _: None if self.serves else Fault.UNAVAILABLE
         made.admin = self
@@ -169,13 +173,9 @@ class Agent:
         embedded = config.etcd.embedded
         assert embedded is not None
         self.member = EmbeddedMember(
-            "h2",
-            embedded,
-            state_dir=config.state_dir,
-            runtime=None,
-            user=User(1),
-            backoff=Backoff(0.01, 1.0, 0.01),
-        )
+            "h2", embedded, state_dir=config.state_dir, runtime=None, user=User(1),
+            trust=Trust(Keyring(pki_folder(config.state_dir))), backoff=Backoff(0.01, 1.0, 0.01),
+        )  # fmt: skip
         self.keeper = LineageKeeper(config, self.member)
         self.store = etcd.client(self.keeper.endpoints())
         self.events: list[str] = []
@@ -265,7 +265,7 @@ async def assert_begun(agent: Agent, etcd: Etcd, config: AgentConfig, *, by: str
     assert found and (found.number, found.host, found.left_out, found.by) == (1, "h2", ("h1", "h3"), by)
     assert load(config.state_dir).number == 1
     assert (agent.host.lineage, agent.beats.told) == (1, 1)
-    assert agent.keeper.endpoints() == agent.store.used == ["http://10.0.0.2:7379"]
+    assert agent.keeper.endpoints() == agent.store.used == ["https://10.0.0.2:7379"]
     assert not agent.keeper.known.left_out
 
 
@@ -297,5 +297,6 @@ async def etcd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Etcd:
 
 @pytest.fixture
 def config(tmp_path: Path) -> AgentConfig:
+    make_member(tmp_path, "h2", "10.0.0.2")
     without_runtime = AgentConfig.model_validate(CONFIG)
     return without_runtime.model_copy(update={"state_dir": tmp_path, "runtime": None})

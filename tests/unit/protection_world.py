@@ -69,7 +69,7 @@ def host(
     return Host(
         name=name, api_url=f"http://{name}", management_address=f"10.70.0.{name[1:]}",
         replication_address=f"10.71.0.{name[1:]}", overlay_address=f"10.77.0.{name[1:]}", heartbeat_port=1,
-        agent_version="0", incarnation="i", cpus=2, memory_bytes=memory, labels=labels or {},
+        agent_version="0", incarnation=1, cpus=2, memory_bytes=memory, labels=labels or {},
         accelerator=Accelerator(name=accelerator), schedulable=schedulable,
         qemu=QemuVersion(version=version, lockstep=lockstep, reason="" if lockstep else "too old"),
     )  # fmt: skip

@@ -9,6 +9,7 @@ from aiohttp import web
 from api_support import QUICK, Agent, hang, nodes, problem
 
 from vdc.api.client import ApiClient
+from vdc.api.transport import DONE_ELSEWHERE
 from vdc.model.endophyte import RunState
 from vdc.model.errors import (
     BugError,
@@ -169,3 +170,19 @@ async def test_names_are_escaped_and_cannot_climb(tmp_path: Path) -> None:
         with pytest.raises(InvalidError):
             await api.run_endophyte("..", RunState.RUNNING)
     assert seen == ["a/b?c"]
+
+
+async def test_what_a_witness_does_not_do_another_agent_is_asked_for(tmp_path: Path) -> None:
+    witness, host = Agent(tmp_path, "witness"), Agent(tmp_path, "host")
+    said = UnavailableError("w1 is a witness and hands nothing on", code=DONE_ELSEWHERE)
+    path = "/v1/endophytes/web/promote"
+    witness.on("POST", path, lambda _: problem(said))
+    host.on("POST", path, lambda _: problem(ConflictError("no replica", code="no-secondary")))
+    async with (
+        witness.running(),
+        host.running(),
+        ApiClient([witness.endpoint, host.endpoint], deadlines=QUICK) as api,
+    ):
+        api.transport._good = api.transport.endpoints[0]
+        with pytest.raises(ConflictError):
+            await api.promote_endophyte("web")

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from vdc.api import context as ctx
-from vdc.model.errors import InvalidError, NotFoundError
+from vdc.model.errors import InvalidError, NotFoundError, RefusedError
+from vdc.security.credentials import UserCredentials
 
 SOCKET = "unix:///run/h1/api.sock"
+REMOTE = "https://10.0.0.1:7777"
+ALICE = UserCredentials("AUTHORITY", "CERTIFICATE", "KEY")
 
 
 @pytest.fixture
@@ -36,14 +39,14 @@ def test_a_written_context_is_current_private_and_leaves_no_temporary(file: Path
 
 
 def test_removal_gives_back_the_previous_context(file: Path) -> None:
-    ctx.put_context("work", ["http://10.0.0.1:7777"])
+    ctx.put_context("work", [REMOTE], credentials=ALICE)
     ctx.put_context("lab", [SOCKET])
     ctx.put_context("lab", [SOCKET])  # a second `lab up` must not make the lab its own predecessor
     assert ctx.remove_context("lab").current == "work"
 
 
 def test_nested_contexts_may_go_in_any_order(file: Path) -> None:
-    ctx.put_context("work", ["http://10.0.0.1:7777"])
+    ctx.put_context("work", [REMOTE], credentials=ALICE)
     ctx.put_context("lab", [SOCKET])
     ctx.put_context("lab-two", [SOCKET])
     assert ctx.remove_context("lab").current == "lab-two"
@@ -51,7 +54,7 @@ def test_nested_contexts_may_go_in_any_order(file: Path) -> None:
 
 
 def test_a_context_that_the_user_chose_since_stays_current(file: Path) -> None:
-    ctx.put_context("work", ["http://10.0.0.1:7777"])
+    ctx.put_context("work", [REMOTE], credentials=ALICE)
     ctx.put_context("lab", [SOCKET])
     ctx.use_context("work")
     assert ctx.remove_context("lab").current == "work"
@@ -101,3 +104,50 @@ def test_an_endpoint_is_checked_before_it_is_written(file: Path) -> None:
     with pytest.raises(InvalidError):
         ctx.put_context("lab", ["nonsense"])
     assert not file.exists()
+
+
+def test_credentials_come_back_in_the_words_of_the_file(file: Path) -> None:
+    ctx.put_context("work", [REMOTE], credentials=ALICE)
+    ctx.put_context("lab", [SOCKET])
+    ctx.remove_context("lab")
+    _, context = ctx.resolve_context()
+    assert context.credentials == ALICE
+    assert "KEY" not in repr(context)
+    assert "client-key-data: KEY" in file.read_text()
+    assert "certificate-authority-data: AUTHORITY" in file.read_text()
+
+
+def test_nothing_is_sent_in_clear_nor_without_credentials(file: Path) -> None:
+    with pytest.raises(InvalidError) as plain:
+        ctx.put_context("work", ["http://10.0.0.1:7777"], credentials=ALICE)
+    with pytest.raises(InvalidError) as nobody:
+        ctx.put_context("work", [REMOTE])
+    assert (plain.value.code, nobody.value.code) == ("endpoint-invalid", "context-invalid")
+    file.parent.mkdir()
+    file.write_text('contexts: {a: {endpoints: ["http://h:1"]}, b: {endpoints: ["unix:///s"]}}')
+    assert ctx.resolve_context("b")[0] == "b"
+    with pytest.raises(InvalidError) as found:
+        ctx.resolve_context("a")
+    assert found.value.code == "endpoint-invalid"
+
+
+def test_a_key_that_others_can_read_is_refused(file: Path) -> None:
+    ctx.put_context("lab", [SOCKET])
+    file.chmod(0o644)
+    assert ctx.resolve_context()[0] == "lab"  # nothing in it is secret
+    ctx.put_context("work", [REMOTE], credentials=ALICE)
+    file.chmod(0o640)
+    with pytest.raises(RefusedError) as caught:
+        ctx.resolve_context()
+    assert caught.value.code == "key-exposed"
+
+
+def test_a_context_keeps_what_it_learned_and_everything_else(file: Path) -> None:
+    ctx.put_context("lab", [SOCKET])
+    ctx.put_context("work", [REMOTE], credentials=ALICE)
+    ctx.replace_authorities("work", "OTHERS")
+    found = ctx.load_contexts().contexts["work"]
+    assert found.credentials == UserCredentials("OTHERS", "CERTIFICATE", "KEY")
+    assert (found.endpoints, found.previous) == ((REMOTE,), "lab")
+    before = ctx.load_contexts()
+    assert ctx.replace_authorities("gone", "OTHERS") == before

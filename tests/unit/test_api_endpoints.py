@@ -11,8 +11,8 @@ from vdc.model.errors import InvalidError
 @pytest.mark.parametrize(
     ("text", "base", "unix"),
     [
-        ("http://127.0.0.1:7777", "http://127.0.0.1:7777", ""),
-        ("http://[fd00::1]:7777/", "http://[fd00::1]:7777", ""),
+        ("https://127.0.0.1:7777", "https://127.0.0.1:7777", ""),
+        ("https://[fd00::1]:7777/", "https://[fd00::1]:7777", ""),
         ("unix:///run/a/api.sock", "http://localhost", "/run/a/api.sock"),
     ],
 )
@@ -26,16 +26,16 @@ def test_endpoints_have_two_forms(text: str, base: str, unix: str) -> None:
     [
         "",
         "h1",
-        "http://",
-        "http://h1",
-        "http://h1:99999",
-        "http://u@h:1",
-        "http://h:1/x",
-        "http://h:1?q=1",
+        "http://h:1",
+        "https://",
+        "https://h1",
+        "https://h1:99999",
+        "https://u@h:1",
+        "https://h:1/x",
+        "https://h:1?q=1",
         "unix://a",
         "ftp://h:1",
-        "https://h:1",
-        "http://[::1",
+        "https://[::1",
     ],
 )
 def test_other_endpoints_are_refused(text: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.bench.api import api_figures
 from tests.bench.figures import Figure
 from tests.bench.latency import figures_of
 from tests.bench.report import BEGIN, END, fill, markdown, number, table
@@ -122,3 +123,8 @@ def test_what_a_resync_copied_is_a_share_of_the_disk() -> None:
     assert figures["resync.restart"].is_met
     assert figures["resync.written"].values == (300.0,)
     assert "64 MiB" in figures["resync.base"].note
+
+
+def test_tls_is_compared_round_by_round() -> None:
+    [figure] = api_figures({"unix": [300.0, 200.0], "tls": [200.0, 160.0]})
+    assert figure.values == (1.5, 1.25) and figure.is_met

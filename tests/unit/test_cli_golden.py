@@ -56,7 +56,13 @@ def view(name: str, **status: Any) -> wire.EndophyteView:
     manifest = EndophyteManifest.model_validate(
         {
             "metadata": {"name": name},
-            "spec": {"image": "mycelium/mini:latest", "resources": {"memory": "256MiB"}},
+            "spec": {
+                "image": "mycelium/mini:latest",
+                "resources": {"memory": "256MiB"},
+                "networks": [{"allowedAddresses": ["192.0.2.0/24", "10.77.0.250"]}]
+                if name == "web"
+                else [{}],
+            },
         }
     )
     values: dict[str, Any] = {
@@ -121,7 +127,7 @@ def host(name: str, **changes: Any) -> Host:
         "overlay_address": "10.77.0.1",
         "heartbeat_port": 7001,
         "agent_version": "0.1.0",
-        "incarnation": "i",
+        "incarnation": 1,
         "cpus": 4,
         "memory_bytes": 8 * 2**30,
         "accelerator": Accelerator(),

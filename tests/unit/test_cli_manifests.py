@@ -267,3 +267,19 @@ def test_a_file_that_is_too_large_is_not_read_whole(tmp_path: Path) -> None:
     (tmp_path / "big.yaml").write_bytes(b"a" * (MAX_BYTES + 1000))
     (loaded,) = read_manifests((str(tmp_path / "big.yaml"),))
     assert "larger" in str(loaded.error)
+
+
+def test_addresses_that_a_guest_may_send_from_beside_its_own() -> None:
+    def loaded(*prefixes: str) -> str:
+        return json.dumps(minimal(networks=[{"allowedAddresses": prefixes}]))
+
+    (one,) = load_text(loaded("192.0.2.0/24", "10.77.0.250").encode(), "f.yaml")
+    assert one.manifest is not None
+    assert list(map(str, one.manifest.spec.networks[0].allowed_addresses)) == [
+        "192.0.2.0/24",
+        "10.77.0.250/32",
+    ]
+    assert "allowedAddresses" in error_of(loaded("192.0.2.1/24"))  # bits of a host are set
+    assert "allowedAddresses" in error_of(loaded("everything"))
+    assert "allowedAddresses" in error_of(loaded("2001:db8::/32"))
+    assert "at most 4" in error_of(loaded(*(f"192.0.{n}.0/24" for n in range(5))))

@@ -124,7 +124,7 @@ async def test_a_secondary_is_not_blamed_for_the_death_of_the_primarys_agent(clu
     await cluster.with_running_primary()
     await cluster.reconcile()
     lost = await cluster.pair()
-    await cluster.put((keys.host("h1"), host("h1").with_(incarnation="the next agent").to_json()))
+    await cluster.put((keys.host("h1"), host("h1").with_(incarnation=2).to_json()))
     alone = lost.with_(epoch=3, secondary=None, sync="none", spares=("h3", lost.secondary))
     await cluster.put((keys.pair("web"), alone.to_json()))
     await cluster.says("h1", CopyRole.PRIMARY, CopyStage.RUNNING, 3)

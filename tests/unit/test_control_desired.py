@@ -92,6 +92,7 @@ REFUSALS = {
     "no-host": (manifest(memory="64GiB"), RefusedError),
     "network-not-found": (manifest(networks=[{"network": "nowhere"}]), NotFoundError),
     "address-invalid": (manifest(networks=[{"address": "10.77.0.250"}]), InvalidError),
+    "allowed-address-invalid": (manifest(networks=[{"allowedAddresses": ["10.77.0.11/32"]}]), InvalidError),
     "ports-unsupported": (manifest(ports=[{"port": 80}]), RefusedError),
     "disk-size-missing": (manifest(disks=[{"name": "data"}]), InvalidError),
 }

@@ -204,6 +204,7 @@ def test_the_example_context_is_what_the_command_line_reads(tmp_path: Path) -> N
     (example,) = [found for found in yaml_examples() if "contexts" in found]
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(example))
+    file.chmod(0o600)
     contexts = load_contexts(file)
     assert contexts.current in contexts.contexts
     for endpoint in contexts.contexts[contexts.current or ""].endpoints:

@@ -160,7 +160,7 @@ def store(tmp_path: Path) -> BlobStore:
 
 @pytest.fixture
 def cache(store: BlobStore, session: aiohttp.ClientSession) -> ImageCache:
-    return ImageCache(store, session)
+    return ImageCache(store, lambda: session)
 
 
 Start = Callable[[Handler], Awaitable[Peer]]
@@ -241,7 +241,7 @@ async def test_a_peer_that_stalls_is_left(
 ) -> None:
     first, second = await start(stalls), await start(serves)
     async with asyncio.timeout(3):
-        await ImageCache(store, session, stall_s=0.1).ensure(IMAGE, [first.url, second.url])
+        await ImageCache(store, lambda: session, stall_s=0.1).ensure(IMAGE, [first.url, second.url])
     assert_stored(store)
     assert second.ranges == [f"bytes={HALF}-"]
 
@@ -304,7 +304,7 @@ async def test_an_image_that_does_not_fit_is_refused_before_anything_is_sent(
     store = BlobStore(tmp_path, free_bytes=lambda _: len(CONTENT) + 10)
     kernel = Blob(digest="sha256:" + "1" * 64, size_bytes=11)
     with pytest.raises(RefusedError) as refusal:
-        await ImageCache(store, session).ensure(
+        await ImageCache(store, lambda: session).ensure(
             Image(kind=ImageKind.KERNEL, disk=BLOB, kernel=kernel), [peer.url]
         )
     assert refusal.value.code == "no-space"

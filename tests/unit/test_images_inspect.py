@@ -12,6 +12,7 @@ from vdc.images.inspect import DiskFacts, detect_format, inspect_disk
 from vdc.model.errors import InvalidError
 
 GIB = 1024**3
+FILE_BYTES = (3 << 16) + (8 << 9)
 
 
 def qcow2(
@@ -24,11 +25,16 @@ def qcow2(
     features: int = 0,
     header_bytes: int = 112,
     extensions: bytes = b"",
+    l1: tuple[int, int] = (1 << 9, 3 << 16),
+    refcounts: tuple[int, int] = (1 << 16, 1),
+    snapshots: int = 0,
+    refcount_order: int = 4,
 ) -> bytes:
     head = b"QFI\xfb" + struct.pack(
         ">IQIIQI", version, backing, 10 if backing else 0, cluster_bits, size, crypt
     )
-    head = head.ljust(72, b"\0") + struct.pack(">QQQII", features, 0, 0, 4, header_bytes)
+    head += struct.pack(">IQQII", *l1, *refcounts, snapshots)
+    head = head.ljust(72, b"\0") + struct.pack(">QQQII", features, 0, 0, refcount_order, header_bytes)
     return (head.ljust(header_bytes, b"\0") + extensions).ljust(4096, b"\0")
 
 
@@ -47,14 +53,14 @@ def code_of(header: bytes, wanted: str | None = None, size: int = 1 << 20) -> st
 
 
 def test_a_plain_qcow2_is_taken_with_its_virtual_size() -> None:
-    assert inspect_disk(qcow2(), 196_616) == DiskFacts("qcow2", GIB)
-    assert inspect_disk(qcow2(version=2)[:72], 196_616, "qcow2") == DiskFacts("qcow2", GIB)
-    assert inspect_disk(qcow2(features=8 | 16), 196_616).virtual_bytes == GIB
+    assert inspect_disk(qcow2(), FILE_BYTES) == DiskFacts("qcow2", GIB)
+    assert inspect_disk(qcow2(version=2)[:72], FILE_BYTES, "qcow2") == DiskFacts("qcow2", GIB)
+    assert inspect_disk(qcow2(features=8 | 16), FILE_BYTES).virtual_bytes == GIB
 
 
 def test_names_of_formats_and_bitmaps_in_extensions_are_harmless() -> None:
     harmless = extension(0x6803F857, b"x" * 144) + extension(0x23852875, b"y" * 24)
-    assert inspect_disk(qcow2(extensions=harmless), 196_616).format == "qcow2"
+    assert inspect_disk(qcow2(extensions=harmless), FILE_BYTES).format == "qcow2"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +83,18 @@ def test_names_of_formats_and_bitmaps_in_extensions_are_harmless() -> None:
         (qcow2(size=0), "header says"),
         (qcow2(size=1 << 62), "header says"),
         (qcow2(header_bytes=105), "header says"),
+        (qcow2(snapshots=1), "internal snapshots"),
+        (qcow2(l1=(1, 3 << 16)), "L1 table"),
+        (qcow2(l1=(1 << 9, 0)), "L1 table"),
+        (qcow2(l1=(1 << 9, (3 << 16) + 8)), "L1 table"),
+        (qcow2(l1=(1 << 9, 1 << 40)), "L1 table"),
+        (qcow2(l1=(0xFFFFFFFF, 3 << 16)), "L1 table"),
+        (qcow2(refcounts=(0, 1)), "refcount table"),
+        (qcow2(refcounts=(1 << 16, 0)), "refcount table"),
+        (qcow2(refcounts=(1 << 16, 0xFFFFFFFF)), "refcount table"),
+        (qcow2(refcounts=(1 << 62, 1)), "refcount table"),
+        (qcow2(refcount_order=7), "reference counts"),
+        (qcow2(extensions=extension(0x6803F857, b"x" * 100_000)), "no end"),
         (qcow2()[:50], "header says"),
         (b"QFI\xfb\0\0\0\3", "cluster size"),
     ],
@@ -106,6 +124,8 @@ def test_a_raw_disk_is_whole_sectors(size: int) -> None:
     [
         (b"KDMV", "vmdk"),
         (b"# Disk DescriptorFile\nversion=1", "vmdk"),
+        (b"#\n\n  # so\n  version=2\n", "vmdk"),
+        (b"Bochs Virtual HD Image\0", "bochs"),
         (b"vhdxfile", "vhdx"),
         (b"conectix", "vhd"),
         (b"\0" * 64 + b"\x7f\x10\xda\xbe", "vdi"),

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from vdc.images.blobs import BlobStore
-from vdc.images.stored import check_disk_blob
+from vdc.images.stored import check_disk_blob, check_image
 from vdc.model.errors import InvalidError
 from vdc.model.image import Blob, Image, ImageKind
 
@@ -17,10 +17,11 @@ SECTOR = 512
 
 def qcow2(*, backing=0, features=0, virtual=1 << 20):
     header = struct.pack(">4sIQIIQI", b"QFI\xfb", 3, backing, 11 if backing else 0, 16, virtual, 0)
+    header += struct.pack(">IQQI", 1, 3 << 16, 1 << 16, 1)
     header = header.ljust(72, b"\0") + struct.pack(">Q", features)
     header = header.ljust(100, b"\0") + struct.pack(">I", 104)
     name = b"/etc/shadow" if backing else b""
-    return (header.ljust(backing or 104, b"\0") + name).ljust(4096, b"\0")
+    return (header.ljust(backing or 104, b"\0") + name).ljust((3 << 16) + 8, b"\0")
 
 
 async def image_of(store, content, disk_format="qcow2", virtual=0):
@@ -56,7 +57,7 @@ async def test_a_hostile_disk_is_refused_before_qemu_sees_it(tmp_path, content, 
 
 async def test_a_size_that_was_announced_otherwise_is_refused(tmp_path):
     store = BlobStore(tmp_path)
-    with pytest.raises(InvalidError):
+    with pytest.raises(InvalidError, match="announced were 2097152"):
         check_disk_blob(store, await image_of(store, qcow2(), virtual=2 << 20))
 
 
@@ -64,3 +65,32 @@ async def test_a_plain_disk_is_taken(tmp_path):
     store = BlobStore(tmp_path)
     check_disk_blob(store, await image_of(store, qcow2(), virtual=1 << 20))
     check_disk_blob(store, await image_of(store, b"\0" * SECTOR, "raw"))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"arch": "../x"}, "architecture"),
+        ({"cmdline": "quiet\0root=/dev/vda"}, "printable"),
+        ({"cmdline": "quiet\nroot=/dev/vda"}, "printable"),
+        ({"cmdline": "é"}, "printable"),
+        ({"cmdline": "x" * 2_001}, "at most 2000"),
+        ({"kind": ImageKind.KERNEL}, "needs a kernel"),
+        ({"disk": None}, "needs a disk"),
+    ],
+)
+async def test_a_description_that_no_guest_can_be_started_from_is_refused(tmp_path, change, word):
+    store = BlobStore(tmp_path)
+    image = await image_of(store, qcow2())
+    check_image(store, image)
+    with pytest.raises(InvalidError, match=word) as caught:
+        check_image(store, image.with_(**change))
+    assert caught.value.code == "image-invalid"
+
+
+async def test_a_blob_is_as_large_as_announced(tmp_path):
+    store = BlobStore(tmp_path)
+    image = await image_of(store, qcow2())
+    larger = image.disk.with_(size_bytes=image.disk.size_bytes + 65536)
+    with pytest.raises(InvalidError, match="announced were"):
+        check_image(store, image.with_(disk=larger))

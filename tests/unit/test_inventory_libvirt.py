@@ -70,7 +70,7 @@ def config(tmp_path: Path, **changes: Any) -> AgentConfig:
             "management": {"address": "10.0.0.1", "interface": "m0"},
             "replication": {"address": "10.0.1.1", "interface": "r0"},
             "overlay_address": str(AgentConfig.model_fields["network"].get_default().cidr[1]),
-            "etcd": {"endpoints": ["http://10.0.0.1:2379"]},
+            "etcd": {"endpoints": ["https://10.0.0.1:2379"]},
             **changes,
         }
     )
@@ -79,7 +79,7 @@ def config(tmp_path: Path, **changes: Any) -> AgentConfig:
 def host(name: str, *, accelerator: str = "kvm", cpu_xml: str = "<cpu/>") -> Host:
     return Host(
         name=name, api_url="", management_address="", replication_address="", overlay_address="",
-        heartbeat_port=1, agent_version="", incarnation="", cpus=1, memory_bytes=1,
+        heartbeat_port=1, agent_version="", incarnation=0, cpus=1, memory_bytes=1,
         accelerator=Accelerator(name=accelerator), cpu_xml=cpu_xml,
     )  # fmt: skip
 

@@ -101,13 +101,13 @@ async def test_what_is_required_is_not_read_from_an_older_member() -> None:
 
 async def test_who_was_left_out_asks_the_others_and_does_not_vote(tmp_path: Path) -> None:
     config = AgentConfig.model_validate(CONFIG).model_copy(update={"state_dir": tmp_path})
-    assert LineageKeeper(config, None).endpoints()[0] == "http://10.0.0.1:7379"
+    assert LineageKeeper(config, None).endpoints()[0] == "https://10.0.0.1:7379"
     await save(tmp_path, LocalLineage(number=2, left_out=True, members=("h3",)))
     keeper = LineageKeeper(config, None)
     assert not keeper.may_vote
-    assert keeper.endpoints() == ["http://10.0.0.3:7379"]
+    assert keeper.endpoints() == ["https://10.0.0.3:7379"]
     await save(tmp_path, LocalLineage(number=2, members=("h1",)))
-    assert LineageKeeper(config, None).endpoints() == ["http://10.0.0.1:7379"]
+    assert LineageKeeper(config, None).endpoints() == ["https://10.0.0.1:7379"]
     assert load(tmp_path).number == 2
 
 
@@ -243,7 +243,7 @@ async def test_a_host_whose_peers_are_of_a_newer_lineage_stands_down(tmp_path: P
             await asyncio.sleep(0.01)
     keeping.cancel()
     assert said == ["left-out"] and member.is_stopped
-    assert used == [["http://10.0.0.3:7379"]]
+    assert used == [["https://10.0.0.3:7379"]]
     assert host.lineage == 1 and not keeper.may_vote
     assert load(tmp_path) == LocalLineage(number=1, left_out=True, members=("h3",))
     with pytest.raises(StoreUnavailableError):

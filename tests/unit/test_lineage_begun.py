@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 from etcd_support import (
@@ -182,7 +181,7 @@ async def test_while_it_begins_nothing_is_read_of_the_others(etcd: Etcd, config:
     assert len(agent.store.used) == 3
     etcd.may_serve = False
     await begin(agent)
-    assert agent.store.used == ["http://10.0.0.2:7379"] and agent.keeper.owes_record(agent.host)
+    assert agent.store.used == ["https://10.0.0.2:7379"] and agent.keeper.owes_record(agent.host)
     await agent.end()
 
 
@@ -199,7 +198,7 @@ async def test_members_that_were_asked_for_before_it_began_are_not_those_of_it(
     monkeypatch.setattr(etcd, "members", late)
     await agent.keeper._follow_members(agent.store)
     assert agent.keeper.known.members == load(config.state_dir).members == ("h2",)
-    assert agent.store.used == ["http://10.0.0.2:7379"]
+    assert agent.store.used == ["https://10.0.0.2:7379"]
     await agent.end()
 
 
@@ -242,7 +241,7 @@ async def test_an_old_member_that_was_left_running_is_ended(
     monkeypatch.setattr(lineage, "_lineages", told)
     await etcd.spawn(("etcd",))
     agent = Agent(etcd, config)
-    await agent.keeper.ask_before_voting(Any)  # type: ignore[arg-type]
+    await agent.keeper.ask_before_voting(lambda: None)  # type: ignore[arg-type]
     assert not agent.keeper.may_vote
     assert etcd.program and etcd.program.was_terminated
 

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from pki_support import make_member
 
 from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd.argv import client_urls, member_argv, sandboxed
+from hostagent.drivers.etcd.credentials import FOLDER, MemberFiles, copy_credentials, files_in
 from hostagent.drivers.etcd.member import EmbeddedMember, last_complaint
 from hostagent.drivers.etcd.timing import timing_warnings
 from hostagent.drivers.process import User
 from vdc.model.errors import RefusedError
+from vdc.security.folder import AUTHORITY_KEY, BUNDLE, CERTIFICATE, KEY, REVOKED, write_private
 
 CONFIG = EmbeddedEtcd.model_validate({"members": {"b": "10.0.0.2", "a": "10.0.0.1", "c": "10.0.0.3"}})
+OWN = os.geteuid()
+FILES = MemberFiles(Path("/seen"), has_revoked=True)
 
 GOLDEN = """\
 etcd
 --name b
 --data-dir /state/etcd
---listen-client-urls http://10.0.0.2:7379
---advertise-client-urls http://10.0.0.2:7379
---listen-peer-urls http://10.0.0.2:7380
---initial-advertise-peer-urls http://10.0.0.2:7380
---initial-cluster a=http://10.0.0.1:7380,b=http://10.0.0.2:7380,c=http://10.0.0.3:7380
+--listen-client-http-urls https://10.0.0.2:7379
+--listen-client-urls unix:///state/etcd/client.sock
+--advertise-client-urls https://10.0.0.2:7379
+--listen-peer-urls https://10.0.0.2:7380
+--initial-advertise-peer-urls https://10.0.0.2:7380
+--cert-file /seen/host.crt
+--key-file /seen/host.key
+--trusted-ca-file /seen/ca.crt
+--client-cert-auth
+--client-cert-allowed-hostname member.vdc.internal
+--client-crl-file /seen/revoked.crl
+--peer-cert-file /seen/host.crt
+--peer-key-file /seen/host.key
+--peer-trusted-ca-file /seen/ca.crt
+--peer-client-cert-auth
+--peer-cert-allowed-hostname member.vdc.internal
+--peer-crl-file /seen/revoked.crl
+--tls-min-version TLS1.3
+--initial-cluster a=https://10.0.0.1:7380,b=https://10.0.0.2:7380,c=https://10.0.0.3:7380
 --initial-cluster-token vdc
 --initial-cluster-state new
 --heartbeat-interval 20
@@ -48,6 +68,7 @@ bwrap
 --tmpfs /run
 --ro-bind /usr/bin/setpriv /run/setpriv
 --bind /state/etcd /vm
+--ro-bind /state/pki/etcd /tmp/credentials
 --chdir /
 --new-session
 --unshare-pid
@@ -75,21 +96,23 @@ def rendered(argv: Sequence[str]) -> str:
 
 
 def test_command_line() -> None:
-    assert rendered(member_argv("b", CONFIG, Path("/state/etcd"))) == GOLDEN
+    assert rendered(member_argv("b", CONFIG, Path("/state/etcd"), FILES)) == GOLDEN
 
 
 def test_command_line_of_a_member_that_rejoins() -> None:
-    argv = member_argv("b", CONFIG, Path("/state/etcd"), is_rejoining=True)
+    argv = member_argv("b", CONFIG, Path("/state/etcd"), FILES, is_rejoining=True)
     assert rendered(argv) == GOLDEN.replace("-state new", "-state existing")
 
 
 def test_sandbox() -> None:
-    argv = sandboxed(("etcd",), User(7), Path("/root-of-runtime"), Path("/state/etcd"))
+    argv = sandboxed(
+        ("etcd",), User(7), Path("/root-of-runtime"), Path("/state/etcd"), Path("/state/pki/etcd")
+    )
     assert rendered(argv) == GOLDEN_SANDBOX
 
 
 def test_the_own_member_is_asked_first() -> None:
-    assert client_urls("b", CONFIG) == tuple(f"http://10.0.0.{number}:7379" for number in (2, 1, 3))
+    assert client_urls("b", CONFIG) == tuple(f"https://10.0.0.{number}:7379" for number in (2, 1, 3))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +141,8 @@ def test_members_that_are_too_far_away_are_named() -> None:
 
 
 def test_a_member_that_lost_its_data_is_refused(tmp_path: Path) -> None:
-    member = EmbeddedMember("b", CONFIG, state_dir=tmp_path, runtime=None, user=User(1))
+    trust = make_member(tmp_path, "b")
+    member = EmbeddedMember("b", CONFIG, state_dir=tmp_path, runtime=None, user=User(1), trust=trust)
     member.check_data()
     member.mark_path.write_text('{"joined": true}')
     with pytest.raises(RefusedError, match="must not vote again"):
@@ -128,3 +152,38 @@ def test_a_member_that_lost_its_data_is_refused(tmp_path: Path) -> None:
         member.check_data()
     (member.data_dir / "member").mkdir(parents=True)
     member.check_data()
+
+
+def test_what_a_member_sees_is_neither_the_clusters_key_nor_out_of_date(tmp_path: Path) -> None:
+    source = make_member(tmp_path, "b").folder
+    assert copy_credentials(source, OWN)  # there was nothing
+    assert not copy_credentials(source, OWN)
+    assert {path.name for path in (source / FOLDER).iterdir()} == {
+        BUNDLE, CERTIFICATE, KEY, REVOKED
+    } and (source / AUTHORITY_KEY).exists()  # fmt: skip
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in (source / FOLDER).iterdir())
+    write_private(source / REVOKED, "another list")
+    assert not copy_credentials(source, OWN)  # which etcd reads by itself
+    assert (source / FOLDER / REVOKED).read_text() == "another list"
+    write_private(source / BUNDLE, "another authority")
+    assert copy_credentials(source, OWN)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_the_copies_are_etcds_own_users_and_the_originals_are_not(tmp_path: Path) -> None:
+    source = make_member(tmp_path, "b").folder
+    copy_credentials(source, 0)  # as an agent did that ran etcd as root
+    assert not copy_credentials(source, 1_900_000_007)
+    write_private(source / KEY, "a new key")
+    assert not copy_credentials(source, 1_900_000_007)
+    copies = source / FOLDER
+    assert {path.stat().st_uid for path in (copies, *copies.iterdir())} == {1_900_000_007}
+    assert (copies / KEY).read_text() == "a new key"
+    assert (source / KEY).stat().st_uid == source.stat().st_uid == 0
+
+
+def test_a_list_that_is_not_there_is_not_asked_for(tmp_path: Path) -> None:
+    source = make_member(tmp_path, "b").folder
+    (source / REVOKED).unlink()
+    copy_credentials(source, OWN)
+    assert not any("crl" in option for option in files_in(source, Path("/seen")).options)

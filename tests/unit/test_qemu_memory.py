@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from hostagent.drivers.qemu import memory
 from hostagent.drivers.qemu.memory import (
     CHUNK_BYTES,
     PAGE_BYTES,
@@ -42,6 +43,31 @@ def test_the_writable_blocks_are_read_from_qemus_table():
 def test_another_table_is_refused(text):
     with pytest.raises(ValueError, match="unknown"):
         parse_ram_blocks(text)
+
+
+ROW = TABLE.splitlines()[1] + "\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TABLE.replace("0x0000000010000000 0x0000000010000000", "0x0000030000000000 0x0000030000000000"),
+        TABLE.replace("0x0000000010000000 0x0000000010000000", "0xffffffffffffffff 0x0000000000000000"),
+        TABLE.replace("0x00007f4523e00000", "0xffffffffffffff000000"),
+        TABLE.splitlines()[0] + "\n" + ROW * 300,
+    ],
+    ids=["3 TiB", "all addresses", "a far address", "300 blocks"],
+)
+def test_more_than_a_guest_has_is_refused(text):
+    with pytest.raises(ValueError, match="more memory than"):
+        parse_ram_blocks(text)
+
+
+def test_the_use_of_memory_is_looked_up_piece_by_piece(block, monkeypatch):
+    _, ram = block
+    whole = chunk_digests(os.getpid(), ram)
+    monkeypatch.setattr(memory, "_PAGEMAP_PIECE_BYTES", 2048)  # one chunk's entries
+    assert chunk_digests(os.getpid(), ram) == whole
 
 
 @pytest.fixture

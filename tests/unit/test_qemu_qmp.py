@@ -16,10 +16,12 @@ from hostagent.drivers.qemu.qmp import (
     QmpClosedError,
     QmpCommandError,
     QmpError,
+    QmpGarbledError,
     QmpSession,
     QmpTimeoutError,
     QmpUnreachableError,
 )
+from hostagent.drivers.qemu.replies import MAX_TEXT
 from vdc.model.errors import RefusedError, UnavailableError
 
 GREETING = {
@@ -97,7 +99,7 @@ async def test_a_command_is_sent_and_its_value_returned(tmp_path: Path) -> None:
         session = await QmpSession.connect(path, name="vm")
         value = await session.execute("blockdev-del", {"node-name": "x"})
         assert (value["echo"]["execute"], value["echo"]["arguments"]) == ("blockdev-del", {"node-name": "x"})
-        assert (await session.execute_oob("query-yank"))["echo"]["exec-oob"] == "query-yank"
+        assert (await session.execute_oob("yank"))["echo"]["exec-oob"] == "yank"
         await session.close()
         assert session.closed.is_set()
 
@@ -133,8 +135,16 @@ async def test_silence_times_out_and_the_session_lives_on(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"this is not json\r\n", b'["a", "list"]\r\n', b'{"return": {}, "id": "__qmp#00000"', b"\xff\xfe\r\n"],
-    ids=["text", "list", "cut off", "bytes"],
+    [
+        b"this is not json\r\n",
+        b'["a", "list"]\r\n',
+        b'{"return": {}, "id": "__qmp#00000"',
+        b"\xff\xfe\r\n",
+        b'{"a":' + b"[" * 100_000 + b"\r\n",
+        b'{"a":' + b"9" * 10_000 + b"}\r\n",
+        b'{"a":"' + b"x" * (11 << 20),
+    ],
+    ids=["text", "list", "cut off", "bytes", "deep", "a long number", "a long line"],
 )
 async def test_garbage_ends_the_session_and_nothing_else(tmp_path: Path, garbage: bytes) -> None:
     async def spit(_request: dict[str, Any], wire: Wire) -> None:
@@ -174,6 +184,55 @@ async def test_a_malformed_answer_is_an_error_of_ours(tmp_path: Path) -> None:
         session = await QmpSession.connect(path, name="vm")
         with pytest.raises(QmpError):
             await session.execute("stop")
+        await session.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "reply"),
+    [
+        ("query-status", {}),
+        ("query-status", ["running"]),
+        ("query-status", {"status": 1}),
+        ("query-named-block-nodes", [{"node-name": "a"}, {"node-name": None}]),
+        ("query-block-jobs", [{"device": "a", "offset": 1, "len": 1e999, "ready": True, "status": "x"}]),
+        ("query-block-jobs", [{"device": "a", "offset": True, "len": 1, "ready": True, "status": "x"}]),
+        ("query-migrate", {"ram": {"total": 2**70}}),
+        ("query-chardev", [{"label": "a"}] * 10_001),
+        ("x-query-ramblock", None),
+    ],
+)
+async def test_an_answer_of_another_shape_is_an_error_of_that_command(
+    tmp_path: Path, command: str, reply: object
+) -> None:
+    async def lie(request: dict[str, Any], wire: Wire) -> None:
+        wire.send({"return": reply if request["execute"] == command else {}, "id": request["id"]})
+
+    async with server(tmp_path, lie) as path:
+        session = await QmpSession.connect(path, name="vm")
+        with pytest.raises(QmpGarbledError, match=f"answered {command} with something else") as caught:
+            await session.execute(command)
+        assert isinstance(caught.value, UnavailableError) and caught.value.code == "qmp-garbled"
+        await session.execute("stop")
+        await session.close()
+
+
+async def test_qemus_words_are_one_line_that_can_be_stored(tmp_path: Path) -> None:
+    text = "no\n\ud800 such\tnode " + "x" * 100_000
+
+    async def talk(request: dict[str, Any], wire: Wire) -> None:
+        wire.send({"event": "STOP", "data": {"reason": text}, "timestamp": {"seconds": 1, "microseconds": 0}})
+        wire.send({"error": {"class": "GenericError", "desc": text}, "id": request["id"]})
+
+    async with server(tmp_path, talk) as path:
+        session = await QmpSession.connect(path, name="vm")
+        heard: list[str] = []
+        session.add_listener(lambda event, data, at_s: heard.append(data["reason"]))
+        with pytest.raises(QmpCommandError) as caught:
+            await session.execute("stop")
+        assert heard[0].startswith("no ? such node xxx") and len(heard[0]) <= MAX_TEXT
+        caught.value.problem.to_json()
+        assert str(caught.value).startswith("QEMU refused stop: no ? such node xxx")
+        assert len(str(caught.value)) < MAX_TEXT + 50
         await session.close()
 
 

@@ -140,7 +140,7 @@ async def test_the_member_that_joins_again_begins_nothing(
     await begun_by_a_former_agent(etcd, config)
 
     class Others:
-        def __init__(self, _: object) -> None:
+        def __init__(self, _: object, **__: object) -> None:
             self.admin = self
 
         async def members(self) -> tuple[Any, ...]:

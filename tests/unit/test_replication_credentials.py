@@ -10,7 +10,6 @@ import pytest
 from protection_world import UID, pair
 
 from hostagent.drivers.qemu.credentials import PairFiles, folder_name, sweep
-from hostagent.server.http import calling_host
 from hostagent.supervisor import credentials
 from vdc.api import models as wire
 from vdc.model.errors import ForbiddenError, InvalidError, NotFoundError, UnavailableError
@@ -121,13 +120,13 @@ def copy_on(files, **host):
     return SimpleNamespace(name="web", credentials=files, host=SimpleNamespace(name="h2", **host))
 
 
-def asking(epoch=3):
-    return wire.CredentialsRequest(epoch=epoch, from_host="h2", request=KeyAndRequest.make().request)
+def asking(host="h2", epoch=3):
+    return wire.CredentialsRequest(epoch=epoch, from_host=host, request=KeyAndRequest.make().request)
 
 
 async def test_the_secondary_of_the_epoch_is_given_one(files):
     files.make(3)
-    given = await credentials.sign(copy_on(files), pair(3, sync="syncing"), asking(), "h2")
+    given = await credentials.sign(copy_on(files), pair(3, sync="syncing"), asking())
     assert given.authority == found(files, 3)["ca-cert.pem"]
 
 
@@ -145,7 +144,7 @@ async def test_the_secondary_of_the_epoch_is_given_one(files):
 async def test_nobody_else_is(files, record, caller):
     files.make(3)
     with pytest.raises(ForbiddenError) as caught:
-        await credentials.sign(copy_on(files), record, asking(), caller)
+        await credentials.sign(copy_on(files), record, asking(host=caller))
     assert caught.value.code == "not-secondary"
 
 
@@ -153,8 +152,8 @@ async def test_a_request_that_is_none_is_refused_and_harms_nothing(files):
     files.make(3)
     bad = wire.CredentialsRequest(epoch=3, from_host="h2", request="rubbish")
     with pytest.raises(InvalidError):
-        await credentials.sign(copy_on(files), pair(3), bad, "h2")
-    await credentials.sign(copy_on(files), pair(3), asking(), "h2")
+        await credentials.sign(copy_on(files), pair(3), bad)
+    await credentials.sign(copy_on(files), pair(3), asking())
 
 
 async def test_a_primary_whose_agent_is_restarted_is_asked_again_with_the_same_key(files, monkeypatch):
@@ -187,8 +186,3 @@ async def test_a_primary_that_stays_away_is_given_up(files):
     with pytest.raises(UnavailableError):
         await credentials.obtain(copy, pair(3))
     assert not list(files.vm_folder.iterdir())
-
-
-def test_whom_a_certificate_names_counts_and_not_what_the_request_says():
-    assert calling_host({}, asking()) == "h2"
-    assert calling_host({"identity": SimpleNamespace(name="h9")}, asking()) == "h9"

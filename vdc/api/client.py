@@ -17,15 +17,21 @@ import aiohttp
 from pydantic import ValidationError
 
 from vdc.api import models as wire
+from vdc.api.answers import parse_json
+from vdc.api.context import Context
 from vdc.api.endpoints import Endpoint
-from vdc.api.transport import BodyFactory, Call, Deadlines, Transport, make_call, parse_json
+from vdc.api.identity_client import IdentityClient
+from vdc.api.transport import BodyFactory, Call, Deadlines, Transport, make_call
+from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
 from vdc.model.endophyte import RunState
 from vdc.model.errors import BugError
 from vdc.model.event import Event
+from vdc.model.identity import Identity
 from vdc.model.image import Image
 from vdc.model.maintenance import DrainReport
 from vdc.model.manifest import EndophyteManifest
+from vdc.security.credentials import UserCredentials
 
 R = TypeVar("R", bound=Record)
 
@@ -33,6 +39,7 @@ BLOB_CHUNK_BYTES = 1024**2
 MOVE_PATIENCE_S = 330.0  # for a promotion that has to move the replica first
 DRILL_PATIENCE_S = 60.0  # beside the time to become protected again
 FORCE_PATIENCE_S = 60.0  # for one that has to begin a new lineage first
+AUDIT_PATIENCE_S = 120.0  # for reading all of a long audit log
 VERIFY_PATIENCE_S = 3_900.0  # for reading all of both disks
 _SEEN_EVENTS = 4096  # that a stream of events remembers, so that a reconnect repeats none
 
@@ -46,8 +53,18 @@ class ApiClient:
         *,
         session: aiohttp.ClientSession | None = None,
         deadlines: Deadlines | None = None,
+        credentials: UserCredentials | None = None,
+        acting_for: Identity | None = None,
     ) -> None:
-        self.transport = Transport(endpoints, session=session, deadlines=deadlines)
+        self.transport = Transport(
+            endpoints, session=session, deadlines=deadlines, credentials=credentials, acting_for=acting_for
+        )
+        self.identities = IdentityClient(self._call)
+
+    @classmethod
+    def of(cls, context: Context, endpoint: str | None = None) -> Self:
+        """A client that shows what a context holds; of one of its endpoints, or of whichever answers."""
+        return cls([endpoint] if endpoint else context.endpoints, credentials=context.credentials)
 
     async def __aenter__(self) -> Self:
         return self
@@ -64,7 +81,8 @@ class ApiClient:
     async def pinned(self) -> ApiClient:
         """A client of the one agent that answers now: for uploads, whose parts must arrive at one host."""
         endpoint = await self.transport.choose()
-        return ApiClient([endpoint], deadlines=self.transport.deadlines)
+        transport = self.transport
+        return ApiClient([endpoint], deadlines=transport.deadlines, credentials=transport.credentials)
 
     # Agent and cluster
 
@@ -238,6 +256,26 @@ class ApiClient:
             wire.EventList, make_call("list_events", query={"name": name, "limit": limit})
         )
 
+    # Audit
+
+    async def list_audit(
+        self,
+        *,
+        since: int | None = None,
+        limit: int | None = None,
+        who: str | None = None,
+        object_: str | None = None,
+    ) -> wire.AuditPage:
+        """Entries of the audit log, oldest first: from the entry `since` on, or the newest."""
+        query = {"since": since, "limit": limit, "who": who, "object": object_}
+        return await self._call(
+            wire.AuditPage, make_call("list_audit", query=query, first_byte_s=AUDIT_PATIENCE_S)
+        )
+
+    async def verify_audit(self) -> wire.AuditVerdict:
+        """Whether the audit log is what was written."""
+        return await self._call(wire.AuditVerdict, make_call("verify_audit", first_byte_s=AUDIT_PATIENCE_S))
+
     # Images
 
     async def list_images(self) -> wire.ImageList:
@@ -304,6 +342,10 @@ class ApiClient:
     async def peer_thaw(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
         """Let a frozen secondary go on."""
         return await self._post(wire.Acknowledged, "peer_thaw", name, request)
+
+    async def peer_audit_head(self) -> RememberedHead:
+        """The end of the audit log that the peer remembers."""
+        return await self._get(RememberedHead, "peer_audit_head")
 
     async def _get(self, model: type[R], route: str, **path: str) -> R:
         return await self._call(model, make_call(route, path))

@@ -1,4 +1,4 @@
-"""Where an agent answers: `http://host:port` on a network, `unix:///path/api.sock` on this machine."""
+"""Where an agent answers: `https://host:port` on a network, `unix:///path/api.sock` on this machine."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def parse_endpoint(text: str) -> Endpoint:
     if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
         return Endpoint(text, _PLACEHOLDER_HOST, parts.path)
     is_plain = parts.path in ("", "/") and parts.username is None and parts.hostname
-    if parts.scheme == "http" and is_plain and port:
-        return Endpoint(text, f"http://{parts.netloc}")
+    if parts.scheme == "https" and is_plain and port:
+        return Endpoint(text, f"https://{parts.netloc}")
     raise _invalid(text)
 
 
 def _invalid(text: str) -> InvalidError:
     return InvalidError(
         f"{text[:120]!r} is not an endpoint",
-        hint="write http://HOST:PORT or unix:///PATH/api.sock",
+        hint="write https://HOST:PORT or unix:///PATH/api.sock",
         code="endpoint-invalid",
     )

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from vdc.model.audit import RememberedHead
+from vdc.model.audit_chain import Damage
 from vdc.model.base import Record, StrictRecord
 from vdc.model.endophyte import EndophyteStatus, Observed, RunState
 from vdc.model.event import Event
@@ -89,9 +91,9 @@ class PromoteRequest(StrictRecord):
     `by`: who asserts it, for the record.
     """
 
-    to: str | None = None
+    to: str | None = Field(default=None, max_length=63)
     force: bool = False
-    confirm: str = ""
+    confirm: str = Field(default="", max_length=63)
     by: str = Field(default="", max_length=200)
 
 
@@ -119,15 +121,15 @@ class DrainRequest(StrictRecord):
 class MoveRequest(StrictRecord):
     """Let a VM run on the host `to`; none takes an earlier wish back."""
 
-    to: str | None
+    to: str | None = Field(max_length=63)
     by: str = Field(default="", max_length=200)
 
 
 class PeerRequest(Record):
     """From agent to agent about one VM; refused (FencedError) where the receiver knows a newer epoch."""
 
-    epoch: int
-    from_host: str
+    epoch: int = Field(ge=0, lt=2**63)
+    from_host: str = Field(max_length=63)
 
 
 class CredentialsRequest(PeerRequest):
@@ -267,6 +269,25 @@ class EventList(Record):
     """`vdc get events -o json`, oldest first."""
 
     items: tuple[Event, ...]
+
+
+class AuditPage(Record):
+    """Part of the audit log. `items` are as they are stored: a newer agent's fields are under the hash as well."""
+
+    items: tuple[dict[str, Any], ...]
+    next: int  # the entry to go on with; it may not be there yet
+
+
+class AuditVerdict(Record):
+    """`vdc audit verify -o json`: whether the log is what was written, and what the hosts remember of it."""
+
+    is_intact: bool
+    first: int  # 0: the log is empty
+    last: int
+    hash: str = ""  # of the last entry
+    damage: tuple[Damage, ...] = ()
+    notes: tuple[str, ...] = ()
+    remembered: tuple[RememberedHead, ...] = ()
 
 
 class ImageList(Record):

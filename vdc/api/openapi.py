@@ -16,7 +16,11 @@ CONTRACT_VERSION = "1.0"  # of the paths under /v1, not of the program
 
 _REF_TEMPLATE = "#/components/schemas/{model}"
 _STREAMED: dict[str, type[Record]] = {"watch_events": Event}
-_STATUS_CODES = ("400", "404", "409", "412", "422", "503")
+_STATUS_CODES = ("400", "401", "403", "404", "409", "412", "422", "503")
+_IN_PATH: dict[str, dict[str, Any]] = {
+    "name": {"pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", "maxLength": 63},
+    "digest": {"pattern": "^sha256:[0-9a-f]{64}$"},
+}
 _PLACEHOLDER = re.compile(r"{(\w+)}")
 
 
@@ -55,6 +59,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": route.name,
         "summary": route.summary,
         "tags": ["peer" if route.is_peer else "client"],
+        "x-role": route.role.value,  # the least that may call it; no member of the standard says that
     }
     if parameters := _parameters(route):
         operation["parameters"] = parameters
@@ -64,15 +69,17 @@ def _operation(route: Route) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": route.summary}
     if route.body is not Body.WEBSOCKET and route.method != "HEAD":
         answer["content"] = _content(route.body, _answer(route))
-    problem = {"$ref": "#/components/responses/Problem"}
+    problem: dict[str, Any] = {"$ref": "#/components/responses/Problem"}
+    if route.method == "HEAD":  # answers have no body
+        problem = {"description": "An error"}
     operation["responses"] = {success: answer, **dict.fromkeys(_STATUS_CODES, problem)}
     return operation
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
-    text = {"type": "string"}
+    text: dict[str, Any] = {"type": "string"}
     in_path = [
-        {"name": name, "in": "path", "required": True, "schema": text}
+        {"name": name, "in": "path", "required": True, "schema": {**text, **_IN_PATH.get(name, {})}}
         for name in _PLACEHOLDER.findall(route.path)
     ]
     return in_path + [

@@ -10,26 +10,40 @@ never left this machine; where its outcome is unknown the error says so.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
-from pydantic import ValidationError
 
+from vdc.api.answers import LOST_ERRORS, read_error
 from vdc.api.endpoints import Endpoint, parse_endpoint
+from vdc.api.learning import learn_authorities
+from vdc.api.refusals import FOREIGN, refusal_of
 from vdc.api.routes import BY_NAME, Body, Route
-from vdc.model.errors import BugError, InvalidError, Problem, UnavailableError, VdcError, error_from_problem
+from vdc.model.errors import (
+    InvalidError,
+    UnauthenticatedError,
+    UnavailableError,
+    VdcError,
+)
+from vdc.model.identity import Identity
+from vdc.security.credentials import UserCredentials
 
 _CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-_LOST_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
-_MAX_ERROR_BYTES = 64 * 1024
 _MAX_MESSAGE_BYTES = 1024**2
 _STATUS_UNAVAILABLE = 503
+ACTING_FOR = "Vdc-Acting-For"  # for whom a host hands a request on
+DONE_ELSEWHERE = "is-witness"  # it was not done here, and another agent does it
+REQUEST_ID = "Vdc-Request-Id"
+
+# The request on whose behalf this task asks on: the audit logs of both agents then name the same.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 BodyFactory = Callable[[], AsyncIterator[bytes]]
 
@@ -100,9 +114,18 @@ class Transport:
         *,
         session: aiohttp.ClientSession | None = None,
         deadlines: Deadlines | None = None,
+        credentials: UserCredentials | None = None,
+        acting_for: Identity | None = None,
     ) -> None:
+        """`credentials`: for https endpoints, unless `session` has them; `acting_for`: whose request a host hands on.
+
+        InvalidError where the credentials cannot be read.
+        """
         self.endpoints = tuple(e if isinstance(e, Endpoint) else parse_endpoint(e) for e in endpoints)
         self.deadlines = deadlines or Deadlines()
+        self.credentials = credentials
+        self._ssl = _context_of(credentials) if credentials is not None else None
+        self._headers = {ACTING_FOR: acting_for.uri} if acting_for is not None else {}
         self._given_session = session
         self._sessions: dict[tuple[str, bool], aiohttp.ClientSession] = {}
         self._good: Endpoint | None = None
@@ -135,19 +158,26 @@ class Transport:
         async def answer(place: int, endpoint: Endpoint) -> tuple[Endpoint, int]:
             await asyncio.sleep(place * self.deadlines.stagger_s)
             async with asyncio.timeout(self.deadlines.health_s):
-                async with self._session(endpoint).get(_health_url(endpoint)) as response:
-                    return endpoint, response.status
+                try:
+                    async with self._session(endpoint).get(_health_url(endpoint)) as response:
+                        return endpoint, response.status
+                except LOST_ERRORS as error:
+                    raise refusal_of(endpoint, error, self.credentials) or error from error
 
         tasks = [
             asyncio.create_task(answer(place, endpoint), name=f"health-{endpoint}")
             for place, endpoint in enumerate(candidates)
         ]
         unwell: Endpoint | None = None
+        refusal: VdcError | None = None
         try:
             for next_done in asyncio.as_completed(tasks):
                 try:
                     endpoint, status = await next_done
-                except (*_LOST_ERRORS, OSError):
+                except UnauthenticatedError as error:
+                    refusal = refusal or error
+                    continue
+                except (*LOST_ERRORS, OSError):
                     continue
                 if status < 500:
                     return endpoint
@@ -157,7 +187,7 @@ class Transport:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         if unwell is None:
-            raise self._unreachable()
+            raise refusal or self._unreachable()
         return unwell
 
     async def request(self, call: Call) -> bytes:
@@ -165,7 +195,7 @@ class Transport:
         async with self.open(call) as response:
             try:
                 return await response.read()
-            except _LOST_ERRORS as error:
+            except LOST_ERRORS as error:
                 raise self._lost(call, error) from error
 
     async def status(self, call: Call) -> int:
@@ -184,28 +214,44 @@ class Transport:
             response.close()
 
     async def _send(self, call: Call, *, check: bool = True) -> aiohttp.ClientResponse:
+        """An agent that shows the certificate of an authority unknown here got nothing: it can be asked again."""
+        try:
+            return await self._send_to_any(call, check=check)
+        except UnauthenticatedError as error:
+            if error.code != FOREIGN or self.credentials is None:
+                raise
+            learned = await learn_authorities(self.endpoints, self.credentials)
+            if learned is None:
+                raise
+            await self.close()
+            self.credentials, self._ssl = learned, _context_of(learned)
+        return await self._send_to_any(call, check=check)
+
+    async def _send_to_any(self, call: Call, *, check: bool) -> aiohttp.ClientResponse:
         failed: set[Endpoint] = set()
         last_error: VdcError | None = None
         while len(failed) < len(self.endpoints):
             try:
                 endpoint = await self.choose(frozenset(failed))
-            except UnavailableError as error:
+            except (UnavailableError, UnauthenticatedError) as error:
                 raise last_error or error from None
             is_last = len(failed) + 1 == len(self.endpoints)
             try:
                 response = await self._send_to(endpoint, call, is_last=is_last)
-            except _CONNECT_ERRORS:
-                last_error = None
-            except (*_LOST_ERRORS, OSError) as error:
-                last_error = self._lost(call, error)
-                if not call.may_repeat:
+            except _CONNECT_ERRORS as error:
+                last_error = refusal_of(endpoint, error, self.credentials)
+            except (*LOST_ERRORS, OSError) as error:
+                refusal = refusal_of(endpoint, error, self.credentials)
+                last_error = refusal or self._lost(call, error)
+                if refusal is None and not call.may_repeat:
                     self._good = None
                     raise last_error from error
             else:
                 if response.status < 400 or not check:
                     return response
                 last_error = await read_error(response)
-                if not (response.status == _STATUS_UNAVAILABLE and call.may_repeat) or is_last:
+                may_ask_on = call.may_repeat or last_error.code == DONE_ELSEWHERE
+                if not (response.status == _STATUS_UNAVAILABLE and may_ask_on) or is_last:
                     raise last_error
             failed.add(endpoint)
             self._good = None
@@ -214,7 +260,7 @@ class Transport:
     async def _send_to(self, endpoint: Endpoint, call: Call, *, is_last: bool) -> aiohttp.ClientResponse:
         patient = is_last or not call.may_repeat or call.is_blob
         first_byte_s = call.first_byte_s or (self.deadlines.last_s if patient else self.deadlines.read_s)
-        headers: dict[str, str] = {}
+        headers = self._headers | _passed_on()
         data: Any = None
         if call.json_body is not None:
             headers["Content-Type"] = "application/json"
@@ -266,7 +312,7 @@ class Transport:
                     return reader.result()
                 if not await self._is_alive(endpoint):
                     return b""
-        except (*_LOST_ERRORS, OSError):
+        except (*LOST_ERRORS, OSError):
             self.forget(endpoint)
             return b""
         finally:
@@ -278,7 +324,7 @@ class Transport:
             async with asyncio.timeout(self.deadlines.health_s):
                 async with self._session(endpoint).get(_health_url(endpoint)):
                     return True
-        except (*_LOST_ERRORS, OSError):
+        except (*LOST_ERRORS, OSError):
             self.forget(endpoint)
             return False
 
@@ -290,22 +336,30 @@ class Transport:
     @asynccontextmanager
     async def websocket(self, call: Call) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """A websocket; pinged, so that a dead agent ends it. Errors of the opening are those of `request`."""
-        endpoint = await self.choose()
+        async with await self._open_websocket(call, frozenset()) as socket:
+            yield socket
+
+    async def _open_websocket(
+        self, call: Call, failed: frozenset[Endpoint]
+    ) -> aiohttp.ClientWebSocketResponse:
+        endpoint = await self.choose(failed)
         try:
-            socket = await self._session(endpoint).ws_connect(
+            return await self._session(endpoint).ws_connect(
                 endpoint.base_url + call.path,
                 params=call.query,
+                headers=self._headers | _passed_on(),
                 heartbeat=self.deadlines.idle_s,
                 max_msg_size=_MAX_MESSAGE_BYTES,
             )
         except aiohttp.WSServerHandshakeError as error:
+            if error.status == _STATUS_UNAVAILABLE and len(failed) + 1 < len(self.endpoints):
+                return await self._open_websocket(call, failed | {endpoint})
             await self.request(call)  # a failed handshake has no body: the plain request says what is wrong
             raise UnavailableError(f"{endpoint} did not open the stream", code="stream-refused") from error
-        except (*_LOST_ERRORS, OSError) as error:
+        except (*LOST_ERRORS, OSError) as error:
             self.forget(endpoint)
-            raise self._unreachable() from error
-        async with socket:
-            yield socket
+            refusal = refusal_of(endpoint, error, self.credentials)
+            raise refusal or self._unreachable() from error
 
     def _session(self, endpoint: Endpoint, *, fresh: bool = False) -> aiohttp.ClientSession:
         if self._given_session is not None and not endpoint.unix_path:
@@ -316,7 +370,7 @@ class Transport:
             connector: aiohttp.BaseConnector = (
                 aiohttp.UnixConnector(path=path, force_close=fresh)
                 if path
-                else aiohttp.TCPConnector(force_close=fresh)
+                else aiohttp.TCPConnector(force_close=fresh, ssl=self._ssl or True)
             )
             self._sessions[key] = aiohttp.ClientSession(connector=connector)
         return self._sessions[key]
@@ -339,29 +393,15 @@ class Transport:
         )
 
 
+def _passed_on() -> dict[str, str]:
+    return {REQUEST_ID: known} if (known := request_id.get()) else {}
+
+
+def _context_of(credentials: UserCredentials) -> SSLContext:
+    from vdc.security.tls import client_context
+
+    return client_context(credentials.authority_pem, credentials.certificate_pem, credentials.key_pem)
+
+
 def _health_url(endpoint: Endpoint) -> str:
     return endpoint.base_url + BY_NAME["health"].path
-
-
-async def read_error(response: aiohttp.ClientResponse) -> VdcError:
-    """The error of an unsuccessful answer, from its `Problem` body where it has one."""
-    try:
-        body = await response.content.read(_MAX_ERROR_BYTES)
-        return error_from_problem(response.status, Problem.from_json(body))
-    except (ValidationError, *_LOST_ERRORS):
-        method, path = response.method, response.url.path
-        return BugError(
-            f"the agent answered {method} {path} with {response.status} {response.reason}",
-            hint="are the agent and this program of the same version? vdc version shows both",
-            code="bad-answer",
-        )
-    finally:
-        response.close()
-
-
-def parse_json(body: bytes) -> Any:
-    """The value of a JSON body; `BugError` where it is none."""
-    try:
-        return json.loads(body)
-    except ValueError as error:
-        raise BugError("the agent's answer is not JSON", code="bad-answer") from error

@@ -166,6 +166,16 @@ def to_size(_ctx: click.Context, param: click.Parameter, value: str | None) -> i
         raise click.BadParameter(str(error), param=param) from error
 
 
+def to_duration(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Callback of an option that takes a time (`90s`, `24h`, `7d`): seconds, or a usage error."""
+    from vdc.model.units import parse_duration
+
+    try:
+        return None if value is None else int(parse_duration(value))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=param) from error
+
+
 def to_reference(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Callback of a parameter that names an image: its full form, or a usage error."""
     from vdc.images.reference import normalise_reference

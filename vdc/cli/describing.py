@@ -77,6 +77,9 @@ def _endophyte_lines(view: EndophyteView) -> list[Line]:
     computer, resources = spec.get("virtualComputer", {}), spec.get("resources", {})
     memory = resources.get("memory")
     figures = status.checkpoints
+    allowed = ", ".join(
+        prefix for port in spec.get("networks", []) for prefix in port.get("allowedAddresses", [])
+    )
     lines: list[Line] = [
         ("Name", view.metadata.name),
         ("UID", view.metadata.uid),
@@ -100,6 +103,7 @@ def _endophyte_lines(view: EndophyteView) -> list[Line]:
         ),
         ("Spares", ", ".join(status.spares)),
         ("Addresses", ", ".join(status.addresses)),
+        *([("Allowed beside", allowed)] if allowed else []),
         ("MAC", status.mac),
         ("Image", spec.get("image")),
         ("Type", computer.get("type")),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vdc.api.client import ApiClient
+from vdc.api.context import Context
 from vdc.api.models import Check, DoctorReport
 from vdc.model.errors import VdcError
 
@@ -17,7 +18,8 @@ THIS_MACHINE = "(here)"
 _QEMU = "usr/bin/qemu-system-x86_64"
 
 
-def _runtime_root() -> Path:
+def runtime_root() -> Path:
+    """Where `make runtime` puts it."""
     return Path(os.environ.get("VDC_CACHE_DIR", "/var/cache/vdc")) / "runtime" / "current"
 
 
@@ -28,7 +30,7 @@ class Machine:
     user_id: Callable[[], int] = os.geteuid
     exists: Callable[[Path], bool] = Path.exists
     which: Callable[[str], str | None] = shutil.which
-    runtime_root: Callable[[], Path] = _runtime_root
+    runtime_root: Callable[[], Path] = runtime_root
 
 
 def examine_machine(machine: Machine | None = None) -> DoctorReport:
@@ -62,17 +64,18 @@ def _check(name: str, is_ok: bool, good: str, bad: str, hint: str) -> Check:
     return Check(name=name, level="error", sentence=bad, hint=hint)
 
 
-async def examine_hosts(context: str, endpoints: Sequence[str]) -> list[DoctorReport]:
+async def examine_hosts(name: str, context: Context) -> list[DoctorReport]:
     """Ask every agent of a context at the same time; one that does not answer is a finding."""
-    return list(await asyncio.gather(*(_examine_host(context, endpoint) for endpoint in endpoints)))
+    asked = (_examine_host(name, context, endpoint) for endpoint in context.endpoints)
+    return list(await asyncio.gather(*asked))
 
 
-async def _examine_host(context: str, endpoint: str) -> DoctorReport:
-    async with ApiClient([endpoint]) as api:
+async def _examine_host(name: str, context: Context, endpoint: str) -> DoctorReport:
+    async with ApiClient.of(context, endpoint) as api:
         try:
             await asyncio.wait_for(api.health(), 3.0)
             return await api.doctor()
         except (VdcError, TimeoutError) as error:
             sentence = f"no answer from {endpoint}" if isinstance(error, TimeoutError) else str(error)
-    hint = f"is its agent running? (context {context})"
+    hint = f"is its agent running? (context {name})"
     return DoctorReport(host="?", checks=(Check(name="agent", level="error", sentence=sentence, hint=hint),))

@@ -10,10 +10,11 @@ import asyncio
 import getpass
 import socket
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from contextlib import suppress
 
 from vdc.api.client import ApiClient
+from vdc.api.context import Context
 from vdc.api.models import ClusterStatus, EndophyteDescription, PromoteResult
 from vdc.cli.errors import UsageFault
 from vdc.cli.text import clean
@@ -24,14 +25,14 @@ PROGRESS_EVERY_S = 1.0
 _ELSEWHERE = ("agent-unreachable", "host-unreachable", "no-copy", "no-secondary")
 
 
-async def forced(endpoints: Sequence[str], name: str, to: str | None, confirm: str | None) -> PromoteResult:
+async def forced(context: Context, name: str, to: str | None, confirm: str | None) -> PromoteResult:
     """Ask for the name unless `confirm` gives it, then force. Raises UsageFault where nobody can be asked."""
-    description, cluster = await _look(endpoints, name)
+    description, cluster = await _look(context, name)
     print(explanation(description, cluster, to), file=sys.stderr)
     confirm_name(name, confirm)
     failure: VdcError = UnavailableError("no agent answers", code="agent-unreachable")
-    for endpoint in endpoints:
-        async with ApiClient([endpoint]) as api:
+    for endpoint in context.endpoints:
+        async with ApiClient.of(context, endpoint) as api:
             try:
                 request = api.promote_endophyte(name, to=to, force=True, confirm=name, by=_who())
                 return await _told(api, request)
@@ -67,11 +68,11 @@ async def _tell(api: ApiClient) -> None:
                 print(f"  {clean(said)}", file=sys.stderr)
 
 
-async def _look(endpoints: Sequence[str], name: str) -> tuple[EndophyteDescription, ClusterStatus]:
+async def _look(context: Context, name: str) -> tuple[EndophyteDescription, ClusterStatus]:
     """What is known of the VM: from an agent whose host is not the silent one, where there is a choice."""
     failure: VdcError = UnavailableError("no agent answers", code="agent-unreachable")
-    for endpoint in endpoints:
-        async with ApiClient([endpoint]) as api:
+    for endpoint in context.endpoints:
+        async with ApiClient.of(context, endpoint) as api:
             try:
                 return await api.describe_endophyte(name), await api.cluster()
             except NotFoundError:

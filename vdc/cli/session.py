@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from vdc.api.client import ApiClient
-from vdc.api.context import Context, resolve_context
+from vdc.api.context import Context, replace_authorities, resolve_context
 from vdc.cli.base import CONTEXT_KEY
 
 T = TypeVar("T")
@@ -23,11 +23,16 @@ def chosen_context() -> tuple[str, Context]:
 
 def call(work: Callable[[ApiClient], Awaitable[T]]) -> T:
     """Run `work` with a client of the chosen context."""
-    _, context = chosen_context()
+    name, context = chosen_context()
 
     async def with_client() -> T:
-        async with ApiClient(context.endpoints) as api:
-            return await work(api)
+        async with ApiClient.of(context) as api:
+            try:
+                return await work(api)
+            finally:
+                learned = api.transport.credentials
+                if learned is not None and learned != context.credentials:
+                    replace_authorities(name, learned.authority_pem)
 
     return run(with_client())
 

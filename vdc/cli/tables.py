@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from vdc.api.models import Check, EndophyteView
 from vdc.cli.templates import Template
 from vdc.cli.text import Column, age
+from vdc.model.audit import AuditEntry
 from vdc.model.event import Event
 from vdc.model.host import NodeStatus
 from vdc.model.image import ImageEntry
@@ -121,6 +122,25 @@ def _clock(at: str) -> str:
         return datetime.fromisoformat(at).astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
     except ValueError:
         return at
+
+
+def audit_columns() -> list[Column[AuditEntry]]:
+    """SEQ TIME WHO FROM WHAT OBJECT RESULT EPOCH HOST, and more with `wide`."""
+    return [
+        Column("SEQ", lambda e: e.seq),
+        Column("TIME", lambda e: e.at[:19].replace("T", " ")),
+        Column("WHO", lambda e: "/".join(e.who.split("/")[-2:])),
+        Column("FROM", lambda e: e.address),
+        Column("WHAT", lambda e: e.what),
+        Column("OBJECT", lambda e: e.object),
+        Column("RESULT", lambda e: e.result if e.count == 1 else f"{e.result} ({e.count} times)"),
+        Column("EPOCH", lambda e: e.epoch or None),
+        Column("HOST", lambda e: e.host),
+        Column("VIA", lambda e: e.via, wide=True),
+        Column("REQUEST", lambda e: e.id, wide=True),
+        Column("LOST", lambda e: e.gap or None, wide=True),
+        Column("LINEAGE", lambda e: e.lineage or None, wide=True),
+    ]
 
 
 def template_columns() -> list[Column[Template]]:

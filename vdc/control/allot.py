@@ -46,6 +46,17 @@ def _address_for(port: NetworkPort, network: Network, taken: Set[str]) -> str:
     raise RefusedError(f"network {network.name} has no free address", code="no-address")
 
 
+def _check_allowed(port: NetworkPort, network: Network) -> None:
+    for prefix in port.allowed_addresses:
+        is_reserved = network.cidr.network_address <= prefix[0] and prefix[-1] <= network.guest_last
+        if is_reserved:
+            raise InvalidError(
+                f"allowedAddresses: {prefix} belongs to the hosts and guests of network {network.name}",
+                code="allowed-address-invalid",
+                hint=f"choose what lies outside {network.cidr.network_address} to {network.guest_last}",
+            )
+
+
 def allot_nics(
     spec: EndophyteSpec,
     networks: Mapping[str, Network],
@@ -66,6 +77,7 @@ def allot_nics(
                 code="network-not-found",
                 hint="see `vdc get networks`",
             )
+        _check_allowed(port, network)
         used = set(taken.get(port.network, ())) | {nic.address for nic in nics if nic.network == port.network}
         used_macs = taken_macs | {nic.mac for nic in nics}
         if port.mac is not None and port.mac in used_macs:

@@ -29,6 +29,7 @@ from vdc.protection.arbitration import add_secondary, new_pair, with_spares
 from vdc.protection.invariants import check_transition
 from vdc.protection.placement import Occupancy, choose_primary, choose_spares
 from vdc.store import keys
+from vdc.store.audit import AuditLog
 from vdc.store.mirror import Mirror, Versioned
 from vdc.store.protocol import Delete, Put, StateStore, Unchanged
 
@@ -74,9 +75,7 @@ class Controller:
         self._reach = reach or _nothing_at
         self._backoffs: dict[tuple[str, str], Backoff] = {}
         self._last_pairs: dict[str, Pair] = {}
-        self._protected_by: dict[
-            str, str
-        ] = {}  # incarnation of the primary's agent when it got its secondary
+        self._protected_by: dict[str, int] = {}  # incarnation of its agent when a primary got its secondary
         self._said: dict[str, str] = {}
         around = Surroundings(self._backing_off, self._log, self._note_withdrawn)
         self._mover = Mover(store, mirror, clock, around, promote)
@@ -95,6 +94,7 @@ class Controller:
                 passes += 1
                 if passes % TRIM_EVERY_PASSES == 0:
                     await trim_events(self._store)
+                    await AuditLog(self._store).trim()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(PASS_EVERY_S):  # wait_for may forget that it was cancelled
                         await wake.wait()
@@ -260,9 +260,9 @@ class Controller:
                 duration = min(self._backoff_s, IN_SYNC_BACKOFF_S) if was_in_sync else self._backoff_s
             self._backoffs[pair.uid, before.secondary] = Backoff(now + duration, duration)
 
-    def _incarnation_of(self, host: str) -> str:
+    def _incarnation_of(self, host: str) -> int:
         found = self._mirror.hosts.get(host)
-        return found.value.incarnation if found else ""
+        return found.value.incarnation if found else 0
 
     def _note_withdrawn(self, pair: Pair) -> None:
         """The secondary of this version left on request: no failure to back off for."""

@@ -6,12 +6,15 @@ Each wish is one compare-and-swap on the records; the leader's controller does t
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 
 from vdc.control.clock import Clock
 from vdc.control.desired import DesiredState
 from vdc.control.drain import situation
+from vdc.control.identities import revocations_of
 from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
+from vdc.model.identity import Role
 from vdc.model.maintenance import DrainItem, DrainReport, DrainState, DrainWay, Maintenance, Move
 from vdc.model.pair import Pair, SyncState
 from vdc.protection.arbitration import go_alone
@@ -173,6 +176,8 @@ class MaintenanceWishes:
             raise ConflictError(f"{pair.name} changed, or one of its hosts came back", code="host-alive")
 
     async def _forget(self, host: str, pairs: list[Versioned[Pair]]) -> None:
+        claim = await self._store.get(keys.machine(host))
+        await self._revoke(host)
         for digest, found in list(self._mirror.images.items()):
             if host in found.value.hosts:
                 kept = tuple(other for other in found.value.hosts if other != host)
@@ -182,10 +187,15 @@ class MaintenanceWishes:
         for start in range(0, len(said), BATCH):
             await self._store.commit([], [Delete(key) for key in said[start : start + BATCH]])
         compares = [Unchanged(keys.pair(found.value.name), found.revision) for found in pairs[:BATCH]]
+        compares.append(
+            Unchanged(keys.machine(host), claim.mod_revision if claim else 0)
+        )  # no new certificate
         reason, request, at = f"{host} was declared gone for good", uuid.uuid4().hex, self._clock.wall()
         gone: list[Put | Delete] = [
             Delete(keys.host(host)),
             Delete(keys.maintenance(host)),
+            Delete(keys.machine(host)),
+            Delete(keys.trust(host)),
             *(  # what a secondary got of a copy that was never whole goes too
                 Put(
                     keys.pair(found.value.name),
@@ -197,6 +207,15 @@ class MaintenanceWishes:
         ]
         if not (await self._store.commit([Unchanged(keys.liveness(host), 0), *compares], gone)).succeeded:
             raise ConflictError(f"{host} came back, or a VM on it changed", code="host-alive")
+
+    async def _revoke(self, host: str) -> None:
+        """Whoever has the disk of a removed host must not speak for it."""
+        now = datetime.fromisoformat(self._clock.wall())
+        found = await revocations_of(
+            self._store, host, (Role.HOST, Role.WITNESS), now=now, by=f"the removal of {host}"
+        )
+        for start in range(0, len(found), BATCH):
+            await self._store.commit([], found[start : start + BATCH])
 
     async def require_host(self, host: str) -> None:
         """Raises NotFoundError (`host-not-found`)."""

@@ -130,6 +130,7 @@ class BlobStore:
             async for chunk in chunks:
                 if writer.accept(chunk):
                     await _in_thread(writer.flush, self.folder)
+                    self._check_space(0)  # others write too, and not every sender says how much will come
                 if size_bytes is not None and writer.size_bytes > size_bytes:
                     break
             await _in_thread(writer.finish, self.folder)

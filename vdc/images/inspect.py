@@ -19,6 +19,8 @@ _QCOW2_MAGIC = b"QFI\xfb"
 _EXTENSION_END, _EXTENSION_DATA_FILE, _EXTENSION_LUKS = 0, 0x44415441, 0x0537BE77
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = 1, 2, 4, 8, 16
 _MAX_VIRTUAL_BYTES = 64 * 1024**4
+_MAX_L1_BYTES, _MAX_REFCOUNT_TABLE_BYTES = 32 * 1024**2, 8 * 1024**2  # QEMU's own (block/qcow2.h)
+_MAX_REFCOUNT_ORDER = 6
 
 # (format, place, magic) of what is recognised and not taken as it is.
 _FOREIGN = (
@@ -31,6 +33,8 @@ _FOREIGN = (
     ("qed", 0, b"QED\x00"),
     ("parallels", 0, b"WithoutFreeSpace"),
     ("parallels", 0, b"WithouFreSpacExt"),
+    ("bochs", 0, b"Bochs Virtual HD Image\0"),
+    ("cloop", 0, b"#!/bin/sh\n#V2.0 Format"),
     ("luks", 0, b"LUKS\xba\xbe"),
     ("gzip", 0, b"\x1f\x8b"),
     ("xz", 0, b"\xfd7zXZ\x00"),
@@ -89,7 +93,15 @@ def detect_format(header: bytes) -> str | None:
     for name, place, magic in _FOREIGN:
         if header[place : place + len(magic)] == magic:
             return name
+    if _is_vmdk_descriptor(header):
+        return "vmdk"
     return "raw" if header[510:512] == b"\x55\xaa" else None
+
+
+def _is_vmdk_descriptor(header: bytes) -> bool:
+    """As QEMU probes one: its first line that is neither empty nor a comment begins with a version."""
+    lines = (line.strip() for line in header[:4096].splitlines())
+    return next((line for line in lines if line and not line.startswith(b"#")), b"").startswith(b"version=")
 
 
 def _check_qcow2(header: bytes, file_bytes: int) -> int:
@@ -126,7 +138,34 @@ def _check_qcow2(header: bytes, file_bytes: int) -> int:
     _check_extensions(header, header_bytes, 1 << cluster_bits)
     if not 0 < virtual_bytes <= _MAX_VIRTUAL_BYTES or file_bytes < header_bytes:
         raise _unsafe(f"its header says {virtual_bytes} bytes", "is the file cut off?")
+    _check_tables(header, file_bytes, cluster_bits, virtual_bytes, version)
     return int(virtual_bytes)
+
+
+def _check_tables(
+    header: bytes, file_bytes: int, cluster_bits: int, virtual_bytes: int, version: int
+) -> None:
+    """Its tables lie in the file, are large enough for its size, and no larger than QEMU reads."""
+    l1_entries, l1_place, refcount_place, refcount_clusters, snapshots = struct.unpack_from(
+        ">IQQII", header, 36
+    )
+    if snapshots:
+        raise _unsafe(f"it has {snapshots} internal snapshots", "delete them: qemu-img snapshot -d NAME FILE")
+    cluster_bytes = 1 << cluster_bits
+    entry_bytes = 16 if struct.unpack_from(">Q", header, 72)[0] & _EXTENDED_L2 and version == 3 else 8
+    covered_bytes = cluster_bytes * (cluster_bytes // entry_bytes)  # by one entry of the L1 table
+    tables = (
+        ("L1", l1_place, l1_entries * 8, -(-virtual_bytes // covered_bytes) * 8, _MAX_L1_BYTES),
+        ("refcount", refcount_place, refcount_clusters << cluster_bits, 8, _MAX_REFCOUNT_TABLE_BYTES),
+    )
+    for name, place, size_bytes, least_bytes, most_bytes in tables:
+        lies_within = cluster_bytes <= place <= file_bytes - size_bytes and not place % cluster_bytes
+        if not (lies_within and least_bytes <= size_bytes <= most_bytes):
+            raise _unsafe(
+                f"its {name} table does not fit into it", "is the file cut off? qemu-img check FILE"
+            )
+    if version == 3 and struct.unpack_from(">I", header, 96)[0] > _MAX_REFCOUNT_ORDER:
+        raise _unsafe("its reference counts are too wide", "convert it: qemu-img convert -O qcow2 OLD NEW")
 
 
 def _check_extensions(header: bytes, header_bytes: int, cluster_bytes: int) -> None:
@@ -148,6 +187,7 @@ def _extensions(header: bytes, place: int, cluster_bytes: int) -> Iterator[int]:
             return
         yield kind
         place += 8 + (length + 7) // 8 * 8
+    raise _unsafe("its header extensions have no end", "convert it: qemu-img convert -O qcow2 OLD NEW")
 
 
 def _unsafe(reason: str, hint: str) -> InvalidError:

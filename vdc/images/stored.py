@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+import re
+
 from vdc.images.blobs import BlobStore
 from vdc.images.inspect import HEADER_BYTES, inspect_disk
 from vdc.model.errors import InvalidError
-from vdc.model.image import Image
+from vdc.model.image import Image, ImageKind
+
+_MAX_CMDLINE = 2_000  # the kernel takes 2048 (COMMAND_LINE_SIZE), and more is added to it
+_ARCH = re.compile(r"[a-z0-9_]{1,32}")
+
+
+def check_image(blobs: BlobStore, image: Image) -> None:
+    """Refuse an image whose description or files are not what a guest can be started from.
+
+    Raises InvalidError (`image-invalid`), and as `check_disk_blob`.
+    """
+    if not _ARCH.fullmatch(image.arch):
+        raise InvalidError(f"{image.arch[:40]!r} is no architecture", code="image-invalid")
+    if len(image.cmdline) > _MAX_CMDLINE or not (image.cmdline.isprintable() and image.cmdline.isascii()):
+        raise InvalidError(
+            f"the kernel's command line has to be at most {_MAX_CMDLINE} printable characters",
+            code="image-invalid",
+        )
+    if (image.disk if image.kind is ImageKind.DISK else image.kernel) is None:
+        raise InvalidError(f"an image of kind {image.kind} needs a {image.kind}", code="image-invalid")
+    for blob in image.blobs:
+        size_bytes = blobs.path(blob.digest).stat().st_size
+        if size_bytes != blob.size_bytes:
+            raise InvalidError(
+                f"blob {blob.digest[:19]} has {size_bytes} bytes, announced were {blob.size_bytes}",
+                code="image-invalid",
+            )
+    check_disk_blob(blobs, image)
 
 
 def check_disk_blob(blobs: BlobStore, image: Image) -> None:

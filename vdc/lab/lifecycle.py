@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vdc.lab import cgroups, kernel, network
+from vdc.lab import cgroups, credentials, kernel, network
 from vdc.lab.agents import recorded_agent
 from vdc.lab.config import agent_config
 from vdc.lab.context import withdraw_context
@@ -19,7 +19,7 @@ Progress = Callable[[str], None]
 
 
 def lay_out(plan: LabPlan, record: LabRecord, settings: Settings) -> LabRecord:
-    """Write the record, then make folders, namespaces, wires and configuration files."""
+    """Write the record, then make folders, configuration files, credentials, namespaces and wires."""
     if not kernel.NETNS_FOLDER.is_dir():
         record = record.with_(made_netns_folder=True)
         kernel.NETNS_FOLDER.mkdir(parents=True)
@@ -32,6 +32,7 @@ def lay_out(plan: LabPlan, record: LabRecord, settings: Settings) -> LabRecord:
                 plan, host, runtime=runtime, cache_dir=settings.cache_root, memory_bytes=record.memory_bytes
             )
         )
+    credentials.issue(plan)
     network.build(plan)
     return record
 

@@ -114,6 +114,11 @@ class LabPlan:
         return self.folder / "lab.json"
 
     @property
+    def admin_file(self) -> Path:
+        """A context for programs inside the lab's namespaces, where the agents' sockets are not to be used."""
+        return self.folder / "admin.yaml"
+
+    @property
     def context(self) -> str:
         """The name of its command-line context."""
         return "lab" if self.name == DEFAULT_LAB else f"lab-{self.name}"

@@ -160,7 +160,7 @@ class Observed(Record):
     restarts: int = 0  # the Endophyte's `restarts` that this copy was started under
     listening_epoch: int = 0  # primary: its replication channels are open for this epoch
     machine: MachineFacts | None = None  # primary: what a secondary's QEMU has to be like
-    incarnation: str = ""  # of the agent that wrote this
+    incarnation: int = 0  # of the agent that wrote this
     unreachable: tuple[str, ...] = ()  # primary: hosts that it cannot rely on over the replication network
     settling: tuple[str, ...] = ()  # primary: those of them that are heard again, and not for long enough yet
     copying: CopyProgress | None = None

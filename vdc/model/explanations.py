@@ -136,6 +136,25 @@ EXPLANATIONS: Mapping[str, Explanation] = {
         _W, "a host was declared gone for good; names the VMs that are lost (Normal where none is)",
         "delete the lost ones or restore them from a backup",
     ),
+    # ---- audit
+    "audit-damaged": Explanation(
+        _W, "the audit log in etcd does not continue what this host remembers of it",
+        "`vdc audit verify` names the place; somebody with a host's keys has written to etcd",
+    ),
+    # ---- identities
+    "host-joined": Explanation(_N, "a host or witness got its certificate by a join token"),
+    "user-added": Explanation(_N, "somebody got a certificate, with this role"),
+    "user-removed": Explanation(_N, "a user's certificates do not count any more"),
+    "certificate-revoked": Explanation(_N, "one certificate does not count any more"),
+    "certificate-renewed": Explanation(_N, "this host's own, before it ran out"),
+    "renewal-failed": Explanation(
+        _W, "this host's certificate is due and could not be renewed; it is tried again",
+        "read the reason; once it has run out: `vdc cluster token create`, then `hostagent join` on that host",
+    ),
+    "authority-handed-over": Explanation(_N, "a full host got the cluster's key from another one"),
+    "authority-rotating": Explanation(_N, "a new authority is being introduced to every host"),
+    "authority-issuing": Explanation(_N, "every host trusts the new authority, which issues from now on"),
+    "authority-retired": Explanation(_N, "the old authority is not trusted any more"),
     # ---- majority
     "majority-lost": Explanation(
         _W, "this host finds no majority of the etcd members; nothing can be changed",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from vdc.model.base import Record
 from vdc.model.ids import DnsLabel
 from vdc.model.maintenance import Maintenance
+
+MAX_INCARNATION = 2**63 - 1
 
 
 class Accelerator(Record):
@@ -44,7 +47,10 @@ class Host(Record):
     overlay_address: str
     heartbeat_port: int
     agent_version: str
-    incarnation: str  # new with every start of the agent
+    incarnation: int = Field(ge=0, le=MAX_INCARNATION)  # grows with every start of the agent
+    certificate: str = (
+        ""  # PEM, the host's own; the peers verify it, and derive the key of the heartbeats from it
+    )
     labels: dict[str, str] = Field(default_factory=dict)
     cpus: int
     memory_bytes: int  # that Endophytes may use in all
@@ -57,6 +63,11 @@ class Host(Record):
     warnings: tuple[str, ...] = ()
     schedulable: bool = True
     started_at: str = ""
+
+    @property
+    def peer_url(self) -> str:
+        """Where the other agents reach it: by its name, which its certificate has to bear out."""
+        return f"https://{self.name}:{urlsplit(self.api_url).port}"
 
     @property
     def is_witness(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -18,6 +18,7 @@ SERVICE_TYPE = ANNOTATION_PREFIX + "service-type"
 ISOLATION_LEVEL = ANNOTATION_PREFIX + "isolation-level"
 MAX_DISKS = 4
 MAX_NICS = 4
+MAX_ALLOWED_ADDRESSES = 4  # the tag of a NIC's tap has to hold them
 
 
 class ComputerType(StrEnum):
@@ -80,10 +81,14 @@ class Disk(ManifestRecord):
 
 
 class NetworkPort(ManifestRecord):
-    """One NIC on one overlay; address and MAC are chosen for the user unless given."""
+    """One NIC on one overlay; address and MAC are chosen for the user unless given.
+
+    `allowed_addresses`: what the guest may send from beside its address (a router, an address that moves between VMs).
+    """
 
     network: DnsLabel = "default"
     address: IPv4Address | None = None
+    allowed_addresses: tuple[IPv4Network, ...] = Field(default=(), max_length=MAX_ALLOWED_ADDRESSES)
     mac: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$")
 
     @field_validator("mac")

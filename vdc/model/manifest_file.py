@@ -99,7 +99,9 @@ def _describe(mistake: Any, model: type[BaseModel]) -> str:
     limit = mistake.get("ctx", {}).get("ge", mistake.get("ctx", {}).get("le", 0))
     if isinstance(limit, int) and limit >= MIB:  # only sizes are so large
         bound = "at least" if "ge" in mistake["ctx"] else "at most"
-        return f"{path}: has to be {bound} {format_size(limit)} (given: {format_size(mistake['input'])})"
+        size = mistake["input"]
+        shown = format_size(size) if isinstance(size, int) else str(size)[:40]
+        return f"{path}: has to be {bound} {format_size(limit)} (given: {shown})"
     message = str(mistake["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     given = mistake.get("input")

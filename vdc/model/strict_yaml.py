@@ -26,6 +26,7 @@ _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_ENDS_LINE = re.compile("[\x85\u2028\u2029]")  # to YAML 1.1
 _STR_TAG = "tag:yaml.org,2002:str"
 _MAP_TAG, _SEQ_TAG = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 _MERGE = "<<"
@@ -53,12 +54,7 @@ class _Open:
 
 def parse_documents(text: bytes, *, is_json: bool = False) -> list[Any]:
     """Every document of a text; empty ones are left out. Raises `StrictError`."""
-    if len(text) > MAX_BYTES:
-        raise StrictError(f"it is larger than {MAX_BYTES // 1024} KiB")
-    try:
-        decoded = text.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StrictError("it is not UTF-8 text") from error
+    decoded = _decoded(text)
     if is_json:
         return list(_json_documents(decoded))
     try:
@@ -68,6 +64,23 @@ def parse_documents(text: bytes, *, is_json: bool = False) -> list[Any]:
         raise StrictError(error.problem or "it is not YAML", mark.line + 1 if mark else 0) from error
     except yaml.YAMLError as error:
         raise StrictError(" ".join(str(error).split())[:160]) from error
+
+
+def parse_json(text: bytes, *, max_values: int = MAX_VALUES) -> Any:
+    """The one value of a JSON text; None where there is none. Raises `StrictError`."""
+    documents = list(_json_documents(_decoded(text), max_values))
+    if len(documents) > 1:
+        raise StrictError("it has more than one value")
+    return documents[0] if documents else None
+
+
+def _decoded(text: bytes) -> str:
+    if len(text) > MAX_BYTES:
+        raise StrictError(f"it is larger than {MAX_BYTES // 1024} KiB")
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StrictError("it is not UTF-8 text") from error
 
 
 class _Builder:
@@ -192,7 +205,7 @@ def _finite(text: str, line: int = 0) -> float:
     return value
 
 
-def _json_documents(text: str) -> Iterator[Any]:
+def _json_documents(text: str, max_values: int = MAX_VALUES) -> Iterator[Any]:
     decoder = json.JSONDecoder(
         object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_bounded_int
     )
@@ -204,7 +217,7 @@ def _json_documents(text: str) -> Iterator[Any]:
             raise StrictError(f"it is not JSON: {error.msg}", error.lineno) from error
         except RecursionError as error:
             raise StrictError(f"it is nested deeper than {MAX_DEPTH} levels") from error
-        _check_size(value)
+        _check_size(value, max_values)
         if value is not None:
             yield value
         place = _skip_space(text, place)
@@ -235,12 +248,12 @@ def _bounded_int(text: str) -> int:
     return int(text)
 
 
-def _check_size(value: Any) -> None:
+def _check_size(value: Any, max_values: int) -> None:
     level, seen = [value], 0
     for depth in range(MAX_DEPTH + 2):
         seen += len(level)
-        if seen > MAX_VALUES:
-            raise StrictError(f"it has more than {MAX_VALUES} values")
+        if seen > max_values:
+            raise StrictError(f"it has more than {max_values} values")
         containers = [item for item in level if isinstance(item, dict | list)]
         if not containers:
             return
@@ -252,12 +265,17 @@ def _check_size(value: Any) -> None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes texts that this loader (YAML 1.2) reads as something else, though PyYAML (1.1) does not: 0o7, 1e3."""
+    """Quotes texts that this loader (YAML 1.2) reads as something else, though PyYAML (1.1) does not: 0o7, 1e3.
+
+    Texts of several lines (certificates) are blocks, which people can read and copy.
+    """
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     others = (_NULL, _BOOL, _NOT_FINITE, _INT, _FLOAT)
-    style = "'" if any(pattern.fullmatch(text) for pattern in others) else None
+    style = "'" if any(pattern.fullmatch(text) for pattern in others) else "|" if "\n" in text else None
+    if _ENDS_LINE.search(text):
+        style = '"'  # escaped there; PyYAML would write them as they are, and read them as a space
     return dumper.represent_scalar(_STR_TAG, text, style=style)
 
 

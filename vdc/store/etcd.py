@@ -42,7 +42,7 @@ _LEASE_ID_BITS = 62
 
 
 class EtcdStore:
-    """The StateStore over etcd members at `http://ADDRESS:PORT`, the nearest first."""
+    """The StateStore over etcd members at `https://ADDRESS:PORT`, the nearest first."""
 
     def __init__(
         self,
@@ -63,6 +63,10 @@ class EtcdStore:
     def endpoints(self) -> tuple[str, ...]:
         """Every member's address."""
         return self._endpoints.all
+
+    def use_ssl(self, ssl: ssl_module.SSLContext) -> None:
+        """Show this and trust this from the next connection on; what is under way goes on."""
+        self._gateway.use_ssl(ssl)
 
     def use_only(self, endpoints: Sequence[str]) -> None:
         """Ask these members alone from now on: the others keep an older lineage."""

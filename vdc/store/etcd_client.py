@@ -78,6 +78,7 @@ class Gateway:
         self.endpoints = endpoints
         self._ssl = ssl
         self._session: aiohttp.ClientSession | None = None
+        self._old: list[aiohttp.ClientSession] = []  # requests go on on them; their idle connections end
         self._closing: asyncio.Future[None] | None = None
         self.is_closed = False
 
@@ -125,8 +126,16 @@ class Gateway:
         self.is_closed = True
         if not self.closing.done():
             self.closing.set_result(None)
+        for session in (self._session, *self._old):
+            if session is not None:
+                await session.close()
+
+    def use_ssl(self, ssl: ssl_module.SSLContext) -> None:
+        """See EtcdStore."""
+        self._ssl = ssl
         if self._session is not None:
-            await self._session.close()
+            self._old.append(self._session)
+            self._session = None
 
     async def _post(
         self, endpoint: str, path: str, body: Json, timeout: aiohttp.ClientTimeout, requires_leader: bool

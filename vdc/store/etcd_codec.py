@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vdc.store.protocol import Change, ChangeKind, Delete, KeyValue, LeaseId, Put, Unchanged
 
 Json = Mapping[str, Any]
+_LONGEST_LINE_BYTES = 64 << 20  # far above what etcd takes in one transaction
 
 
 def encode(text: str) -> str:
@@ -119,23 +121,83 @@ class LineSplitter:
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
+        self._size_bytes = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take a chunk, return the lines that are complete now, without their ends and without empty ones."""
+        """Take a chunk, return the lines that are complete now, without their ends and without empty ones.
+
+        Raises ValueError for a line that does not end.
+        """
         *complete, rest = chunk.split(b"\n")
         lines = []
         for end in complete:
             self._parts.append(end)
             lines.append(b"".join(self._parts).strip())
-            self._parts = []
+            self._parts, self._size_bytes = [], 0
         if rest:
             self._parts.append(rest)
+            self._size_bytes += len(rest)
+        if self._size_bytes > _LONGEST_LINE_BYTES:
+            raise ValueError("a line that does not end")
         return [line for line in lines if line]
 
 
 def parse_object(text: bytes) -> Json:
-    """Parse one JSON object; raises ValueError for anything else."""
-    document = json.loads(text)
+    """Parse one JSON object of etcd's; raises ValueError for anything else, and for fields of another type."""
+    try:
+        document = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
+    _check_fields(document)
     return document
+
+
+_OBJECTS = frozenset({"header", "kv", "prev_kv"})
+_LISTS = frozenset({"kvs", "events", "members"})
+_TEXT_LISTS = frozenset({"errors", "peerURLs", "clientURLs"})
+_BYTES = frozenset({"key", "value"})
+_NUMBERS = frozenset({
+    "revision", "mod_revision", "create_revision", "compact_revision", "lease", "member_id", "ID", "TTL",
+    "leader", "raftTerm", "raftIndex", "dbSize",
+})  # fmt: skip
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
+
+
+def _check_fields(answer: Json) -> None:
+    """What is read below and elsewhere has the type that it is read as; etcd's other fields may be anything."""
+    inner = answer.get("result")
+    for values in (answer, inner) if isinstance(inner, dict) else (answer,):
+        _check_one(values)
+        for name in _LISTS & values.keys():
+            for item in values[name]:
+                _check_one(item)
+                if "kv" in item:
+                    _check_one(item["kv"])
+        if "header" in values:
+            _check_one(values["header"])
+    if inner is not None and not isinstance(inner, dict):
+        raise ValueError("field result is not an object")
+
+
+def _check_one(values: Json) -> None:
+    if not isinstance(values, dict):
+        raise ValueError("an object is expected")
+    for name, value in values.items():
+        if name in _NUMBERS:
+            is_good = type(value) is int or (isinstance(value, str) and bool(_INTEGER.fullmatch(value)))
+        elif name in _BYTES:
+            is_good = isinstance(value, str) and value.isascii()
+            if is_good:
+                base64.b64decode(value)  # raises a ValueError
+        elif name in _OBJECTS:
+            is_good = isinstance(value, dict)
+        elif name in _LISTS:
+            is_good = isinstance(value, list)
+        elif name in _TEXT_LISTS:
+            is_good = isinstance(value, list) and all(isinstance(one, str) for one in value)
+        else:
+            continue
+        if not is_good:
+            raise ValueError(f"field {name} is of another type")

@@ -18,6 +18,20 @@ MAINTENANCE = ROOT + "maintenance/"
 DELETED = ROOT + "deleted/"
 LEADER = ROOT + "leader"
 LINEAGE = ROOT + "lineage"
+SECURITY = ROOT + "security/"
+USERS = SECURITY + "users/"
+CERTIFICATES = SECURITY + "certificates/"
+REVOKED = SECURITY + "revoked/"
+MACHINES = SECURITY + "machines/"
+TRUST = SECURITY + "trust/"
+AUTHORITIES = SECURITY + "authorities"
+
+# Outside of ROOT, which every agent's mirror reads as a whole.
+AUDIT = "/vdc-audit/"
+AUDIT_ENTRIES = AUDIT + "entries/"
+AUDIT_HEAD = AUDIT + "head"
+AUDIT_ANCHOR = AUDIT + "anchor"
+AUDIT_PAGE = 100
 
 
 def host(name: str) -> str:
@@ -88,6 +102,41 @@ def slot(number: int) -> str:
 def event(event_id: str) -> str:
     """One event; ids sort by time."""
     return EVENTS + event_id
+
+
+def audit(seq: int) -> str:
+    """One entry of the audit log."""
+    return f"{AUDIT_ENTRIES}{seq:012d}"
+
+
+def audit_page(number: int) -> str:
+    """The prefix of AUDIT_PAGE entries: those from `number * AUDIT_PAGE` on."""
+    return f"{AUDIT_ENTRIES}{number:010d}"
+
+
+def user(name: str) -> str:
+    """A person who may use the cluster."""
+    return USERS + name
+
+
+def certificate(serial: str) -> str:
+    """A certificate that was issued."""
+    return CERTIFICATES + serial
+
+
+def revoked(serial: str) -> str:
+    """That a certificate counts no more."""
+    return REVOKED + serial
+
+
+def machine(name: str) -> str:
+    """Reservation of a host's or witness's name; the value is the digest of its public key."""
+    return MACHINES + name
+
+
+def trust(host_name: str) -> str:
+    """Which authorities a host uses by now."""
+    return TRUST + host_name
 
 
 def last_part(key: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -16,6 +17,7 @@ from typing import Generic, TypeVar
 from pydantic import ValidationError
 
 from vdc.model.base import Record
+from vdc.model.credentials import Authorities, IssuedCertificate, Trust, User
 from vdc.model.endophyte import Endophyte, Observed
 from vdc.model.host import Host
 from vdc.model.image import ImageEntry
@@ -54,8 +56,12 @@ _PARSED: dict[str, type[Record]] = {
     keys.NETWORKS: Network,
     keys.IMAGES: ImageEntry,
     keys.MAINTENANCE: Maintenance,
+    keys.USERS: User,
+    keys.CERTIFICATES: IssuedCertificate,
+    keys.TRUST: Trust,
+    keys.AUTHORITIES: Authorities,
 }
-_PLAIN = (keys.LIVENESS, keys.IMAGE_NAMES, keys.LEADER, keys.DELETED)
+_PLAIN = (keys.LIVENESS, keys.IMAGE_NAMES, keys.LEADER, keys.DELETED, keys.REVOKED, keys.MACHINES)
 
 Listener = Callable[[str], None]
 
@@ -136,6 +142,36 @@ class Mirror:
     def deleted(self) -> dict[str, str]:
         """When VMs were deleted, by uid: of the newest some thousands."""
         return self._texts[keys.DELETED]
+
+    @property
+    def users(self) -> dict[str, Versioned[User]]:
+        """Persons by name."""
+        return self._table(keys.USERS, User)
+
+    @property
+    def certificates(self) -> dict[str, Versioned[IssuedCertificate]]:
+        """Certificates that were issued, by serial number."""
+        return self._table(keys.CERTIFICATES, IssuedCertificate)
+
+    @property
+    def revoked(self) -> AbstractSet[str]:
+        """Serial numbers that count no more; one whose record cannot be read is among them."""
+        return self._texts[keys.REVOKED].keys()
+
+    @property
+    def revocations(self) -> dict[str, str]:
+        """The records (JSON) behind `revoked`."""
+        return self._texts[keys.REVOKED]
+
+    @property
+    def authorities(self) -> Versioned[Authorities] | None:
+        """Whom to trust, as the store says; `vdc.security.authorities.verify` says whether to believe it."""
+        return self._table(keys.AUTHORITIES, Authorities).get("")
+
+    @property
+    def trust(self) -> dict[str, tuple[str, ...]]:
+        """Fingerprints of the authorities that each host uses by now."""
+        return {name: found.value.fingerprints for name, found in self._table(keys.TRUST, Trust).items()}
 
     def is_orphan(self, name: str, uid: str) -> bool:
         """Whether a copy has no record at all: neither a VM of its name, nor that this one was deleted."""

@@ -7,21 +7,30 @@ anything outside itself is refused by `require_self_contained`.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent.drivers.process.sandbox import User
-from hostagent.drivers.process.tool import run_in_sandbox
+from hostagent.drivers.process.tool import ToolLimits, run_in_sandbox
 from hostagent.drivers.process.users import owner_of
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import IMAGE_DIR, VM_DIR
 from vdc.model.errors import RefusedError, UnavailableError
+from vdc.model.units import GIB, MIB
 
 _QUICK_S = 30.0
 _MAX_LAYERS = 4
 _IMAGES_DIFFER = 1  # exit status of `qemu-img compare`
+_WRITES = ("create", "resize", "commit")
+_MEMORY_BYTES = 4 * GIB  # for the tables of an image file of some TiB
+_TABLES_BYTES = 64 * MIB  # what an empty image takes at most
+_BASE = re.compile(r"blobs/sha256/[0-9a-f]{64}")
+_LAYER = re.compile(r"[a-z]+[0-9]+\.qcow2")
 _MISMATCH = re.compile(r"Content mismatch at offset (\d+)")
 
 
@@ -87,9 +96,11 @@ class QemuImg:
             below = (await self.info(name)).backing_file
             if below is None:
                 return ""
-            if below.startswith(f"{IMAGE_DIR}/"):
-                return below.removeprefix(f"{IMAGE_DIR}/")
+            if _BASE.fullmatch(base := below.removeprefix(f"{IMAGE_DIR}/")):
+                return base
             name = below.removeprefix(f"{VM_DIR}/")
+            if not _LAYER.fullmatch(name):  # whoever took QEMU over can write what it likes there
+                raise DiskToolError(f"an image names {below[:80]!r} below itself, which is no layer of ours")
         raise DiskToolError(f"{name} has too many layers")
 
     async def check(self, name: str, *, deadline_s: float = 120.0) -> None:
@@ -118,13 +129,23 @@ class QemuImg:
             image_dir=self.image_dir,
         )
         try:
-            status, output, complaint = await run_in_sandbox(command, deadline_s=deadline_s)
+            limits = await asyncio.to_thread(self._limits, arguments[0], deadline_s)
+            status, output, complaint = await run_in_sandbox(command, deadline_s=deadline_s, limits=limits)
         except TimeoutError as error:
             raise DiskToolError(f"qemu-img {arguments[0]} did not end within {deadline_s:g} s") from error
         if status not in (0, also_accepted):
             lines = complaint.decode(errors="replace").strip().splitlines() or ["no message"]
             raise DiskToolError(f"qemu-img {arguments[0]}: {lines[-1]}")
         return output
+
+    def _limits(self, verb: str, deadline_s: float) -> ToolLimits:
+        """No file grows beyond what all layers here hold together; what is only read is not written at all."""
+        present = sum(path.stat().st_size for path in self.folder.glob("*.qcow2")) if verb in _WRITES else 0
+        return ToolLimits(
+            memory_bytes=_MEMORY_BYTES,
+            file_bytes=present + present // 64 + _TABLES_BYTES if verb in _WRITES else 0,
+            processor_s=math.ceil(deadline_s) * (os.cpu_count() or 1),
+        )
 
 
 def require_self_contained(info: ImageInfo) -> None:
@@ -151,12 +172,21 @@ def _relative(base: str) -> str:
 
 
 def _parse(output: bytes) -> ImageInfo:
-    record = json.loads(output)
-    specific = record.get("format-specific", {}).get("data", {})
-    return ImageInfo(
-        format=record["format"],
-        virtual_bytes=record["virtual-size"],
-        actual_bytes=record.get("actual-size", 0),
-        backing_file=record.get("backing-filename"),
-        data_file=specific.get("data-file"),
-    )
+    """The tool has read a file that a guest may have written, so its answer is checked as well."""
+    try:
+        record = json.loads(output)
+        specific = record.get("format-specific", {}).get("data", {})
+        info = ImageInfo(
+            format=record["format"],
+            virtual_bytes=record["virtual-size"],
+            actual_bytes=record.get("actual-size", 0),
+            backing_file=record.get("backing-filename"),
+            data_file=specific.get("data-file"),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DiskToolError("qemu-img info: its answer is not understood") from error
+    texts = (info.format, info.backing_file or "", info.data_file or "")
+    numbers = (info.virtual_bytes, info.actual_bytes)
+    if not all(isinstance(text, str) for text in texts) or not all(type(one) is int for one in numbers):
+        raise DiskToolError("qemu-img info: its answer is not understood")
+    return info

@@ -1,6 +1,8 @@
 """The command line of an embedded etcd member. Pure.
 
 etcd also reads its options from ETCD_* in the environment, so it is started with an environment of its own.
+Clients on the network use the JSON gateway, which speaks gRPC to the member in turn. That would show it a certificate
+which no check of its name lets pass, so it does so over a unix socket.
 fsync stays on: an acknowledged epoch that is lost in a power cut could be given out twice.
 """
 
@@ -10,12 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hostagent.config import EmbeddedEtcd
+from hostagent.drivers.etcd.credentials import MemberFiles
 from hostagent.drivers.process import Bind, User, sandbox
 from hostagent.drivers.process.seccomp import AF_INET, AF_INET6, AF_NETLINK, AF_UNIX
 
+SOCKET = "client.sock"  # beside the data, where nobody but etcd's user and root may enter
 CLUSTER_TOKEN = "vdc"  # noqa: S105 - a name that is part of the cluster's id, no secret
 QUOTA_BYTES = 2 << 30
 SANDBOX_DATA_DIR = Path("/vm")  # a mount point that every runtime root has
+SANDBOX_CREDENTIALS = Path("/tmp/credentials")  # noqa: S108 - inside the sandbox
 SNAPSHOT_ENTRIES = 10_000  # entries kept in memory between snapshots
 FAMILIES = (AF_UNIX, AF_INET, AF_INET6, AF_NETLINK)  # it looks its host's addresses up
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -23,12 +28,12 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 
 def client_url(host: str, config: EmbeddedEtcd) -> str:
     """Where a member serves clients."""
-    return f"http://{config.members[host]}:{config.client_port}"
+    return f"https://{config.members[host]}:{config.client_port}"
 
 
 def peer_url(host: str, config: EmbeddedEtcd) -> str:
     """Where a member serves the other members."""
-    return f"http://{config.members[host]}:{config.peer_port}"
+    return f"https://{config.members[host]}:{config.peer_port}"
 
 
 def client_urls(host: str, config: EmbeddedEtcd) -> tuple[str, ...]:
@@ -41,6 +46,7 @@ def member_argv(
     host: str,
     config: EmbeddedEtcd,
     data_dir: Path,
+    files: MemberFiles,
     *,
     is_rejoining: bool = False,
     initial_cluster: str = "",
@@ -56,10 +62,12 @@ def member_argv(
         "etcd",
         *("--name", host),
         *("--data-dir", str(data_dir)),
-        *("--listen-client-urls", client_url(host, config)),
+        *("--listen-client-http-urls", client_url(host, config)),
+        *("--listen-client-urls", f"unix://{data_dir / SOCKET}"),
         *("--advertise-client-urls", client_url(host, config)),
         *("--listen-peer-urls", peer_url(host, config)),
         *("--initial-advertise-peer-urls", peer_url(host, config)),
+        *files.options,
         *("--initial-cluster", members),
         *("--initial-cluster-token", CLUSTER_TOKEN),
         *("--initial-cluster-state", "existing" if is_rejoining else "new"),
@@ -74,7 +82,15 @@ def member_argv(
     )
 
 
-def sandboxed(argv: Sequence[str], user: User, runtime: Path | None, data_dir: Path) -> list[str]:
-    """Run it as `user`; of the host it sees its data directory, which is to be that user's, and the network."""
-    binds = (Bind(data_dir, str(SANDBOX_DATA_DIR), is_writable=True),)
+def sandboxed(
+    argv: Sequence[str], user: User, runtime: Path | None, data_dir: Path, credentials: Path
+) -> list[str]:
+    """Run it as `user`; of the host it sees its data directory, its credentials and the network.
+
+    Both folders are to be that user's.
+    """
+    binds = (
+        Bind(data_dir, str(SANDBOX_DATA_DIR), is_writable=True),
+        Bind(credentials, str(SANDBOX_CREDENTIALS)),
+    )
     return sandbox.sandboxed(argv, user, runtime_root=runtime, binds=binds, has_network=True)

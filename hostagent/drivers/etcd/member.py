@@ -26,6 +26,7 @@ from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd.argv import (
     ENVIRONMENT,
     FAMILIES,
+    SANDBOX_CREDENTIALS,
     SANDBOX_DATA_DIR,
     client_url,
     client_urls,
@@ -33,7 +34,10 @@ from hostagent.drivers.etcd.argv import (
     peer_url,
     sandboxed,
 )
+from hostagent.drivers.etcd.credentials import FOLDER as CREDENTIALS_FOLDER
+from hostagent.drivers.etcd.credentials import copy_credentials, files_in
 from hostagent.drivers.etcd.mark import Mark, MarkFile
+from hostagent.drivers.etcd.membership import initial_cluster, replaced
 from hostagent.drivers.etcd.wal import decided, make_durable
 from hostagent.drivers.process import (
     Backoff,
@@ -45,6 +49,7 @@ from hostagent.drivers.process import (
     spawn_in_sandbox,
 )
 from hostagent.drivers.process.users import own_by
+from hostagent.drivers.trust import Trust
 from vdc.model.errors import BugError, RefusedError, UnavailableError, VdcError
 from vdc.store import keys
 from vdc.store.etcd import EtcdStore
@@ -70,9 +75,13 @@ class EmbeddedMember:
         state_dir: Path,
         runtime: Path | None,
         user: User,
+        trust: Trust,
         backoff: Backoff | None = None,
     ) -> None:
-        """`runtime`: the root that holds etcd; None: the host's own etcd. It runs as `user`."""
+        """`runtime`: the root that holds etcd; None: the host's own etcd. It runs as `user`.
+
+        `trust`: what it shows and whom it admits.
+        """
         self.user = user
         self.host = host
         self.config = config
@@ -81,6 +90,7 @@ class EmbeddedMember:
         self.mark_path = state_dir / "etcd-joined.json"
         self.pidfile = state_dir / "etcd.pid"
         self._runtime = runtime
+        self._trust = trust
         self._mark = MarkFile(self.mark_path)
         self._process = Supervised(f"etcd member {host}", self._start, self.pidfile, backoff=backoff)
 
@@ -131,7 +141,7 @@ class EmbeddedMember:
         self.check_data()
         status = MemberStatus(self.endpoint, is_healthy=False, error="not asked yet")
         starts = self.starts
-        store = EtcdStore([self.endpoint])
+        store = EtcdStore([self.endpoint], ssl=self._trust.client)
         try:
             async with asyncio.timeout(deadline_s):
                 while True:
@@ -148,7 +158,7 @@ class EmbeddedMember:
 
     async def status(self, *, deadline_s: float = 1.0) -> MemberStatus:
         """Ask the member; never raises for its failure."""
-        store = EtcdStore([self.endpoint])
+        store = EtcdStore([self.endpoint], ssl=self._trust.client)
         try:
             return await store.admin.member_status(self.endpoint, deadline_s=deadline_s)
         finally:
@@ -178,6 +188,16 @@ class EmbeddedMember:
                 f"etcd member {self.host} does not start: {self._process.last_error}",
                 code="etcd-not-running", hint=f"see {self.log_path}",
             ) from None  # fmt: skip
+
+    async def renew_credentials(self) -> bool:
+        """Let the member have what the host's folder holds now; whether it had to be started again for that.
+
+        A new certificate or revocation list it reads by itself; not a new authority, nor a first revocation list.
+        """
+        if not await self._copy_credentials():
+            return False
+        async with self.suspended():
+            return True
 
     def suspended(self) -> AbstractAsyncContextManager[None]:
         """The process has ended with its log written out, and is not started before this is left."""
@@ -234,12 +254,12 @@ class EmbeddedMember:
                 f"etcd member {self.host} has its data in {self.data_dir}", code="etcd-has-data"
             )
         peer = peer_url(self.host, self.config)
-        store = EtcdStore(self.endpoints[1:])
+        store = EtcdStore(self.endpoints[1:], ssl=self._trust.client)
         try:
             async with asyncio.timeout(deadline_s):
                 while True:
-                    if await _replaced(store, {self.host, replaces} - {""}, peer):
-                        cluster = await _initial_cluster(store, self.host, peer)
+                    if await replaced(store, {self.host, replaces} - {""}, peer):
+                        cluster = await initial_cluster(store, self.host, peer)
                         break
                     await asyncio.sleep(_REJOIN_POLL_S)
         except TimeoutError:
@@ -259,20 +279,25 @@ class EmbeddedMember:
         await in_thread(own_by, self.data_dir, self.user.uid)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         mark = await in_thread(self._mark_to_start_by)
+        await self._copy_credentials()
+        files = files_in(self._trust.folder, SANDBOX_CREDENTIALS)
         argv = member_argv(
-            self.host, self.config, SANDBOX_DATA_DIR,
+            self.host, self.config, SANDBOX_DATA_DIR, files,
             is_rejoining=mark.rejoining, initial_cluster=mark.cluster, is_alone=mark.alone,
         )  # fmt: skip
         if mark.alone:
             _LOG.warning("etcd member %s goes on alone; lineage %d begins", self.host, mark.lineage)
         return await spawn_in_sandbox(
-            sandboxed(argv, self.user, self._runtime, self.data_dir),
+            sandboxed(argv, self.user, self._runtime, self.data_dir, self._trust.folder / CREDENTIALS_FOLDER),
             pidfile=self.pidfile,
             log_path=self.log_path,
             tag="etcd",
             env=ENVIRONMENT,
             families=FAMILIES,
         )
+
+    async def _copy_credentials(self) -> bool:
+        return await in_thread(copy_credentials, self._trust.folder, self.user.uid)
 
     async def _mark_when_healthy(self) -> None:
         while True:
@@ -350,28 +375,6 @@ async def _serves(store: EtcdStore) -> bool:
     return True
 
 
-async def _replaced(store: EtcdStore, names: set[str], peer: str) -> bool:
-    """Take one step; True when the cluster waits for a new member at `peer` instead of those with these names."""
-    try:
-        members = await store.admin.members()
-        old = [one for one in members if one.name in names or (peer in one.peer_urls and one.name)]
-        for one in old:
-            await store.admin.remove_member(one.member_id)
-        if old or not any(peer in one.peer_urls for one in members):
-            await store.admin.add_member(peer)
-    except StoreUnavailableError:
-        return False  # the cluster is unsettled just after a change; asking again is safe
-    return True
-
-
-async def _initial_cluster(store: EtcdStore, host: str, peer: str) -> str:
-    """All members as the cluster has them, in the form that etcd wants from one that joins."""
-    members = await store.admin.members()
-    return ",".join(
-        f"{host if peer in one.peer_urls else one.name}={url}" for one in members for url in one.peer_urls
-    )
-
-
 def _put_aside(data_dir: Path) -> None:
     """Keep the data of a history that was cut, once: somebody may want to look at it."""
     aside = data_dir.with_name(data_dir.name + ".old")
@@ -384,7 +387,7 @@ def last_complaint(log: str) -> str:
     for line in reversed(log.splitlines()):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict) and entry.get("level") in ("fatal", "panic"):
             return ": ".join(str(entry[part]) for part in ("msg", "error") if entry.get(part))

@@ -23,6 +23,7 @@ from typing import BinaryIO
 _ENTRY, _STATE = 2, 3
 _LENGTH_BITS = 56
 _LARGEST_RECORD = 64 << 20
+_LONGEST_VARINT_BITS = 70  # ten bytes
 
 
 def undecided(data_dir: Path) -> tuple[bytes, ...]:
@@ -109,7 +110,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
-    while at < len(message):
+    while at < len(message) and shift < _LONGEST_VARINT_BITS:
         byte = message[at]
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,18 +42,18 @@ class _Transfer:
 
 
 class ImageCache:
-    """The driver; one per agent, on the agent's session."""
+    """The driver; one per agent, on the session to the other agents."""
 
     def __init__(
         self,
         store: BlobStore,
-        session: aiohttp.ClientSession,
+        sessions: Callable[[], aiohttp.ClientSession],
         *,
         connect_s: float = CONNECT_S,
         stall_s: float = STALL_S,
     ) -> None:
         self._store = store
-        self._session = session
+        self._sessions = sessions
         self._connect_s = connect_s
         self._stall_s = stall_s
         self._transfers: dict[str, _Transfer] = {}
@@ -148,7 +148,7 @@ class ImageCache:
         )
 
     async def _store_from(self, blob: Blob, peers: tuple[str, ...]) -> None:
-        reader = PeerReader(self._session, blob, connect_s=self._connect_s, stall_s=self._stall_s)
+        reader = PeerReader(self._sessions(), blob, connect_s=self._connect_s, stall_s=self._stall_s)
         async with aclosing(reader.read(peers)) as chunks:
             await self._store.write(blob.digest, chunks, blob.size_bytes)
         _LOG.info("%s (%d bytes) came from %s", blob.digest, blob.size_bytes, ", ".join(reader.contributors))

@@ -15,6 +15,7 @@ from hostagent.drivers.net import nft
 
 UNGATED, GATED = 0, 0x7664  # interface groups
 TABLE = "vdc_guard"
+NAME = f"bridge {TABLE}"
 _COMPARED = (
     f"meta {{direction}}group {GATED} ether type != {{{{ ip, arp, 0x8035 }}}} counter drop",
     f"meta {{direction}}group {GATED} ip protocol != {{{{ icmp, tcp, udp }}}} counter drop",

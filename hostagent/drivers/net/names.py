@@ -31,6 +31,16 @@ def consent_table(uid: str = "") -> str:
     return f"vdc_consent_{_digest(uid, 9) if uid else ''}"
 
 
+def ports_table(network: str) -> str:
+    """The nftables table of an overlay's ports (portsecurity.py); a network's name may hold what a table's may not."""
+    return f"vdc_ports_{_digest(network, 9)}"
+
+
+def doors_table(network: str) -> str:
+    """The nftables table of this host's own end of an overlay (doors.py)."""
+    return f"vdc_doors_{_digest(network, 9)}"
+
+
 def _network_ifname(prefix: str, network: str) -> str:
     room = IFNAME_MAX - len(prefix)
     if len(network) <= room:
@@ -56,14 +66,15 @@ def bridge_mac(vni: int, overlay_address: IPv4Address) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PortTag:
-    """What the alias of a tap says: whose it is."""
+    """What the alias of a tap says: whose it is, and whose frames it may send. At most 255 characters in all."""
 
     network: str
     uid: str
     mac: str
+    addresses: tuple[str, ...] = ()  # the guest's own, then the prefixes that it is allowed beside it
 
     def __str__(self) -> str:
-        return f"{_PORT_TAG}{self.network}:{self.uid}:{self.mac}"
+        return f"{_PORT_TAG}{self.network}:{self.uid}:{' '.join((self.mac, *self.addresses))}"
 
     @classmethod
     def parse(cls, alias: str) -> PortTag | None:
@@ -71,7 +82,10 @@ class PortTag:
         if not alias.startswith(_PORT_TAG):
             return None
         fields = alias[len(_PORT_TAG) :].split(":", 2)
-        return cls(*fields) if len(fields) == 3 and all(fields) else None
+        if len(fields) != 3 or not all(fields):
+            return None
+        mac, *addresses = fields[2].split(" ")
+        return cls(fields[0], fields[1], mac, tuple(addresses))
 
 
 def network_tag(network: str) -> str:

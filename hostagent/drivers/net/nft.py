@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Collection
 
 from hostagent.drivers.process.spawn import in_thread
 from vdc.model.errors import UnavailableError
@@ -22,6 +23,12 @@ class NftError(UnavailableError):
 async def apply(script: str) -> None:
     """Carry out a script, wholly or not at all. Raises NftError."""
     await in_thread(_run, ["-f", "-"], script)  # what is begun is done before anything else is asked
+
+
+async def are_present(wanted: Collection[str]) -> bool:
+    """Whether these tables, each named with its family, are all there. Raises NftError."""
+    present = await in_thread(_run, ["list", "tables"])
+    return {f"table {name}" for name in wanted} <= set(present.splitlines())
 
 
 async def tables(family: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ Invariants:
   elsewhere, its primary's endpoint. The kernel drops frames that claim the MAC from anywhere else: a second
   fence.
 - Only interfaces that carry the ownership tag are changed or deleted.
+- What a guest may send (portsecurity.py) is in force before its tap is made, and is not touched when it goes live.
 
 Dangers: `go_live` gives a guest its voice; call it only after the arbitration was won. Before a MAC is placed
 elsewhere its tap here has to be silent.
@@ -14,17 +15,20 @@ elsewhere its tap here has to be silent.
 
 from __future__ import annotations
 
+import asyncio
 import errno
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address
 from typing import TypeVar
 
-from hostagent.drivers.net import messages, names, ports, segment
+from hostagent.drivers.net import doors, messages, names, nft, ports, portsecurity, segment
 from hostagent.drivers.net.errors import KernelRefusedError
 from hostagent.drivers.net.netlink import Netlink
 from hostagent.drivers.net.nudge import Nudger
 from hostagent.drivers.net.placement import plan_placements
 from hostagent.drivers.net.ports import Port, PortState
+from hostagent.drivers.net.portsecurity import Binding
 from hostagent.drivers.net.segment import Segment
 from vdc.model.network import Network
 
@@ -53,6 +57,14 @@ class OverlayNetwork:
         self._vxlan = 0
         self._taps: dict[str, int] = {}
         self._nudger: Nudger | None = None
+        self._filtering = asyncio.Lock()  # taps and the rules for them change together
+        self.is_secured = False  # the rules are those of the taps; where not, `secure` is due
+
+    @property
+    def tables(self) -> frozenset[str]:
+        """The nftables tables that `secure` makes, each with its family."""
+        name = self._segment.network.name
+        return frozenset({f"bridge {names.ports_table(name)}", f"inet {names.doors_table(name)}"})
 
     @property
     def bridge(self) -> str:
@@ -99,9 +111,17 @@ class OverlayNetwork:
 
         return await self._netlink.run(f"check {self._underlay}", job)
 
+    async def secure(self) -> None:
+        """Set the rules for what guests may send and reach, of the taps that are there. Raises NftError."""
+        async with self._filtering:
+            await self._secure([])
+
     async def attach_port(self, port: Port, *, live: bool, owner: int | None = None) -> None:
-        """Make the tap (or adopt it) and put it into (`live`) or beside the bridge; QEMU opens it by name."""
-        network = self._segment.network
+        """Make the tap (or adopt it) and put it into (`live`) or beside the bridge; QEMU opens it by name.
+
+        Raises NftError, and makes none, where the rules for what it may send cannot be set.
+        """
+        network, binding = self._segment.network, port.binding
 
         def job() -> None:
             link = ports.prepare(self._netlink, network.name, network.mtu, port, owner)
@@ -113,7 +133,13 @@ class OverlayNetwork:
                     [*ports.silence_requests([port.ifname]), messages.set_up(port.ifname, noarp=True)]
                 )
 
-        await self._netlink.run(f"attach {port.ifname}", job)
+        async with self._filtering:
+            await self._admit(binding)
+            try:
+                await self._netlink.run(f"attach {port.ifname}", job)
+            except BaseException:
+                await self._refill(await self.list_ports())
+                raise
 
     async def go_live(self, members: Sequence[tuple[str, str]]) -> None:
         """Promotion: let (tap, MAC) speak. One `sendmsg`; the taps have been attached before."""
@@ -178,20 +204,25 @@ class OverlayNetwork:
 
     async def remove_port(self, ifname: str) -> None:
         """Delete a tap and, where its MAC was placed here, that placement. A missing tap is fine."""
-        await self._netlink.run(f"remove {ifname}", lambda: self._remove_ports({ifname}))
+        async with self._filtering:
+            left = await self._netlink.run(f"remove {ifname}", lambda: self._remove_ports({ifname}))
+            await self._refill(left)
 
     async def sweep(self, known: Collection[str]) -> list[str]:
         """Delete the taps whose Endophyte's uid is not known; returns their names."""
 
-        def job() -> list[str]:
+        def job() -> tuple[list[str], list[PortState]]:
             stale = {state.ifname for _, state in self._find_ports() if state.uid not in known}
-            self._remove_ports(stale)
-            return sorted(stale)
+            return sorted(stale), self._remove_ports(stale)
 
-        return await self._netlink.run("sweep ports", job)
+        async with self._filtering:
+            stale, left = await self._netlink.run("sweep ports", job)
+            if stale:
+                await self._refill(left)
+        return stale
 
     async def remove(self) -> None:
-        """Delete everything of this network: taps, VXLAN, bridge."""
+        """Delete everything of this network: taps, VXLAN, bridge, rules."""
 
         def job() -> None:
             tag = names.network_tag(self._segment.network.name)
@@ -203,7 +234,33 @@ class OverlayNetwork:
             self._netlink.batch_now(requests)
             self._forget_indexes()
 
-        await self._netlink.run(f"remove {self.bridge}", job)
+        async with self._filtering:
+            await self._netlink.run(f"remove {self.bridge}", job)
+            with suppress(nft.NftError):  # without nft there are none
+                await nft.apply(portsecurity.removal(self._segment) + doors.removal(self._segment))
+
+    async def _admit(self, binding: Binding) -> None:
+        added = doors.admission(self._segment, [binding.ifname])
+        try:
+            await nft.apply(portsecurity.admission(self._segment, [binding]) + added)
+        except nft.NftError:  # most likely somebody took the tables away
+            await self._secure([binding])
+
+    async def _secure(self, more: Iterable[Binding]) -> None:
+        bindings = [*ports.bindings_of(await self.list_ports()), *more]
+        taps = [binding.ifname for binding in bindings]
+        await nft.apply(portsecurity.rules(self._segment, bindings) + doors.rules(self._segment, taps))
+        self.is_secured = True
+
+    async def _refill(self, left: Iterable[PortState]) -> None:
+        """After taps went: their guests' addresses may be given to others now, on other hosts."""
+        bindings = ports.bindings_of(left)
+        taps = [binding.ifname for binding in bindings]
+        script = portsecurity.refilling(self._segment, bindings) + doors.refilling(self._segment, taps)
+        try:
+            await nft.apply(script)
+        except nft.NftError:  # taps can go without nft too
+            self.is_secured = False
 
     # What follows runs within jobs.
 
@@ -261,8 +318,10 @@ class OverlayNetwork:
         bridge = segment.find_link(self._netlink, self.bridge)
         return ports.find_ports(self._netlink, self._segment.network.name, bridge.index if bridge else 0)
 
-    def _remove_ports(self, ifnames: Collection[str]) -> None:
-        doomed = [(link, state) for link, state in self._find_ports() if state.ifname in ifnames]
+    def _remove_ports(self, ifnames: Collection[str]) -> list[PortState]:
+        """Returns those that are left."""
+        found = self._find_ports()
+        doomed = [(link, state) for link, state in found if state.ifname in ifnames]
         requests = [messages.delete_link(link.index, link.name) for link, _ in doomed]
         vxlan = segment.find_link(self._netlink, self.vxlan)
         if doomed and vxlan is not None:
@@ -273,3 +332,4 @@ class OverlayNetwork:
         self._netlink.batch_now(requests)
         for ifname in ifnames:
             self._taps.pop(ifname, None)
+        return [state for _, state in found if state.ifname not in ifnames]

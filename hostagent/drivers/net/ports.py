@@ -2,51 +2,74 @@
 
 Everything here runs on the netlink thread.
 
-Invariants: a tap is born outside the bridge and tagged in the same job. Joining (`join_requests`) is the only
-way to speak, and the one place where anti-spoofing or isolation of a port would be added. A tap that does not
-speak is up all the same: an interface that is set up only at promotion may wait up to a second for its
-carrier to be noticed. It must be silent in the other direction too: the host's IPv6 and ARP are off on it.
+Invariants: a tap is born outside the bridge and tagged in the same job; what it may send (portsecurity.py) is in
+force before. Joining (`join_requests`) is the only way to speak. A tap that does not speak is up all the same: an
+interface that is set up only at promotion may wait up to a second for its carrier to be noticed. It must be silent
+in the other direction too: the host's IPv6 and ARP are off on it.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 
 from hostagent.drivers.net import guard, messages, tap
 from hostagent.drivers.net.errors import ForeignLinkError, KernelRefusedError
 from hostagent.drivers.net.messages import Link
 from hostagent.drivers.net.names import PortTag, tap_name
 from hostagent.drivers.net.netlink import Netlink, Request
+from hostagent.drivers.net.portsecurity import Binding
 from hostagent.drivers.net.segment import find_link
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A NIC's place on the overlay: the tap, the guest's MAC, and whose it is.
+    """A NIC's place on the overlay: the tap, the guest's MAC and address, and whose it is.
 
-    `is_gated`: only what lockstep compares may pass (guard.py).
+    `allowed`: prefixes from which the guest may send too. `is_gated`: only what lockstep compares may pass (guard.py).
     """
 
     ifname: str
     mac: str
     uid: str
+    address: str
+    allowed: tuple[str, ...] = ()
     is_gated: bool = True
 
     @classmethod
-    def of(cls, uid: str, index: int, mac: str, *, is_gated: bool = True) -> Port:
+    def of(
+        cls,
+        uid: str,
+        index: int,
+        mac: str,
+        address: str,
+        *,
+        allowed: Iterable[IPv4Network] = (),
+        is_gated: bool = True,
+    ) -> Port:
         """The port of NIC `index` of the Endophyte `uid`."""
-        return cls(ifname=tap_name(uid, index), mac=mac.lower(), uid=uid, is_gated=is_gated)
+        return cls(tap_name(uid, index), mac.lower(), uid, address, tuple(map(str, allowed)), is_gated)
+
+    @property
+    def binding(self) -> Binding:
+        """What the guest may send; raises ValueError where MAC or address are none."""
+        return Binding.of(self.ifname, self.mac, self.address, self.allowed)
 
 
 @dataclass(frozen=True, slots=True)
 class PortState:
-    """A port as found: `is_live` means in the bridge, `is_open` that a process has the tap open."""
+    """A port as found: `is_live` means in the bridge, `is_open` that a process has the tap open.
+
+    `addresses` as in its tag: the guest's own, then the prefixes that it is allowed.
+    """
 
     ifname: str
     uid: str
     mac: str
+    addresses: tuple[str, ...]
     is_live: bool
     is_up: bool
     is_open: bool
@@ -61,7 +84,7 @@ def prepare(netlink: Netlink, network: str, mtu: int, port: Port, owner: int | N
         link = _must_find(netlink, port.ifname)
     elif not _is_own(link, network, port.uid):
         raise ForeignLinkError(port.ifname, f"kind {link.kind or 'physical'}, alias {link.alias!r}")
-    tag = str(PortTag(network=network, uid=port.uid, mac=port.mac))
+    tag = str(PortTag(network, port.uid, port.mac, (port.address, *port.allowed)))
     group = guard.GATED if port.is_gated else guard.UNGATED
     netlink.batch_now([messages.mark_link(port.ifname, tag, mtu, group), messages.silence_ipv6(port.ifname)])
     return link
@@ -121,9 +144,23 @@ def find_ports(netlink: Netlink, network: str, bridge: int) -> list[tuple[Link, 
             ifname=link.name,
             uid=tag.uid,
             mac=tag.mac,
+            addresses=tag.addresses,
             is_live=bool(link.master) and link.master == bridge,
             is_up=link.is_up,
             is_open=link.has_carrier,
         )
         found.append((link, state))
+    return found
+
+
+def bindings_of(states: Iterable[PortState]) -> list[Binding]:
+    """What the taps' tags say that they may send.
+
+    A tap of an earlier version says nothing of addresses: its guest is not confined before its next start.
+    """
+    found = []
+    for state in states:
+        with suppress(ValueError):
+            address, *allowed = state.addresses
+            found.append(Binding.of(state.ifname, state.mac, address, allowed))
     return found

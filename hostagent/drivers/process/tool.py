@@ -12,6 +12,7 @@ import contextlib
 import os
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hostagent.drivers.process.pidfile import OWNER_VARIABLE, TOKEN_VARIABLE, kill_carriers, owner
 from hostagent.drivers.process.seccomp import filter_descriptor
@@ -20,14 +21,36 @@ from hostagent.drivers.process.spawn import SANDBOX_UMASK, finished
 _GONE_DEADLINE_S = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class ToolLimits:
+    """What the kernel lets a program take that reads a file which somebody else has made (setrlimit(2))."""
+
+    memory_bytes: int
+    file_bytes: int  # of each file that it writes; 0: it writes none
+    processor_s: int
+    open_files: int = 256
+
+    def prefix(self) -> tuple[str, ...]:
+        """The command prefix that sets them; `prlimit` executes the rest, so the pid stays."""
+        return (
+            "prlimit", f"--as={self.memory_bytes}", f"--fsize={self.file_bytes}", f"--cpu={self.processor_s}",
+            f"--nofile={self.open_files}", "--core=0", "--",
+        )  # fmt: skip
+
+
 async def run_in_sandbox(
-    command: Sequence[str], *, deadline_s: float, stdin: bytes | None = None
+    command: Sequence[str], *, deadline_s: float, stdin: bytes | None = None, limits: ToolLimits | None = None
 ) -> tuple[int, bytes, bytes]:
     """As `run_tool`, of `bwrap ...`: with the system call filter, and for files that its own user alone may open."""
     with filter_descriptor() as filter_fd:
         full = [command[0], "--seccomp", str(filter_fd), *command[1:]]
         return await run_tool(
-            full, deadline_s=deadline_s, stdin=stdin, pass_fds=(filter_fd,), umask=SANDBOX_UMASK
+            full,
+            deadline_s=deadline_s,
+            stdin=stdin,
+            limits=limits,
+            pass_fds=(filter_fd,),
+            umask=SANDBOX_UMASK,
         )
 
 
@@ -36,6 +59,7 @@ async def run_tool(
     *,
     deadline_s: float,
     stdin: bytes | None = None,
+    limits: ToolLimits | None = None,
     pass_fds: Sequence[int] = (),
     umask: int = -1,
 ) -> tuple[int, bytes, bytes]:
@@ -46,6 +70,7 @@ async def run_tool(
     """
     token = uuid.uuid4().hex
     process = await asyncio.create_subprocess_exec(
+        *(limits.prefix() if limits else ()),
         *command,
         stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

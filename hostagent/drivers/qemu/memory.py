@@ -21,13 +21,16 @@ from pathlib import Path
 
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession
-from vdc.model.units import MIB
+from vdc.model.units import MIB, TIB
 
 PAGE_BYTES = 4096
 CHUNK_BYTES = MIB
 _DIGITS = 32  # of a SHA-256, which processors compute faster than anything else of its strength
 _PAGEMAP_BYTES, _IN_USE = 8, 0xC0
 _HEX = r"0x([0-9a-f]+)"
+# QEMU says how much there is, and may have been taken over by its guest.
+_HIGHEST_ADDRESS, _MOST_BLOCKS, _MOST_BYTES = 2**57, 256, 2 * TIB
+_PAGEMAP_PIECE_BYTES = 8 * MIB
 _ROW = re.compile(rf"\s*(\S+)\s+\d+ \w+\s+{_HEX}\s+{_HEX}\s+{_HEX}\s+{_HEX}\s+(r[ow])\s*")
 
 
@@ -45,14 +48,18 @@ def parse_ram_blocks(text: str) -> tuple[RamBlock, ...]:
     title, *rows = [line for line in text.splitlines() if line.strip()] or [""]
     if title.split() != ["Block", "Name", "PSize", "Offset", "Used", "Total", "HVA", "RO"]:
         raise ValueError(f"an unknown table of memory blocks: {title!r}")
-    blocks = []
+    blocks: list[RamBlock] = []
     for row in rows:
         match = _ROW.fullmatch(row)
         if match is None:
             raise ValueError(f"an unknown line in the table of memory blocks: {row!r}")
         name, _offset, used, _total, address, access = match.groups()
+        if max(int(address, 16), int(used, 16)) > _HIGHEST_ADDRESS or len(blocks) >= _MOST_BLOCKS:
+            raise ValueError("more memory than a process has")
         if access == "rw":
             blocks.append(RamBlock(name=name, address=int(address, 16), size_bytes=int(used, 16)))
+    if sum(block.size_bytes for block in blocks) > _MOST_BYTES:
+        raise ValueError("more memory than a guest has")
     return tuple(sorted(blocks, key=lambda block: block.name))
 
 
@@ -111,20 +118,23 @@ def _touched_chunks(pid: int, block: RamBlock) -> frozenset[int]:
 
     The first one always counts: reading it shows that the block is where it is said to be.
     """
-    pages = -(-block.size_bytes // PAGE_BYTES)
-    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
-        data = os.pread(
-            pagemap.fileno(), pages * _PAGEMAP_BYTES, block.address // PAGE_BYTES * _PAGEMAP_BYTES
-        )
-    if len(data) != pages * _PAGEMAP_BYTES:
-        raise OSError(f"{block.name}: the pages of the process cannot be looked up")
+    whole = -(-block.size_bytes // PAGE_BYTES) * _PAGEMAP_BYTES
+    first = block.address // PAGE_BYTES * _PAGEMAP_BYTES
     per_chunk = CHUNK_BYTES // PAGE_BYTES * _PAGEMAP_BYTES
-    # The top byte of an entry (they are little-endian) carries "present" and "swapped".
-    return frozenset(
-        number
-        for number, begin in enumerate(range(0, len(data), per_chunk))
-        if number == 0 or any(byte & _IN_USE for byte in data[begin + 7 : begin + per_chunk : _PAGEMAP_BYTES])
-    )
+    found = {0}
+    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
+        for piece in range(0, whole, _PAGEMAP_PIECE_BYTES):
+            wanted = min(_PAGEMAP_PIECE_BYTES, whole - piece)
+            data = os.pread(pagemap.fileno(), wanted, first + piece)
+            if len(data) != wanted:
+                raise OSError(f"{block.name}: the pages of the process cannot be looked up")
+            # The top byte of an entry (they are little-endian) carries "present" and "swapped".
+            found.update(
+                (piece + begin) // per_chunk
+                for begin in range(0, len(data), per_chunk)
+                if any(byte & _IN_USE for byte in data[begin + 7 : begin + per_chunk : _PAGEMAP_BYTES])
+            )
+    return frozenset(found)
 
 
 @functools.cache

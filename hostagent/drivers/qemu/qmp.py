@@ -4,6 +4,7 @@
     ├── QmpUnreachableError  nobody answers at the socket, or not as QEMU does       (unavailable)
     ├── QmpTimeoutError      the deadline passed; whether the command ran is unknown  (unavailable)
     ├── QmpClosedError       the session ended; whether the command ran is unknown    (unavailable)
+    ├── QmpGarbledError      the command ran, and its answer is none                  (unavailable)
     └── QmpCommandError      QEMU understood and refused; it did not run              (refused)
 
 A lost session says nothing about the guest: only the process's end does. QEMU takes one client per socket; a
@@ -25,6 +26,7 @@ from typing import Any, Self
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
 
 from hostagent.drivers.process.foreign import connect_foreign
+from hostagent.drivers.qemu.replies import event, line, misfit
 from vdc.model.errors import RefusedError, UnavailableError, VdcError
 
 _log = logging.getLogger(__name__)
@@ -56,6 +58,12 @@ class QmpClosedError(QmpError, UnavailableError):
     """The session ended before the reply came."""
 
     default_code = "qmp-closed"
+
+
+class QmpGarbledError(QmpError, UnavailableError):
+    """What came back is not what QEMU answers to this command."""
+
+    default_code = "qmp-garbled"
 
 
 class QmpCommandError(QmpError, RefusedError):
@@ -169,24 +177,29 @@ class QmpSession:
             raise QmpClosedError(f"the QMP session of {self.name} has ended ({command})")
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._client.execute(str(command), arguments, oob=oob)
+                reply = await self._client.execute(str(command), arguments, oob=oob)
         except TimeoutError as error:
             raise QmpTimeoutError(
                 f"QEMU {self.name} did not answer {command} within {deadline_s:g} s"
             ) from error
         except ExecuteError as error:
-            raise QmpCommandError(command, error.error_class, str(error)) from error
+            raise QmpCommandError(command, line(error.error_class), line(error)) from error
         except QMPError as error:
             raise QmpClosedError(f"the QMP session of {self.name} ended during {command}") from error
+        if found := misfit(command, reply):
+            raise QmpGarbledError(f"QEMU {self.name} answered {command} with something else: {found}")
+        return reply
 
     async def _pump_events(self) -> None:
-        async for event in self._client.events:
+        async for message in self._client.events:
             arrived = time.monotonic()
-            for listener in tuple(self._listeners):
+            found = event(message)
+            for listener in tuple(self._listeners) if found else ():
+                assert found is not None
                 try:
-                    listener(event["event"], event.get("data", {}), arrived)
+                    listener(*found, arrived)
                 except Exception:
-                    _log.exception("a listener of %s failed on %s", self.name, event.get("event"))
+                    _log.exception("a listener of %s failed on %s", self.name, found[0])
 
     async def _watch(self) -> None:
         """Reap the client's tasks as soon as the connection ends, for whatever reason."""

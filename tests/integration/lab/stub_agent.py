@@ -27,7 +27,7 @@ def node(name: str) -> dict[str, object]:
     host = {
         "name": name,
         "heartbeat_port": 1,
-        "incarnation": "1",
+        "incarnation": 1,
         "cpus": 1,
         "memory_bytes": 1,
         **dict.fromkeys(words, ""),

@@ -104,7 +104,7 @@ async def test_down_twice_and_up_again(lab: str, settings: Settings) -> None:
 
 
 async def test_the_context_comes_and_goes(name: str, settings: Settings, clean: None) -> None:
-    put_context("work", ["http://192.0.2.1:7400"])
+    put_context("work", ["unix:///run/work/api.sock"])
     await api.up(name, 2, settings=settings)
     contexts = load_contexts()
     assert contexts.current == f"lab-{name}"

@@ -1,4 +1,4 @@
-"""`vdc cluster status`: can the cluster decide, who votes, and how much more may be lost."""
+"""`vdc cluster`: can the cluster decide, who votes, how much more may be lost; and who may take part in it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,27 @@ from typing import TYPE_CHECKING
 import click
 
 from vdc.cli.base import VdcGroup, output_option
+from vdc.cli.commands import identities
+from vdc.cli.commands.founding import init
 
 if TYPE_CHECKING:
     from vdc.api.models import ClusterStatus
 
 
-@click.group(cls=VdcGroup, example="vdc cluster status")
+@click.group(
+    cls=VdcGroup,
+    example="vdc cluster init\nvdc cluster status\nvdc cluster token create\n"
+    "vdc cluster user add alice --role operator -o alice.yaml",
+)
 def cluster() -> None:
-    """Look at the cluster as a whole."""
+    """The cluster as a whole: whether it can decide, and who may take part in it."""
+
+
+for command in (
+    init, identities.token, identities.user, identities.certificates, identities.revoke, identities.renew,
+    identities.ca,
+):  # fmt: skip
+    cluster.add_command(command)
 
 
 @cluster.command(example="vdc cluster status\nvdc cluster status -o json")

@@ -20,7 +20,8 @@ def _complete_code(_ctx: click.Context, _param: click.Parameter, incomplete: str
 
 @click.command(
     cls=VdcCommand,
-    example="vdc doctor\nvdc doctor -o json\nvdc doctor --canary\nvdc doctor --explain isolated",
+    example="vdc doctor\nvdc doctor -o json\nvdc doctor --canary\nvdc doctor --explain isolated\n"
+    "vdc doctor --sbom runtime",
 )
 @click.option(
     "--canary",
@@ -34,8 +35,15 @@ def _complete_code(_ctx: click.Context, _param: click.Parameter, incomplete: str
     shell_complete=_complete_code,
     help="Only say what an event of `vdc events` means and what to do; `all` lists every one.",
 )
+@click.option(
+    "--sbom",
+    is_flag=False,
+    flag_value="all",
+    type=click.Choice(["all", "python", "runtime"]),
+    help="Only print what this installation consists of, as CycloneDX JSON; `all` without a value.",
+)
 @output_option()
-def doctor(canary: bool, image: str, explain: str | None, output: str) -> None:
+def doctor(canary: bool, image: str, explain: str | None, sbom: str | None, output: str) -> None:
     """Find out what is missing, on this machine and on every host; exit code 1 where something is."""
     from vdc.cli.doctor import examine_hosts, examine_machine
     from vdc.cli.errors import ReportedError
@@ -45,18 +53,33 @@ def doctor(canary: bool, image: str, explain: str | None, output: str) -> None:
     if explain is not None:
         _explain(explain, output)
         return
+    if sbom is not None:
+        _print_sbom(sbom)
+        return
     reports = [examine_machine()]
     try:
         name, context = chosen_context()
     except VdcError as error:
         reports.append(_no_cluster(error))
     else:
-        reports += run(examine_hosts(name, context.endpoints))
+        reports += run(examine_hosts(name, context))
         if canary:
             reports.append(_canary(image))
     _print_reports(reports, output)
     if any(check.level == "error" for report in reports for check in report.checks):
         raise ReportedError(1)
+
+
+def _print_sbom(part: str) -> None:
+    import sys
+    from pathlib import Path
+
+    import vdc
+    from vdc.cli.doctor import runtime_root
+    from vdc.cli.sbom import sbom
+
+    locks = Path(vdc.__file__).parents[1] / "requirements"  # of a checkout; an installed wheel has none
+    sys.stdout.write(sbom(part, runtime_root=runtime_root(), requirements=locks if locks.is_dir() else None))
 
 
 def _canary(image: str) -> DoctorReport:

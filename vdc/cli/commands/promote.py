@@ -55,7 +55,7 @@ def replica(name: str | None, to: str | None, force: bool, confirm: str | None, 
     if force and name is not None:
         from vdc.cli.forcing import forced
 
-        result = run(forced(chosen_context()[1].endpoints, name, to, confirm))
+        result = run(forced(chosen_context()[1], name, to, confirm))
     else:
         result = call(lambda api: _promote(api, name, to))
     if output in ("json", "yaml"):

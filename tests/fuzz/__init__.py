@@ -1,0 +1,1 @@
+"""Every parser of outside input under generated input: by hypothesis in tests/unit, by atheris from here."""
