@@ -23,6 +23,8 @@ ETCD_PEER_PORT = 7380
 _YES = ("true", "yes", "on", "1")  # all of them are true to a field of this kind
 MAX_UNIX_PATH = 107
 _LONGEST_VM_SUFFIX = len("/vms/") + 63 + len("/qmp.sock")
+_MAX_UID = 2**31 - 1  # some programs take a larger one for a negative number
+_SERVICES = 16  # the last uids of the range
 
 
 class HostAddress(StrictRecord):
@@ -74,6 +76,47 @@ class EtcdConfig(StrictRecord):
         return self
 
 
+class GuestUids(StrictRecord):
+    """Users that nobody else on this host has: one for each VM, the last few for helper programs.
+
+    The default lies beyond what distributions, LDAP and containers give out (systemd's UIDS-GIDS.md).
+    """
+
+    first: int = Field(default=1_900_000_000, ge=1_000)
+    count: int = Field(default=65_536, ge=256)
+
+    @model_validator(mode="after")
+    def _within_31_bits(self) -> GuestUids:
+        if self.first + self.count - 1 > _MAX_UID:
+            raise ValueError(f"guest_uids must end at {_MAX_UID} or before")
+        return self
+
+    @property
+    def all(self) -> range:
+        """Every one."""
+        return range(self.first, self.first + self.count)
+
+    @property
+    def guests(self) -> range:
+        """Those that VMs get."""
+        return self.all[:-_SERVICES]
+
+    @property
+    def etcd(self) -> int:
+        """Of the etcd member."""
+        return self.all[-1]
+
+    @property
+    def dnsmasq(self) -> int:
+        """Of the guests' name service."""
+        return self.all[-2]
+
+    @property
+    def probe(self) -> int:
+        """Of the QEMU that is asked what it can do."""
+        return self.all[-3]
+
+
 class Timings(StrictRecord):
     """Detection and budgets in milliseconds; checked against each other (docs/failover.md)."""
 
@@ -109,6 +152,7 @@ class AgentConfig(StrictRecord):
     resync_mbit: int = Field(
         default=0, ge=0, le=1_000_000
     )  # a copy to a secondary takes at most; 0: no limit
+    guest_uids: GuestUids = GuestUids()
     accelerator: str = Field(default="auto", pattern="^(auto|kvm|tcg)$")
     use_libvirt: bool = True
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

@@ -40,9 +40,11 @@ from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
 from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes
 from hostagent.drivers.peers import PeerSessions
-from hostagent.drivers.process import in_thread
+from hostagent.drivers.process import User, in_thread
+from hostagent.drivers.process.cgroup import find_groups
 from hostagent.drivers.process.oom import AGENT, set_oom_score
 from hostagent.drivers.process.pidfile import own_processes
+from hostagent.drivers.process.users import GuestFolders, require_free
 from hostagent.drivers.trust import Trust, etcd_context
 from hostagent.heartbeat.heartbeats import Heartbeats
 from hostagent.heartbeat.order import NetworkKind
@@ -97,6 +99,7 @@ class Agent:
         """Run until cancelled. Raises VdcError where this host cannot take part at all."""
         _raise_priority()
         own_processes(self.config.state_dir)
+        require_free(self.config.guest_uids.all)
         self._keyring = open_keyring(
             pki_folder(self.config.state_dir), datetime.fromisoformat(self._clock.wall())
         )
@@ -146,7 +149,7 @@ class Agent:
         if embedded is not None:
             self._member = EmbeddedMember(
                 self.config.host, embedded, state_dir=self.config.state_dir, runtime=self.config.runtime,
-                trust=self._trust,
+                user=User(self.config.guest_uids.etcd), trust=self._trust,
             )  # fmt: skip
             if (note := pair_without_witness(len(embedded.members))) is not None:
                 self._log.warning(note)
@@ -221,6 +224,8 @@ class Agent:
             overlay=overlay,
             images=ImageCache(self._blobs, self._sessions),
             libvirt=libvirt,
+            guests=GuestFolders(config.state_dir / "vms", config.guest_uids.guests),
+            groups=find_groups(),
             failpoints=Failpoints.of(config.state_dir, os.environ),
             store_heard_at_s=self._clock.boottime_s(),
             log=self._log,
@@ -251,7 +256,7 @@ class Agent:
 
         async def checks() -> tuple[Check, ...]:
             underlay = await host.overlay.check_underlay()
-            found = host_checks(host, await members(), underlay, self._filter.trouble)
+            found = host_checks(host, await members(), underlay, self._filter.trouble, host.groups)
             left_out = self._lineage.known.left_out
             return (*found, await own_programs(), *majority_checks(host, await members(), left_out))
 

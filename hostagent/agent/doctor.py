@@ -9,6 +9,7 @@ from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import timing_warnings
 from hostagent.drivers.host.permissions import exposed, programs
 from hostagent.drivers.host.room import room
+from hostagent.drivers.process.cgroup import Groups
 from hostagent.supervisor.node import NodeContext
 from vdc.api.models import Check
 from vdc.control.clock import Clock
@@ -19,7 +20,7 @@ _UNHEARD = "its agent publishes its certificate when it starts; if that is anoth
 
 
 def host_checks(
-    host: NodeContext, members: tuple[MemberStatus, ...], underlay: str, packet_filter: str
+    host: NodeContext, members: tuple[MemberStatus, ...], underlay: str, packet_filter: str, groups: Groups
 ) -> tuple[Check, ...]:
     """All findings about this host.
 
@@ -32,6 +33,7 @@ def host_checks(
         _store(host, members),
         *_arbiter_timing(host, members),
         _disk(host),
+        _limits(groups),
         *([Check(name="underlay", level="error", sentence=underlay)] if underlay else []),
         _packet_filter(packet_filter),
         *_links(host),
@@ -151,6 +153,18 @@ def _orphans(host: NodeContext) -> list[Check]:
         for copy in host.mirror.orphans()
         if copy.host == host.name
     ]  # fmt: skip
+
+
+def _limits(groups: Groups) -> Check:
+    """A guest whose QEMU was taken over can otherwise take what the others need."""
+    if not groups.missing:
+        return Check(name="limits", level="ok", sentence="each guest has a control group")
+    return Check(
+        name="limits",
+        level="warning",
+        sentence=f"no control group limits what a guest takes: {', '.join(groups.missing)}",
+        hint="run the agent by its systemd unit, on systemd 254 or newer with cgroup v2",
+    )
 
 
 def _disk(host: NodeContext) -> Check:

@@ -57,6 +57,8 @@ class Manager:
             if folder.is_dir():
                 self._ensure(folder.name)
         await self._sweep_ports()
+        for group in await asyncio.to_thread(self.host.groups.sweep, self.supervisors.keys()):
+            self.host.log.info("removed a control group that nothing owns", group=group)
         unsubscribe = self.host.mirror.subscribe(self._on_change)
         placer = asyncio.create_task(self._keep_placements(), name="placements")
         try:

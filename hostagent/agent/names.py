@@ -6,16 +6,13 @@ import asyncio
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from hostagent.drivers.net import Change, DhcpDns, DhcpDnsConfig, Reservation
+from hostagent.drivers.net import Change, DhcpDns, DhcpDnsConfig, Reservation, dnsmasq
 from hostagent.drivers.process import ProcessHandle, Supervised, spawn_in_sandbox
-from hostagent.drivers.qemu.sandbox import sandboxed
-from hostagent.drivers.qemu.spec import VM_DIR
 from hostagent.supervisor.host import HostContext
 from vdc.store import keys
 
 DEBOUNCE_S = 0.1
 RETRY_S = 2.0
-CAPABILITIES = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE")
 
 
 class NameService:
@@ -24,7 +21,7 @@ class NameService:
     def __init__(self, host: HostContext) -> None:
         self._host = host
         self._folder: Path = host.config.state_dir / "dnsmasq"
-        self._files = DhcpDns(self._folder, seen_as=Path(VM_DIR))
+        self._files = DhcpDns(self._folder, seen_as=dnsmasq.SEEN_AS)
         self._process = Supervised("dnsmasq", self._start, self._folder / "dnsmasq.pid")
         self._dirty = asyncio.Event()
 
@@ -88,10 +85,11 @@ class NameService:
         )
 
     async def _start(self) -> ProcessHandle:
-        argv = sandboxed(
-            self._files.argv(), runtime_root=self._host.config.runtime, vm_dir=self._folder,
-            image_dir=self._host.image_dir, devices=(), capabilities=CAPABILITIES,
-        )  # fmt: skip
-        return await spawn_in_sandbox(
-            argv, pidfile=self._folder / "dnsmasq.pid", log_path=self._folder / "dnsmasq.log", tag="dnsmasq"
+        config = self._host.config
+        argv = dnsmasq.sandboxed(
+            self._files.argv(), config.guest_uids.dnsmasq, runtime_root=config.runtime, folder=self._folder
         )
+        return await spawn_in_sandbox(
+            argv, pidfile=self._folder / "dnsmasq.pid", log_path=self._folder / "dnsmasq.log", tag="dnsmasq",
+            families=dnsmasq.FAMILIES,
+        )  # fmt: skip

@@ -16,6 +16,7 @@ from hostagent.agent.credentials import open_keyring
 from hostagent.agent.lineage import FOUND, LocalLineage, begun, record_lineage, save, taken_over
 from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
+from hostagent.drivers.process import User
 from hostagent.drivers.trust import Trust
 from hostagent.server.undecided import asked_for, may_be_granted
 from vdc.model.errors import ConflictError, RefusedError, VdcError
@@ -45,8 +46,9 @@ async def go_on_alone(config: AgentConfig, by: str) -> str:
         )
     trust = _trust(config)
     member = EmbeddedMember(
-        config.host, embedded, state_dir=config.state_dir, runtime=config.runtime, trust=trust
-    )
+        config.host, embedded, state_dir=config.state_dir, runtime=config.runtime,
+        user=User(config.guest_uids.etcd), trust=trust,
+    )  # fmt: skip
     member.check_data()
     store = EtcdStore([member.endpoint], ssl=trust.client)
     try:
@@ -135,7 +137,7 @@ async def rejoin(config: AgentConfig, replaces: str = "") -> str:
         )  # fmt: skip
     member = EmbeddedMember(
         config.host, config.etcd.embedded, state_dir=config.state_dir, runtime=config.runtime,
-        trust=_trust(config),
+        user=User(config.guest_uids.etcd), trust=_trust(config),
     )  # fmt: skip
     known = await taken_over(config, member)
     is_given_up = known.number == member.lineage and await member.is_going_alone()

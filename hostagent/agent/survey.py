@@ -41,7 +41,9 @@ async def survey(config: AgentConfig, incarnation: int, now: str) -> tuple[Host,
     async with _locked(cache / "survey.lock"):
         qemu = await _qemu(config, cache / "qemu.json")
         accelerator = await _accelerator(config, qemu, cache / "accelerator.json")
-        libvirt = LibvirtInventory(runtime=config.runtime, accelerator=accelerator.name, cache_dir=cache)
+        libvirt = LibvirtInventory(
+            runtime=config.runtime, accelerator=accelerator.name, cache_dir=cache, hidden=config.state_dir
+        )
         inventory = await describe_host(config, cache_dir=cache, accelerator=accelerator.name, driver=libvirt)
     record = Host(
         name=config.host,
@@ -78,7 +80,7 @@ async def _qemu(config: AgentConfig, cache_file: Path) -> QemuVersion:
     except (OSError, ValidationError):
         pass
     try:
-        qemu = await probe(config.runtime)
+        qemu = await probe(config.runtime, config.guest_uids.probe)
     except UnavailableError as error:
         return QemuVersion(reason=str(error))
     with suppress(OSError):  # it will be asked again
@@ -91,7 +93,7 @@ async def _accelerator(config: AgentConfig, qemu: QemuVersion, cache_file: Path)
         return Accelerator(name="tcg", reason="the configuration says so")
     if not qemu.version:
         return Accelerator(name="tcg", reason="there is no QEMU to try it with")
-    found = await probe_accelerator(config.runtime, cache_file=cache_file)
+    found = await probe_accelerator(config.runtime, config.guest_uids.probe, cache_file=cache_file)
     if config.accelerator == "kvm" and found.name != "kvm":
         raise RefusedError(
             f"accelerator: kvm is configured, and {found.reason}",

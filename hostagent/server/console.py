@@ -8,6 +8,8 @@ from collections.abc import Coroutine
 import aiohttp
 from aiohttp import web
 
+from hostagent.drivers.process.foreign import connect_foreign
+from hostagent.drivers.process.users import GUEST_DIR
 from hostagent.drivers.qemu.spec import CONSOLE_SOCKET
 from hostagent.server import views
 from hostagent.server.context import ServerContext
@@ -31,9 +33,9 @@ class ConsoleHandler:
         if host is None:
             raise ConflictError(f"{name} does not run", code="not-running", hint=f"vdc start {name}")
         if host == self._context.host.name:
-            path = self._context.host.vms_dir / name / CONSOLE_SOCKET
+            path = self._context.host.vms_dir / name / GUEST_DIR / CONSOLE_SOCKET
             try:
-                reader, writer = await asyncio.open_unix_connection(str(path))
+                reader, writer = await asyncio.open_unix_connection(sock=await connect_foreign(path))
             except OSError as error:
                 raise UnavailableError(f"the console of {name} cannot be opened: {error.strerror}") from error
             socket = await _accept(request)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from aiohttp import web
 
+from hostagent.drivers.process.foreign import open_foreign
+from hostagent.drivers.process.users import GUEST_DIR
 from hostagent.drivers.qemu.spec import SERIAL_LOG
 from hostagent.server import peers, views
 from hostagent.server.context import ServerContext
@@ -187,8 +189,8 @@ class EndophyteHandlers:
         if host != self._context.host.name:
             peer = self._context.peer(host, person_of(request))
             return await peer.endophyte_log(name, lines=None if offset is not None else lines, offset=offset)
-        path = self._context.host.vms_dir / name / SERIAL_LOG
-        text, end = await asyncio.to_thread(_read_log, path, lines, offset)
+        folder = self._context.host.vms_dir / name
+        text, end = await asyncio.to_thread(_read_log, folder, lines, offset)
         return wire.LogText(name=name, host=host, text=text, end_offset=end)
 
     async def _primary_host(self, name: str) -> str:
@@ -224,18 +226,18 @@ def _name(request: web.Request) -> str:
     return request.match_info["name"]
 
 
-def _read_log(path: Path, lines: int, offset: int | None) -> tuple[str, int]:
+def _read_log(folder: Path, lines: int, offset: int | None) -> tuple[str, int]:
     """From the byte `offset` on, or the last `lines`; with the offset of the end. A shorter log begins anew."""
     try:
-        with path.open("rb") as file:
+        with open_foreign(folder / GUEST_DIR / SERIAL_LOG) as file:
             size = file.seek(0, os.SEEK_END)
             begin = max(0, size - LOG_TAIL_BYTES) if offset is None else offset if offset <= size else 0
             file.seek(begin)
             data = file.read(LOG_TAIL_BYTES)
-    except FileNotFoundError:
+    except OSError:  # none yet, or what the guest's QEMU put there is no file
         return "", 0
     if offset is None and len(data) < LOG_TAIL_BYTES:
-        data = earlier_log(path, LOG_TAIL_BYTES - len(data)) + data
+        data = earlier_log(SERIAL_LOG, folder, LOG_TAIL_BYTES - len(data)) + data
         begin = size - len(data)
     text = data.decode(errors="replace")
     if offset is None:

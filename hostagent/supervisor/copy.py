@@ -6,7 +6,6 @@ Knows how to come to be, to be taken over after a restart of the agent, and to e
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,13 +13,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from hostagent.drivers.disk.copy import CopyRecord, DiskSet, older_copy, older_files
+from hostagent.drivers.disk.copy import CopyRecord, DiskSet, older_copy, remove_but_older
 from hostagent.drivers.disk.images import QemuImg
 from hostagent.drivers.firmware import find_firmware, prepare_vars
 from hostagent.drivers.host.room import require_memory
 from hostagent.drivers.net import Port, consent, tap_name
 from hostagent.drivers.process import ProcessHandle, ProcessStartError, adopt
 from hostagent.drivers.process.oom import PRIMARY, SECONDARY, set_oom_score
+from hostagent.drivers.process.users import GUEST_DIR
 from hostagent.drivers.qemu.checkpoints import CheckpointMeter
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.credentials import PairFiles
@@ -29,10 +29,11 @@ from hostagent.drivers.qemu.primary import ENDS_LOCKSTEP
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession, QmpUnreachableError
 from hostagent.drivers.qemu.spec import DEBUG_SOCKET, QMP_SOCKET, SERIAL_LOG, MachineSpec
 from hostagent.drivers.tpm import adopt_tpm, start_tpm
+from hostagent.supervisor.confinement import PIDFILE, QEMU_LOG
 from hostagent.supervisor.copying import Copying
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.journal import Journal
-from hostagent.supervisor.launch import PIDFILE, QEMU_LOG, launch
+from hostagent.supervisor.launch import join_group, launch
 from hostagent.supervisor.logs import ConsoleWatch, bound_log, last_line
 from hostagent.supervisor.state import CopyState, load_state, save_state
 from hostagent.supervisor.trouble import DiskTrouble
@@ -42,6 +43,7 @@ from vdc.model.manifest import Firmware
 from vdc.model.step import Step
 from vdc.protection.placement import primary_cost_bytes, secondary_cost_bytes
 
+_TAP_OWNER = 0  # QEMU gets its taps as descriptors; nobody but root opens one by its name
 QMP_CONNECT_S = 15.0  # from the start of QEMU until it serves
 QMP_GREETING_S = 2.0
 PROBE_DEADLINE_S = 0.3
@@ -55,7 +57,8 @@ class Copy:
     def __init__(self, host: HostContext, name: str, wake: Callable[[], None]) -> None:
         self.host = host
         self.name = name
-        self.folder: Path = host.vms_dir / name
+        self.folder: Path = host.vms_dir / name  # what the agent keeps of it, and root's alone
+        self.guest: Path = self.folder / GUEST_DIR  # what QEMU sees and may change, and its user's
         self.state = load_state(self.folder) or CopyState(name=name, uid="")
         self._fenced_uid = self.state.uid  # whose `highest_epoch` is; outlives `discard`
         self.journal = Journal(self.folder)
@@ -82,7 +85,7 @@ class Copy:
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
         self.telling: asyncio.Task[None] | None = None  # what the agent said when it found this copy
-        self.console = ConsoleWatch(self.folder / SERIAL_LOG)
+        self.console = ConsoleWatch(self.guest / SERIAL_LOG)
         self._saving = asyncio.Lock()
 
     # ---- what is there
@@ -105,12 +108,12 @@ class Copy:
     @property
     def disks(self) -> DiskSet:
         """Its disk files."""
-        return DiskSet(QemuImg(self.host.config.runtime, self.folder, self.host.image_dir))
+        return DiskSet(QemuImg(self.host.config.runtime, self.guest, self.host.image_dir), self.folder)
 
     @property
     def credentials(self) -> PairFiles:
         """Its TLS files, of the VM whose copy it is now."""
-        return PairFiles(self.folder, self.host.pair_authorities, self.state.uid)
+        return PairFiles(self.guest, self.host.pair_authorities, self.state.uid)
 
     @property
     def last_checkpoint(self) -> str | None:
@@ -162,8 +165,8 @@ class Copy:
 
     def bound_logs(self) -> None:
         """Cut what QEMU and the guest have written too much of. Blocks."""
-        for name in (SERIAL_LOG, QEMU_LOG):
-            bound_log(self.folder / name)
+        for log in (self.guest / SERIAL_LOG, self.folder / QEMU_LOG):
+            bound_log(log, self.folder)
 
     # ---- coming to be
 
@@ -180,15 +183,19 @@ class Copy:
                 endophyte.uid, index, nic.mac, nic.address,
                 allowed=wanted.allowed_addresses, is_gated=manifest.is_gated,
             )  # fmt: skip
-            await self.host.overlay.attach_port(port, live=role is CopyRole.PRIMARY)
+            await self.host.overlay.attach_port(port, live=is_primary, owner=_TAP_OWNER)
         await self.reach(Step.POWER_ON_PORTS)
         if spec.firmware is not Firmware.BIOS:
             files = find_firmware(spec.firmware, self.host.config.runtime)
-            await asyncio.to_thread(prepare_vars, files.vars_template, self.folder)
+            await asyncio.to_thread(prepare_vars, files.vars_template, self.guest)
+        join = await join_group(self.host, endophyte, role)
         if spec.tpm:
-            self._tpm = await start_tpm(self.folder, runtime_root=self.host.config.runtime, tag=endophyte.uid)
+            runtime = self.host.config.runtime
+            self._tpm = await start_tpm(
+                self.folder, self.guest, runtime_root=runtime, tag=spec.uid, join=join
+            )
         self.console.skip()
-        self.process = await launch(self.host, self.folder, spec, role)
+        self.process = await launch(self.host, self.folder, self.guest, spec, role, join=join)
         self.rank_for_memory(role)
         self.booting_since_s = self.host.clock.boottime_s() if role is CopyRole.PRIMARY else None
         self._watch()
@@ -239,7 +246,7 @@ class Copy:
                 await asyncio.sleep(QMP_POLL_S)
 
     async def _connect(self, socket: str = QMP_SOCKET) -> None:
-        qmp = await QmpSession.connect(self.folder / socket, name=self.name, deadline_s=QMP_GREETING_S)
+        qmp = await QmpSession.connect(self.guest / socket, name=self.name, deadline_s=QMP_GREETING_S)
         qmp.add_listener(self._on_event)
         qmp.on_closed = self._wake
         self.qmp = qmp
@@ -358,7 +365,8 @@ class Copy:
         await self.reach(Step.DISCARD_ENDED)
         await self.remove_ports()
         await self.reach(Step.DISCARD_PORTS)
-        await asyncio.to_thread(_remove_folder, self.folder, older_files(keep) if keep else frozenset())
+        await asyncio.to_thread(remove_but_older, self.folder, self.guest, keep)
+        await asyncio.to_thread(self.host.groups.remove, self.name)
         self.older = keep
         highest = self.state.highest_epoch
         self.state = CopyState(name=self.name, uid="", highest_epoch=highest)
@@ -389,12 +397,3 @@ class Copy:
     def mark_stage(self, stage: CopyStage) -> None:
         """Change the stage in memory alone (a note that is found out again after a restart)."""
         self.state = self.state.with_(stage=stage)
-
-
-def _remove_folder(folder: Path, keep: frozenset[str]) -> None:
-    if not keep:
-        shutil.rmtree(folder, ignore_errors=True)
-        return
-    for path in folder.iterdir():
-        if path.name not in keep:
-            path.unlink() if not path.is_dir() or path.is_symlink() else shutil.rmtree(path)

@@ -10,6 +10,8 @@ from hostagent.drivers.images import ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
 from hostagent.drivers.libvirt.describe import choose_cpu
 from hostagent.drivers.net import OverlayNetwork
+from hostagent.drivers.process.cgroup import Groups
+from hostagent.drivers.process.users import GuestFolders
 from hostagent.supervisor.node import NodeContext
 from vdc.api import models as wire
 from vdc.model.errors import UnavailableError
@@ -36,6 +38,8 @@ class HostContext(NodeContext):
     overlay: OverlayNetwork
     images: ImageCache
     libvirt: LibvirtInventory
+    guests: GuestFolders
+    groups: Groups
     peer: Callable[[str], Peer] = _nobody  # another host's agent, by name; set where the API is made
 
     def limits(self, checkpoint_budget_ms: int) -> Limits:

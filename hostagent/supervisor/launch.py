@@ -1,36 +1,56 @@
-"""Starting QEMU: in its sandbox, with the descriptors of its taps and without a network of its own."""
+"""Starting QEMU: what it needs around it, and the descriptors of its taps, as it has no network of its own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from hostagent.drivers.net import close_taps, open_taps
-from hostagent.drivers.process import ProcessHandle, in_thread, spawn_in_sandbox
+from hostagent.drivers.process import ProcessHandle, in_thread
 from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
-from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import QMP_SOCKET, MachineSpec
+from hostagent.supervisor.confinement import limits_of, spawn_guest
 from hostagent.supervisor.host import HostContext
-from vdc.model.endophyte import CopyRole
-
-PIDFILE = "qemu.pid"
-QEMU_LOG = "qemu.log"
-GUEST_NICENESS = 0  # below the agent and etcd: a busy guest must not delay the decision about it
+from vdc.model.endophyte import CopyRole, Endophyte
+from vdc.model.errors import UnavailableError
 
 
-async def launch(host: HostContext, folder: Path, spec: MachineSpec, role: CopyRole) -> ProcessHandle:
+async def own_guest_folder(host: HostContext, name: str, uid: str) -> None:
+    """Make the folder in which QEMU may write, where it is missing. Raises UnavailableError, RefusedError."""
+    try:
+        await in_thread(host.guests.own, name, uid)
+    except OSError as error:
+        raise UnavailableError(
+            f"the folder of {name} for its QEMU cannot be made: {error.strerror}", code="state-unwritable"
+        ) from error
+
+
+async def join_group(host: HostContext, endophyte: Endophyte, role: CopyRole) -> Callable[[int], None]:
+    """Make the guest's control group, or set its limits anew; returns what puts a process into it."""
+    limits = limits_of(endophyte, role, host.record.accelerator.name)
+    if complaint := await in_thread(host.groups.create, endophyte.name, limits):
+        host.log.warning("a guest runs without limits", endophyte=endophyte.name, why=complaint)
+    return host.groups.joiner(endophyte.name)
+
+
+async def launch(
+    host: HostContext,
+    folder: Path,
+    guest: Path,
+    spec: MachineSpec,
+    role: CopyRole,
+    *,
+    join: Callable[[int], None],
+) -> ProcessHandle:
     """Start it; the taps exist and nobody has them open. Raises VdcError, and then nothing runs."""
-    (folder / QMP_SOCKET).unlink(missing_ok=True)  # of an earlier process: it looks like a served one
+    (guest / QMP_SOCKET).unlink(missing_ok=True)  # of an earlier process: it looks like a served one
     taps = await in_thread(open_taps, [nic.ifname for nic in spec.nics])
     try:
         descriptors = [tap.fileno() for tap in taps]
         argv = (primary_argv if role is CopyRole.PRIMARY else secondary_argv)(spec, descriptors)
-        command = sandboxed(
-            argv, runtime_root=host.config.runtime, vm_dir=folder, image_dir=host.image_dir,
-            devices=("/dev/kvm",) if spec.accelerator == "kvm" else (), has_network=False,
-        )  # fmt: skip
-        return await spawn_in_sandbox(
-            command, pidfile=folder / PIDFILE, log_path=folder / QEMU_LOG, tag=spec.uid,
-            pass_fds=descriptors, niceness=GUEST_NICENESS,
+        return await spawn_guest(
+            argv, folder, guest, runtime_root=host.config.runtime, image_dir=host.image_dir,
+            accelerator=spec.accelerator, tag=spec.uid, join=join, pass_fds=descriptors,
         )  # fmt: skip
     finally:
         close_taps(taps)

@@ -10,6 +10,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from hostagent.drivers.process.foreign import open_foreign, size_of_foreign
+
 LIMIT_BYTES = 8 << 20
 KEPT_BYTES = 4 << 20
 _READ_BYTES = 1 << 20
@@ -31,7 +33,7 @@ class ConsoleWatch:
         """Whether a kernel crash was written since the last call."""
         self._seen = min(self._seen, self._size())  # it was cut meanwhile
         try:
-            with self._path.open("rb") as file:
+            with open_foreign(self._path) as file:
                 file.seek(self._seen)
                 text = file.read(_READ_BYTES)
         except OSError:
@@ -41,7 +43,7 @@ class ConsoleWatch:
 
     def _size(self) -> int:
         with suppress(OSError):
-            return self._path.stat().st_size
+            return size_of_foreign(self._path) or 0
         return 0
 
 
@@ -53,26 +55,31 @@ def last_line(path: Path) -> str:
     return ""
 
 
-def bound_log(path: Path, *, limit_bytes: int = LIMIT_BYTES, kept_bytes: int = KEPT_BYTES) -> bool:
-    """Keep the end of a log that has grown too long beside it (`.1`) and begin it anew; whether that was done."""
+def bound_log(
+    path: Path, kept_in: Path, *, limit_bytes: int = LIMIT_BYTES, kept_bytes: int = KEPT_BYTES
+) -> bool:
+    """Keep the end of a log that has grown too long in `kept_in` (`.1`) and begin it anew; whether that was done.
+
+    The log may lie in a folder that a guest's user owns, `kept_in` must not.
+    """
     try:
-        with path.open("r+b") as file:
+        with open_foreign(path, is_writable=True) as file:
             size = file.seek(0, os.SEEK_END)
             if size <= limit_bytes:
                 return False
             file.seek(size - kept_bytes)
             end = file.read(kept_bytes)
             with suppress(OSError):  # no room for the old end: the more reason to cut
-                path.with_name(path.name + ".1").write_bytes(end)
+                (kept_in / f"{path.name}.1").write_bytes(end)
             file.truncate(0)
     except OSError:
         return False
     return True
 
 
-def earlier_log(path: Path, most_bytes: int) -> bytes:
+def earlier_log(name: str, kept_in: Path, most_bytes: int) -> bytes:
     """The end of what was cut from a log; nothing where nothing was."""
-    with suppress(OSError), path.with_name(path.name + ".1").open("rb") as file:
+    with suppress(OSError), (kept_in / f"{name}.1").open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
         return file.read()
     return b""

@@ -18,6 +18,7 @@ from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import consent, credentials, resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.launch import own_guest_folder
 from hostagent.supervisor.machine import disk_sources, machine_spec
 from hostagent.supervisor.state import PlanRecord
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, MachineFacts, RunState
@@ -51,6 +52,7 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     try:
         entry = host.mirror.images[endophyte.image_digest].value
         await host.ensure_image(entry)
+        await own_guest_folder(host, copy.name, endophyte.uid)
         record = await copy.disks.load()
         if pair.epoch == 1 and copy.disks.is_unmade(record):
             require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")

@@ -21,6 +21,7 @@ from hostagent.supervisor import credentials, resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.handover import Handover
+from hostagent.supervisor.launch import own_guest_folder
 from hostagent.supervisor.machine import machine_spec
 from hostagent.supervisor.state import PlanRecord
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed
@@ -54,6 +55,7 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         started = as_started(host.mirror.hosts[pair.primary].value, facts)
         if reason := why_not_a_pair(started, host.record):
             raise RefusedError(reason, code="lockstep-impossible")
+        await own_guest_folder(host, copy.name, endophyte.uid)
         require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
         record, facts, resumes = await resync.secondary_disks(copy, endophyte, pair, entry.image, observed)
         await copy.reach(Step.PREPARE_DISKS)

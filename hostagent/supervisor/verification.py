@@ -27,8 +27,8 @@ from hostagent.drivers.qemu import exports, freezing, memory
 from hostagent.drivers.qemu.memory import RamBlock
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import primary
+from hostagent.supervisor.confinement import QEMU_LOG
 from hostagent.supervisor.copy import Copy
-from hostagent.supervisor.launch import QEMU_LOG
 from vdc.api import models as wire
 from vdc.model.endophyte import CopyStage, Endophyte
 from vdc.model.errors import ConflictError, FencedError, UnavailableError
@@ -281,7 +281,7 @@ class Verification:
         plan = copy.state.plan
         facts = copy.state.machine
         assert plan is not None and facts is not None
-        tool = QemuImg(copy.host.config.runtime, copy.folder, copy.host.image_dir)
+        tool = QemuImg(copy.host.config.runtime, copy.guest, copy.host.image_dir)
         await exports.open_exports(copy.session(), plan.plan())
         try:
             found = []

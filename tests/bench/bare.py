@@ -28,6 +28,7 @@ from hostagent.drivers.disk.images import QemuImg
 from hostagent.drivers.net import close_taps, open_taps
 from hostagent.drivers.net.names import bridge_name
 from hostagent.drivers.process.spawn import StatusPipe
+from hostagent.drivers.process.users import own_by
 from hostagent.drivers.qemu import argv, primary, secondary
 from hostagent.drivers.qemu.checkpoints import CheckpointMeter
 from hostagent.drivers.qemu.credentials import PairFiles
@@ -36,6 +37,7 @@ from hostagent.drivers.qemu.qmp import QmpError, QmpSession
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.sockets import Network, tcp_socket
 from hostagent.drivers.qemu.spec import IMAGE_DIR, KernelBoot, MachineSpec, NicSpec
+from hostagent.supervisor.confinement import guest_user
 from tests.bench.world import BenchError, World, until
 from vdc.lab import cgroups
 from vdc.lab.kernel import in_namespace
@@ -48,6 +50,7 @@ MEMORY_BYTES = 256 * MIB
 ADDRESS = "10.77.0.190"
 MAC = "52:54:00:77:be:5c"
 TAP = "vdcbare0"
+GUEST_UID = 1_900_090_000
 CHECKPOINTS = 3
 DEADLINE_S = 60.0
 
@@ -154,8 +157,8 @@ class BarePair:
 
     async def _start(self, host: HostPlan, *, is_primary: bool) -> Copy:
         folder = self._folder / f"{host.name}-{len(self._processes)}-{uuid.uuid4().hex[:4]}"
-        folder.mkdir()
-        disks = DiskSet(QemuImg(self._runtime, folder, self._image))
+        own_by(folder, GUEST_UID)
+        disks = DiskSet(QemuImg(self._runtime, folder, self._image), folder)
         record = await self._make_disks(disks, is_primary=is_primary)
         await asyncio.to_thread(self._make_tap, host, is_live=is_primary)
         machine = self._machine(record)
@@ -178,7 +181,7 @@ class BarePair:
 
     def _make_tap(self, host: HostPlan, *, is_live: bool) -> None:
         if host not in self._taps:
-            _ip(host, "tuntap", "add", TAP, "mode", "tap", "vnet_hdr")
+            _ip(host, "tuntap", "add", TAP, "mode", "tap", "vnet_hdr", "user", "0")
             self._taps.append(host)
             _ip(host, "link", "set", TAP, "mtu", str(self._world.plan.network.mtu), "arp", "off", "up")
         if is_live:
@@ -204,10 +207,10 @@ class BarePair:
         self, host: HostPlan, folder: Path, disks: DiskSet, command: list[str], taps: list[int]
     ) -> Copy:
         status, group = StatusPipe(), cgroups.folder(host)
+        devices = ("/dev/kvm",) if self._facts.accelerator == "kvm" else ()
         full = sandboxed(
-            command, runtime_root=self._runtime, vm_dir=folder, image_dir=self._image,
-            status_fd=status.writer.fileno(), has_network=False,
-            devices=("/dev/kvm",) if self._facts.accelerator == "kvm" else (),
+            command, guest_user(folder, devices), runtime_root=self._runtime, vm_dir=folder, image_dir=self._image,
+            status_fd=status.writer.fileno(), has_network=False, devices=devices,
         )  # fmt: skip
         with (folder / "qemu.log").open("wb") as log:
             process = subprocess.Popen(

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from hostagent.drivers.process.users import GUEST_DIR
 from hostagent.drivers.qemu.spec import SERIAL_LOG
 from vdc.api.client import ApiClient
 from vdc.api.models import EndophyteView
@@ -157,7 +158,7 @@ class World:
         found = []
         for host in self.plan.hosts:
             with suppress(OSError):
-                text = (host.state_dir / "vms" / NAME / SERIAL_LOG).read_text(errors="replace")
+                text = (host.state_dir / "vms" / NAME / GUEST_DIR / SERIAL_LOG).read_text(errors="replace")
                 if line := next((line for line in text.splitlines() if CRASH.search(line)), ""):
                     found.append(f"the guest's copy on {host.name} crashed: {line.strip()[:100]}")
         return found

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from hostagent.config import AgentConfig, EmbeddedEtcd, EtcdConfig, HostAddress, Timings
+from hostagent.config import AgentConfig, EmbeddedEtcd, EtcdConfig, GuestUids, HostAddress, Timings
 from vdc.api.routes import ROUTES
 from vdc.model.explanations import EXPLANATIONS
 from vdc.model.identity import Role
@@ -80,6 +80,9 @@ MEANINGS = {
     ),
     "use_libvirt": "Ask libvirt for the CPU model that all hosts have",
     "log_level": "Of the log on standard error",
+    "guest_uids": "Users of this host that VMs and helper programs run as; nobody else may have them",
+    "guest_uids.first": "The first one",
+    "guest_uids.count": "How many; the last 16 are for etcd, dnsmasq and the probe of QEMU",
     "resync_mbit": "Mbit/s that a copy of disk and memory to a secondary may take; 0: no limit",
 }
 
@@ -184,6 +187,7 @@ _NESTED: dict[str, type[BaseModel]] = {
     "network": Network,
     "etcd": EtcdConfig,
     "etcd.embedded": EmbeddedEtcd,
+    "guest_uids": GuestUids,
     "timings": Timings,
 }
 _TYPES = {

@@ -72,8 +72,9 @@ class _Leftovers:
         )  # fmt: skip
         (gone / "agent.json").write_text(state.to_json())
         (gone / ".agent.json.abcdefgh.tmp").write_text("{")
-        (gone / "qmp.sock").touch()
-        (gone / "disk0.qcow2").write_bytes(b"x" * 4096)
+        (gone / "guest").mkdir()
+        (gone / "guest" / "qmp.sock").touch()
+        (gone / "guest" / "disk0.qcow2").write_bytes(b"x" * 4096)
         record = new_record("bwrap", UID, is_sandboxed=True)
         self._program("a copy of a VM that was deleted", [*SANDBOX, "sleep", "1000"], record.token)
         write_pidfile(gone / "qemu.pid", record)

@@ -11,7 +11,7 @@ from testlab import VM, Lab, wait_for
 
 def break_monitor(lab: Lab, host: str, name: str) -> None:
     """By the second socket, the first one's connection is torn inside QEMU."""
-    path = lab.plan.host(host).state_dir / "vms" / name / "qmp2.sock"
+    path = lab.plan.host(host).state_dir / "vms" / name / "guest" / "qmp2.sock"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(5)
         sock.connect(str(path))

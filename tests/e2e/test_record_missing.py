@@ -32,7 +32,7 @@ def test_what_the_cluster_does_not_know_is_kept(lab: Lab) -> None:
     lab.heal()
     wait_for(lambda: "left alone" in lab.agent_log(places[running][0]), 20, "the agent has looked at it")
     assert running.qemu(places[running][0]).pid == pid
-    assert all((folder / "disk0.qcow2").exists() for _, folder in places.values())
+    assert all((folder / "guest" / "disk0.qcow2").exists() for _, folder in places.values())
 
     for vm, (_, folder) in places.items():
         lab.ok("delete", "endophyte", vm.name)

@@ -28,10 +28,12 @@ def test_a_secondary_that_left_in_order_is_brought_up_to_date(
         wait_for(lambda: "older" in (folder / "copy.json").read_text(), 10, "its disks are kept")
 
         def left() -> set[str]:
-            return {path.name for path in folder.iterdir()} - {"journal.jsonl"}
+            return {path.name for path in folder.rglob("*")} - {"journal.jsonl"}
 
         wait_for(
-            lambda: left() == {"copy.json", "parent0.qcow2"}, 10, lambda: f"nothing else is kept: {left()}"
+            lambda: left() == {"copy.json", "guest", "parent0.qcow2"},
+            10,
+            lambda: f"nothing else is kept: {left()}",
         )
         assert vm.view().status.unprotectedSince is None  # nobody wants it protected
         workload.wait_progress(more=50, deadline_s=20)

@@ -34,6 +34,7 @@ from hostagent.drivers.disk.copy import DiskSet, DiskSource, disk_specs, names
 from hostagent.drivers.disk.images import QemuImg
 from hostagent.drivers.net import close_taps, open_taps
 from hostagent.drivers.net.nudge import Nudger
+from hostagent.drivers.process.users import own_by
 from hostagent.drivers.qemu import argv, handover, primary, secondary
 from hostagent.drivers.qemu.checkpoints import CheckpointMeter
 from hostagent.drivers.qemu.credentials import PairFiles
@@ -43,6 +44,7 @@ from hostagent.drivers.qemu.qmp import QmpSession
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.sockets import Network, tcp_socket
 from hostagent.drivers.qemu.spec import IMAGE_DIR, KernelBoot, MachineSpec, NicSpec
+from hostagent.supervisor.confinement import guest_user
 from vdc.security.pairs import KeyAndRequest, qemu_files
 
 MIB = 1024**2
@@ -51,6 +53,7 @@ RUNTIME = CACHE / "runtime" / "current"
 MINI = CACHE / "images" / "mini" / "current"
 GUEST_ADDRESS = "10.99.0.10"
 LOCAL = "127.0.0.1"
+GUEST_UID = 1_900_100_000
 _CLONE_NEWNET = 0x40000000
 
 
@@ -92,7 +95,7 @@ class Namespace:
         run("ip", "-n", self.name, *arguments)
 
     def add_tap(self, name: str) -> None:
-        self.ip("tuntap", "add", name, "mode", "tap", "vnet_hdr")
+        self.ip("tuntap", "add", name, "mode", "tap", "vnet_hdr", "user", "0")
         self.ip("link", "set", name, "up")
 
     def join(self, tap: str, nic: int) -> None:
@@ -202,7 +205,8 @@ class Pair:
         folder = self.folder / name
         folder.mkdir()
         self.prepare_folder(folder)
-        disks = DiskSet(QemuImg(RUNTIME, folder, MINI))
+        own_by(folder, GUEST_UID + number)
+        disks = DiskSet(QemuImg(RUNTIME, folder, MINI), folder)
         record = await self._make_disks(disks, role)
         taps = tuple(f"t{number}n{j}" for j in range(self.nics))
         for j, tap in enumerate(taps):
@@ -251,8 +255,7 @@ class Pair:
     ) -> Copy:
         reader, writer = os.pipe()
         full = sandboxed(
-            command, runtime_root=RUNTIME, vm_dir=folder, image_dir=MINI, status_fd=writer, devices=(),
-            has_network=False,
+            command, guest_user(folder), runtime_root=RUNTIME, vm_dir=folder, image_dir=MINI, status_fd=writer,
         )  # fmt: skip
         with (folder / "qemu.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(

@@ -363,17 +363,10 @@ def hears(sock: socket.socket, payload: bytes, seconds: float) -> bool:
     return any(payload in data for data in frames(sock, seconds))
 
 
-def find_dnsmasq() -> list[str] | None:
-    """How to start dnsmasq: from the runtime root by its own loader, or the system's; None without one."""
+def runtime_root() -> Path | None:
+    """Where dnsmasq is; None where there is none."""
     root = Path(os.environ.get("VDC_CACHE_DIR", "/var/cache/vdc")) / "runtime" / "current"
-    loader, program = root / "lib64/ld-linux-x86-64.so.2", root / "usr/sbin/dnsmasq"
-    if loader.exists() and program.exists():
-        libraries = ":".join(str(root / "usr/lib" / sub) for sub in ("x86_64-linux-gnu", "."))
-        return [str(loader), "--library-path", libraries, str(program)]
-    for folder in ("/usr/sbin", "/usr/bin"):
-        if (Path(folder) / "dnsmasq").exists():
-            return [str(Path(folder) / "dnsmasq")]
-    return None
+    return root.resolve() if (root / "usr/sbin/dnsmasq").exists() else None
 
 
 async def timed(awaitable: Awaitable[object]) -> float:

@@ -16,7 +16,7 @@ import pytest
 
 from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd import EmbeddedMember, measure_rtt_ms, timing_warnings
-from hostagent.drivers.process import Backoff
+from hostagent.drivers.process import Backoff, User
 from hostagent.drivers.process.identity import identity_of
 from hostagent.drivers.trust import Trust
 from tests.integration.etcd_cluster import free_ports, runtime_root
@@ -57,8 +57,8 @@ class Hosts:
 
     def member(self, host: str) -> EmbeddedMember:
         return EmbeddedMember(
-            host, self.config, state_dir=self.folder / host, runtime=ROOT, trust=self.trusts[host],
-            backoff=Backoff(0.05, 2.0, 0.2),
+            host, self.config, state_dir=self.folder / host, runtime=ROOT, user=User(1_900_100_000),
+            trust=self.trusts[host], backoff=Backoff(0.05, 2.0, 0.2),
         )  # fmt: skip
 
     def store(self, endpoints: Sequence[str], host: str = "h1") -> EtcdStore:

@@ -10,10 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lockstep_support import MIB, MINI, RUNTIME, Pair, missing
+from lockstep_support import GUEST_UID, MIB, MINI, RUNTIME, Pair, missing
 
 from hostagent.drivers.disk.copy import DiskSet, DiskSource
 from hostagent.drivers.disk.images import DiskToolError, QemuImg, require_self_contained
+from hostagent.drivers.process.users import own_by
 from hostagent.drivers.qemu.capabilities import probe, probe_accelerator, run_probe_guest
 from hostagent.drivers.qemu.inspect import LiveRole, inspect
 from vdc.model.errors import RefusedError
@@ -23,17 +24,17 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
 
 
 async def test_the_runtimes_qemu_can_do_lockstep() -> None:
-    verdict = await probe(RUNTIME)
+    verdict = await probe(RUNTIME, GUEST_UID)
     assert (verdict.lockstep, verdict.reason) == (True, "")
 
 
 async def test_the_probe_guest_runs_when_emulated_and_the_verdict_on_kvm_has_a_reason(tmp_path: Path) -> None:
-    assert await run_probe_guest(RUNTIME, "tcg", deadline_s=30) < 30
+    assert await run_probe_guest(RUNTIME, GUEST_UID, "tcg", deadline_s=30) < 30
     cache = tmp_path / "accelerator.json"
-    verdict = await probe_accelerator(RUNTIME, cache_file=cache, deadline_s=3)
+    verdict = await probe_accelerator(RUNTIME, GUEST_UID, cache_file=cache, deadline_s=3)
     assert verdict.name in ("kvm", "tcg")
     assert bool(verdict.reason) == (verdict.name == "tcg")
-    assert await probe_accelerator(Path("/nowhere"), cache_file=cache) == verdict
+    assert await probe_accelerator(Path("/nowhere"), GUEST_UID, cache_file=cache) == verdict
 
 
 @pytest.mark.parametrize(
@@ -59,8 +60,8 @@ async def test_every_kind_of_machine_starts_in_both_roles(change: dict[str, obje
 
 
 async def test_disks_are_made_grown_written_back_and_removed(tmp_path: Path) -> None:
-    tool = QemuImg(RUNTIME, tmp_path, MINI)
-    disks = DiskSet(tool)
+    tool = QemuImg(RUNTIME, own_by(tmp_path / "guest", GUEST_UID), MINI)
+    disks = DiskSet(tool, tmp_path)
     base = await tool.base_info("disk.qcow2")
     require_self_contained(base)
     await disks.create_primary(
@@ -78,10 +79,11 @@ async def test_disks_are_made_grown_written_back_and_removed(tmp_path: Path) -> 
     await disks.promoted(3, 1)
     assert (await disks.bootable("u1")).heads == ("parent0.qcow2",)
     await disks.remove()
-    assert not list(tmp_path.glob("*.qcow2"))
+    assert {path.name for path in tool.folder.iterdir()} == set()
 
 
 async def test_a_failing_tool_says_why(tmp_path: Path) -> None:
+    own_by(tmp_path, GUEST_UID)
     tool = QemuImg(RUNTIME, tmp_path, MINI)
     with pytest.raises(DiskToolError, match=r"qemu-img info: .*No such file"):
         await tool.info("disk0.qcow2")
@@ -91,8 +93,8 @@ async def test_a_failing_tool_says_why(tmp_path: Path) -> None:
 
 
 async def test_the_sandbox_hides_the_host(tmp_path: Path) -> None:
-    tool = QemuImg(RUNTIME, tmp_path, MINI)
-    outside = tmp_path.parent / "secret.qcow2"
-    await replace(tool, folder=tmp_path.parent).create(outside.name, MIB)
+    tool = QemuImg(RUNTIME, own_by(tmp_path / "guest", GUEST_UID), MINI)
+    outside = own_by(tmp_path / "another", GUEST_UID) / "secret.qcow2"
+    await replace(tool, folder=outside.parent).create(outside.name, MIB)
     with pytest.raises(DiskToolError, match="No such file"):
         await tool._run("info", "-f", "qcow2", str(outside))

@@ -27,6 +27,7 @@ from hostagent.drivers.qemu.credentials import folder_name
 from hostagent.drivers.qemu.plan import LockstepPlan
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import VM_DIR
+from hostagent.supervisor.confinement import guest_user
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
 
@@ -101,7 +102,7 @@ def write_to_secondary(pair: Pair, second: Copy, plan: LockstepPlan, offset: int
             "qemu-io", "--object", credentials, "--image-opts", target,
             "-c", f"write -P 0x5a {offset} 4096",
         ],
-        runtime_root=RUNTIME, vm_dir=second.folder, image_dir=MINI, devices=(),
+        guest_user(second.folder), runtime_root=RUNTIME, vm_dir=second.folder, image_dir=MINI, has_network=True,
     )  # fmt: skip
     inside = ("ip", "netns", "exec", pair.namespace.name)
     subprocess.run([*inside, *command], check=True, capture_output=True, timeout=20)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import struct
 import subprocess
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.drivers.net import Change, DhcpDns, DhcpDnsConfig, Port, Reservation
+from hostagent.drivers.net import Change, DhcpDns, DhcpDnsConfig, Port, Reservation, dnsmasq
+from hostagent.drivers.process.seccomp import filter_descriptor
 from tests.integration.netns_support import (
     ADDRESSES,
     NETWORK,
@@ -22,14 +24,15 @@ from tests.integration.netns_support import (
     Host,
     Lab,
     Place,
-    find_dnsmasq,
+    runtime_root,
     wait_until,
 )
 
-DNSMASQ = find_dnsmasq()
+ROOT = runtime_root()
+UID = 1_900_300_000
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
-    pytest.mark.skipif(DNSMASQ is None, reason="no dnsmasq: run `make runtime`"),
+    pytest.mark.skipif(ROOT is None, reason="no runtime root: run `make setup`"),
 ]
 
 MAC, MAC_B, STRANGER = "52:54:00:77:00:0a", "52:54:00:77:00:0b", "52:54:00:77:00:99"
@@ -46,20 +49,27 @@ class Server:
 
     def __init__(self, lab: Lab, host: Host, folder: Path) -> None:
         self.host = host
-        self.files = DhcpDns(folder)
+        self.folder = folder
+        self.files = DhcpDns(folder, seen_as=dnsmasq.SEEN_AS)
         assert self.write(WEB) is Change.RESTART
         self._lab = lab
         self.start()
 
     def start(self) -> None:
-        assert DNSMASQ is not None
-        argv = [*DNSMASQ, *self.files.argv()[1:]]
-        self.process = self.host.popen(argv, stderr=subprocess.DEVNULL)
+        argv = dnsmasq.sandboxed(self.files.argv(), UID, runtime_root=ROOT, folder=self.folder)
+        with filter_descriptor(dnsmasq.FAMILIES) as filter_fd:
+            argv[1:1] = ["--die-with-parent", "--seccomp", str(filter_fd)]
+            self.process = self.host.popen(argv, stderr=subprocess.DEVNULL, pass_fds=(filter_fd,))
         self._lab.cleanup.callback(self.process.wait, 5)
         self._lab.cleanup.callback(self.process.kill)
 
+    @property
+    def pid(self) -> int:
+        """Of dnsmasq, which is its sandbox's only child."""
+        return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text())
+
     def restart(self) -> None:
-        self.process.terminate()
+        os.kill(self.pid, signal.SIGTERM)
         self.process.wait(5)
         self.start()
 
@@ -209,7 +219,7 @@ def test_a_reload_adds(lab: Lab) -> None:
     mine = str(SERVERS[0])
     assert server.write(WEB) is Change.NOTHING
     assert server.write(WEB, DATABASE) is Change.RELOAD
-    server.files.reload(server.process.pid)
+    server.files.reload(server.pid)
     wait_until(
         lambda: resolve(lab.hosts[0], mine, "db.vdc.internal") == (NOERROR, [ADDRESS_B]),
         "the new name resolves",

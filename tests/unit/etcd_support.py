@@ -24,7 +24,7 @@ from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.etcd import member as member_module
 from hostagent.drivers.etcd.wal import decided
-from hostagent.drivers.process import Backoff, Supervised
+from hostagent.drivers.process import Backoff, Supervised, User
 from hostagent.drivers.trust import Trust
 from hostagent.server import override
 from hostagent.server.override import Override
@@ -173,8 +173,8 @@ class Agent:
         embedded = config.etcd.embedded
         assert embedded is not None
         self.member = EmbeddedMember(
-            "h2", embedded, state_dir=config.state_dir, runtime=None, backoff=Backoff(0.01, 1.0, 0.01),
-            trust=Trust(Keyring(pki_folder(config.state_dir))),
+            "h2", embedded, state_dir=config.state_dir, runtime=None, user=User(1),
+            trust=Trust(Keyring(pki_folder(config.state_dir))), backoff=Backoff(0.01, 1.0, 0.01),
         )  # fmt: skip
         self.keeper = LineageKeeper(config, self.member)
         self.store = etcd.client(self.keeper.endpoints())
@@ -286,7 +286,7 @@ async def etcd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Etcd:
     await made.data.commit([], [Put(keys.host(name), host(name).to_json()) for name in HOSTS])
     await made.data.commit([], [Put(keys.pair("web"), pair().to_json())])
     await made.data.commit([], [Put(keys.endophyte("web"), endophyte().to_json())])
-    monkeypatch.setattr(member_module, "spawn", made.spawn)
+    monkeypatch.setattr(member_module, "spawn_in_sandbox", made.spawn)
     for module in (member_module, recovery):
         monkeypatch.setattr(module, "EtcdStore", made.client)
     monkeypatch.setitem(Supervised.__init__.__kwdefaults__ or {}, "find", made.find)

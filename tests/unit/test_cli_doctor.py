@@ -13,7 +13,7 @@ ALL_PATHS = {RUNTIME / "usr/bin/qemu-system-x86_64", Path("/dev/net/tun"), Path(
 
 
 def levels(
-    *, user_id: int = 0, paths: set[Path] = ALL_PATHS, programs: tuple[str, ...] = ("ip", "bwrap")
+    *, user_id: int = 0, paths: set[Path] = ALL_PATHS, programs: tuple[str, ...] = ("ip", "bwrap", "setpriv")
 ) -> dict[str, str]:
     machine = Machine(
         user_id=lambda: user_id,

@@ -183,6 +183,8 @@ def test_the_sandbox_writes_nowhere_and_ends_with_its_parent() -> None:
     assert {"--die-with-parent", "--unshare-pid", "--unshare-net"} <= set(argv)
     assert "--bind" not in argv
     assert argv[argv.index("--tmpfs") + 1] == "/run"
+    hiding = sandbox.sandboxed(["worker"], passwd_fd=7, group_fd=8, hidden=Path("/var/lib/vdc"))
+    assert "--tmpfs /var/lib/vdc" in " ".join(hiding)
 
 
 class Question:

@@ -48,6 +48,9 @@ etcd:
 runtime: /var/cache/vdc/runtime/abc
 cache_dir: /cache
 memory: 1073741824
+guest_uids:
+  first: 1900008192
+  count: 4096
 labels:
   lab: default
 """

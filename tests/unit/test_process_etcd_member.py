@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ from hostagent.drivers.etcd.argv import client_urls, member_argv, sandboxed
 from hostagent.drivers.etcd.credentials import FOLDER, MemberFiles, copy_credentials, files_in
 from hostagent.drivers.etcd.member import EmbeddedMember, last_complaint
 from hostagent.drivers.etcd.timing import timing_warnings
+from hostagent.drivers.process import User
 from vdc.model.errors import RefusedError
 from vdc.security.folder import AUTHORITY_KEY, BUNDLE, CERTIFICATE, KEY, REVOKED, write_private
 
 CONFIG = EmbeddedEtcd.model_validate({"members": {"b": "10.0.0.2", "a": "10.0.0.1", "c": "10.0.0.3"}})
+OWN = os.geteuid()
 FILES = MemberFiles(Path("/seen"), has_revoked=True)
 
 GOLDEN = """\
@@ -56,16 +60,37 @@ bwrap
 --ro-bind /root-of-runtime /
 --dev /dev
 --proc /proc
+--perms 1777
+--size 16777216
 --tmpfs /tmp
+--perms 0755
+--size 65536
+--tmpfs /run
+--ro-bind /usr/bin/setpriv /run/setpriv
 --bind /state/etcd /vm
 --ro-bind /state/pki/etcd /tmp/credentials
+--chdir /
+--new-session
+--unshare-pid
+--as-pid-1
 --unshare-ipc
 --unshare-uts
---
-etcd"""
+--unshare-cgroup-try
+--cap-drop ALL
+--cap-add CAP_SETUID
+--cap-add CAP_SETGID
+--cap-add CAP_SETPCAP
+-- /run/setpriv
+--reuid 7
+--regid 7
+--clear-groups
+--inh-caps=-all
+--bounding-set=-all
+--no-new-privs
+-- etcd"""
 
 
-def rendered(argv: tuple[str, ...]) -> str:
+def rendered(argv: Sequence[str]) -> str:
     """One option a line."""
     return " ".join(argv).replace(" --", "\n--")
 
@@ -80,8 +105,10 @@ def test_command_line_of_a_member_that_rejoins() -> None:
 
 
 def test_sandbox() -> None:
-    argv = sandboxed(("etcd",), Path("/root-of-runtime"), Path("/state/etcd"), Path("/state/pki/etcd"))
-    assert rendered(argv) == GOLDEN_SANDBOX.replace("--\netcd", "-- etcd")
+    argv = sandboxed(
+        ("etcd",), User(7), Path("/root-of-runtime"), Path("/state/etcd"), Path("/state/pki/etcd")
+    )
+    assert rendered(argv) == GOLDEN_SANDBOX
 
 
 def test_the_own_member_is_asked_first() -> None:
@@ -114,7 +141,8 @@ def test_members_that_are_too_far_away_are_named() -> None:
 
 
 def test_a_member_that_lost_its_data_is_refused(tmp_path: Path) -> None:
-    member = EmbeddedMember("b", CONFIG, state_dir=tmp_path, runtime=None, trust=make_member(tmp_path, "b"))
+    trust = make_member(tmp_path, "b")
+    member = EmbeddedMember("b", CONFIG, state_dir=tmp_path, runtime=None, user=User(1), trust=trust)
     member.check_data()
     member.mark_path.write_text('{"joined": true}')
     with pytest.raises(RefusedError, match="must not vote again"):
@@ -128,21 +156,34 @@ def test_a_member_that_lost_its_data_is_refused(tmp_path: Path) -> None:
 
 def test_what_a_member_sees_is_neither_the_clusters_key_nor_out_of_date(tmp_path: Path) -> None:
     source = make_member(tmp_path, "b").folder
-    assert copy_credentials(source)  # there was nothing
-    assert not copy_credentials(source)
+    assert copy_credentials(source, OWN)  # there was nothing
+    assert not copy_credentials(source, OWN)
     assert {path.name for path in (source / FOLDER).iterdir()} == {
         BUNDLE, CERTIFICATE, KEY, REVOKED
     } and (source / AUTHORITY_KEY).exists()  # fmt: skip
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in (source / FOLDER).iterdir())
     write_private(source / REVOKED, "another list")
-    assert not copy_credentials(source)  # which etcd reads by itself
+    assert not copy_credentials(source, OWN)  # which etcd reads by itself
     assert (source / FOLDER / REVOKED).read_text() == "another list"
     write_private(source / BUNDLE, "another authority")
-    assert copy_credentials(source)
+    assert copy_credentials(source, OWN)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_the_copies_are_etcds_own_users_and_the_originals_are_not(tmp_path: Path) -> None:
+    source = make_member(tmp_path, "b").folder
+    copy_credentials(source, 0)  # as an agent did that ran etcd as root
+    assert not copy_credentials(source, 1_900_000_007)
+    write_private(source / KEY, "a new key")
+    assert not copy_credentials(source, 1_900_000_007)
+    copies = source / FOLDER
+    assert {path.stat().st_uid for path in (copies, *copies.iterdir())} == {1_900_000_007}
+    assert (copies / KEY).read_text() == "a new key"
+    assert (source / KEY).stat().st_uid == source.stat().st_uid == 0
 
 
 def test_a_list_that_is_not_there_is_not_asked_for(tmp_path: Path) -> None:
     source = make_member(tmp_path, "b").folder
     (source / REVOKED).unlink()
-    copy_credentials(source)
-    assert not any("crl" in option for option in files_in(source, None).options)
+    copy_credentials(source, OWN)
+    assert not any("crl" in option for option in files_in(source, Path("/seen")).options)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hostagent.drivers.disk.copy import CopyRecord, CopyState, disk_specs
+from hostagent.drivers.process import User
 from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import DiskBoot, KernelBoot, MachineSpec, NicSpec
@@ -54,10 +55,16 @@ CASES = {
         replace(SMALL, machine="pc", firmware=Firmware.UEFI, disks=(), nics=()), []
     ),
     "sandbox-runtime": sandboxed(
-        ["qemu"], runtime_root=Path("/r"), vm_dir=Path("/s/vms/web"), image_dir=Path("/s/images"), status_fd=7
+        ["qemu"],
+        User(1900000007, groups=(993,)),
+        runtime_root=Path("/r"),
+        vm_dir=Path("/s/vms/web"),
+        image_dir=Path("/s/images"),
+        status_fd=7,
     ),
     "sandbox-host": sandboxed(
         ["qemu-img"],
+        User(1900000007),
         runtime_root=None,
         vm_dir=Path("/v"),
         image_dir=Path("/i"),

@@ -14,6 +14,9 @@ from hostagent.drivers.qemu.commands import NEEDED_BLOCK_DRIVERS, NEEDED_OBJECTS
 GOOD = {"major": 11, "minor": 1, "micro": 3}
 
 
+UID = 1_900_000_000
+
+
 def schema(*, without: str = "") -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = [
         {"name": str(command), "meta-type": "command"} for command in Command if command != without
@@ -57,7 +60,7 @@ async def test_a_verdict_of_this_boot_is_not_asked_for_again(tmp_path: Path) -> 
     cache = tmp_path / "accelerator.json"
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     cache.write_text(json.dumps({"boot_id": boot_id, "accelerator": {"name": "kvm", "reason": "as cached"}}))
-    verdict = await probe_accelerator(Path("/nowhere"), cache_file=cache)
+    verdict = await probe_accelerator(Path("/nowhere"), UID, cache_file=cache)
     assert (verdict.name, verdict.reason) == ("kvm", "as cached")
 
 
@@ -68,6 +71,6 @@ async def test_a_verdict_of_another_boot_is_not_believed(
     monkeypatch.setattr("hostagent.drivers.qemu.capabilities._KVM", tmp_path / "no-kvm")
     cache = tmp_path / "accelerator.json"
     cache.write_text(text)
-    verdict = await probe_accelerator(Path("/nowhere"), cache_file=cache)
+    verdict = await probe_accelerator(Path("/nowhere"), UID, cache_file=cache)
     assert (verdict.name, verdict.reason) == ("tcg", "there is no /dev/kvm")
     assert json.loads(cache.read_text())["accelerator"]["name"] == "tcg"

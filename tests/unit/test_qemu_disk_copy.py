@@ -9,12 +9,13 @@ import pytest
 
 from hostagent.drivers.disk.copy import (
     RECORD_FILE,
+    CopyRecord,
     CopyState,
     DiskSet,
     DiskSource,
     disk_specs,
     older_copy,
-    older_files,
+    remove_but_older,
 )
 from hostagent.drivers.disk.images import DiskToolError, ImageInfo, QemuImg, require_self_contained
 from vdc.model.errors import ConflictError, RefusedError
@@ -59,7 +60,7 @@ def files(folder: Path) -> set[str]:
 
 async def test_a_new_vm_is_clean_and_boots_its_own_disks(tmp_path: Path) -> None:
     tool = PaperTool(tmp_path)
-    disks = DiskSet(tool)  # type: ignore[arg-type]
+    disks = DiskSet(tool, tmp_path)  # type: ignore[arg-type]
     record = await disks.create_primary("u1", 1, [DiskSource(None, "sha256/abc"), DiskSource(64 * MIB)])
     assert (record.state, record.heads) == (CopyState.CLEAN, ("disk0.qcow2", "disk1.qcow2"))
     assert tool.asked == [("overlay", "disk0.qcow2", "sha256/abc", None), ("create", "disk1.qcow2", 64 * MIB)]
@@ -68,7 +69,7 @@ async def test_a_new_vm_is_clean_and_boots_its_own_disks(tmp_path: Path) -> None
 
 
 async def test_a_secondary_is_dirty_until_in_sync(tmp_path: Path) -> None:
-    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    disks = DiskSet(PaperTool(tmp_path), tmp_path)  # type: ignore[arg-type]
     await disks.create_secondary("u1", 2, [8 * MIB])
     with pytest.raises(ConflictError, match="incomplete"):
         await disks.bootable("u1")
@@ -77,7 +78,7 @@ async def test_a_secondary_is_dirty_until_in_sync(tmp_path: Path) -> None:
 
 
 async def test_a_promoted_copy_is_its_layers_and_then_its_parents(tmp_path: Path) -> None:
-    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    disks = DiskSet(PaperTool(tmp_path), tmp_path)  # type: ignore[arg-type]
     await disks.create_secondary("u1", 2, [8 * MIB, 8 * MIB])
     await disks.in_sync(2)
     record = await disks.promoted(3, 2)
@@ -91,7 +92,7 @@ async def test_a_promoted_copy_is_its_layers_and_then_its_parents(tmp_path: Path
 
 async def test_layers_that_qemu_never_wrote_back_are_written_back_before_a_boot(tmp_path: Path) -> None:
     tool = PaperTool(tmp_path)
-    disks = DiskSet(tool)  # type: ignore[arg-type]
+    disks = DiskSet(tool, tmp_path)  # type: ignore[arg-type]
     await disks.create_secondary("u1", 2, [8 * MIB])
     await disks.promoted(3, 1)
     tool.asked.clear()
@@ -100,14 +101,14 @@ async def test_layers_that_qemu_never_wrote_back_are_written_back_before_a_boot(
 
 
 async def test_disks_of_an_earlier_vm_of_the_same_name_are_not_booted(tmp_path: Path) -> None:
-    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    disks = DiskSet(PaperTool(tmp_path), tmp_path)  # type: ignore[arg-type]
     await disks.create_primary("u1", 1, [DiskSource(MIB)])
     with pytest.raises(ConflictError, match="earlier VM"):
         await disks.bootable("u2")
 
 
 async def test_without_a_record_there_is_no_copy(tmp_path: Path) -> None:
-    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    disks = DiskSet(PaperTool(tmp_path), tmp_path)  # type: ignore[arg-type]
     assert await disks.load() is None
     assert disks.is_unmade(None)
     with pytest.raises(ConflictError, match="no copy"):
@@ -116,7 +117,7 @@ async def test_without_a_record_there_is_no_copy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", '{"uid": "u1"}'])
 async def test_a_record_that_cannot_be_read_protects_the_disks_beside_it(tmp_path: Path, text: str) -> None:
-    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    disks = DiskSet(PaperTool(tmp_path), tmp_path)  # type: ignore[arg-type]
     (tmp_path / RECORD_FILE).write_text(text)
     with pytest.raises(ConflictError) as caught:
         await disks.load()
@@ -124,7 +125,7 @@ async def test_a_record_that_cannot_be_read_protects_the_disks_beside_it(tmp_pat
 
 
 async def test_disks_that_were_never_completed_may_be_made_again(tmp_path: Path) -> None:
-    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    disks = DiskSet(PaperTool(tmp_path), tmp_path)  # type: ignore[arg-type]
     complete = await disks.create_primary("u1", 1, [DiskSource(MIB)])
     assert not disks.is_unmade(complete)
     assert disks.is_unmade(await disks.create_secondary("u1", 1, [MIB]))
@@ -137,7 +138,7 @@ async def test_a_crash_while_disks_are_made_leaves_a_dirty_copy(tmp_path: Path) 
         async def create(self, name: str, size_bytes: int) -> None:
             raise OSError("no space")
 
-    disks = DiskSet(Broken(tmp_path))  # type: ignore[arg-type]
+    disks = DiskSet(Broken(tmp_path), tmp_path)  # type: ignore[arg-type]
     with pytest.raises(OSError, match="no space"):
         await disks.create_primary("u1", 1, [DiskSource(MIB)])
     with pytest.raises(ConflictError, match="incomplete"):
@@ -145,7 +146,7 @@ async def test_a_crash_while_disks_are_made_leaves_a_dirty_copy(tmp_path: Path) 
 
 
 async def test_renew_spoil_and_remove(tmp_path: Path) -> None:
-    disks = DiskSet(PaperTool(tmp_path))  # type: ignore[arg-type]
+    disks = DiskSet(PaperTool(tmp_path), tmp_path)  # type: ignore[arg-type]
     await disks.create_primary("u1", 1, [DiskSource(MIB)])
     assert (await disks.renew(5)).epoch == 5
     assert (await disks.spoil()).state is CopyState.DIRTY
@@ -177,7 +178,7 @@ def test_an_image_that_refers_to_another_file_is_refused(change: dict[str, str])
 
 async def test_a_secondary_stands_on_the_base_where_there_is_one(tmp_path: Path) -> None:
     tool = PaperTool(tmp_path)
-    disks = DiskSet(tool)  # type: ignore[arg-type]
+    disks = DiskSet(tool, tmp_path)  # type: ignore[arg-type]
     await disks.create_secondary("u1", 2, [8 * MIB, MIB], [DiskSource(None, "sha256/abc"), None])
     assert [one for one in tool.asked if one[0] != "layer"] == [
         ("overlay", "parent0.qcow2", "sha256/abc", 8 * MIB),
@@ -186,7 +187,7 @@ async def test_a_secondary_stands_on_the_base_where_there_is_one(tmp_path: Path)
 
 
 async def kept(folder: Path, tool: PaperTool) -> DiskSet:
-    disks = DiskSet(tool)  # type: ignore[arg-type]
+    disks = DiskSet(tool, folder)  # type: ignore[arg-type]
     await disks.create_secondary("u1", 2, [8 * MIB, MIB])
     await disks.in_sync(2)
     await disks.keep_older()
@@ -199,7 +200,6 @@ async def test_an_older_copy_is_its_parents_and_is_never_booted(tmp_path: Path) 
     assert older is not None
     assert (older.epoch, older.state) == (2, CopyState.OLDER)
     assert files(tmp_path) == {"parent0.qcow2", "parent1.qcow2"}
-    assert older_files(older) == {RECORD_FILE, "parent0.qcow2", "parent1.qcow2"}
     assert not disks.is_unmade(older)
     with pytest.raises(ConflictError, match="not the newest"):
         await disks.bootable("u1")
@@ -221,7 +221,7 @@ async def test_an_older_copy_is_dirty_from_its_reuse_on(tmp_path: Path) -> None:
 
 async def test_a_damaged_or_unfinished_or_promoted_copy_is_not_kept(tmp_path: Path) -> None:
     tool = PaperTool(tmp_path)
-    disks = DiskSet(tool)  # type: ignore[arg-type]
+    disks = DiskSet(tool, tmp_path)  # type: ignore[arg-type]
     await disks.create_secondary("u1", 2, [8 * MIB])
     with pytest.raises(ConflictError, match="dirty"):
         await disks.keep_older()
@@ -239,3 +239,21 @@ def test_what_is_no_older_copy_is_none(tmp_path: Path) -> None:
     assert older_copy(tmp_path) is None
     (tmp_path / RECORD_FILE).write_text("{")
     assert older_copy(tmp_path) is None
+
+
+def test_of_a_folder_an_older_copy_stays_and_nothing_else(tmp_path: Path) -> None:
+    folder, guest, outside = tmp_path / "web", tmp_path / "web" / "guest", tmp_path / "outside"
+    guest.mkdir(parents=True)
+    outside.write_text("another's")
+    (folder / "tpm").mkdir()
+    for path in (folder / RECORD_FILE, folder / "agent.json", guest / "parent0.qcow2", guest / "vars.fd"):
+        path.touch()
+    (guest / "planted").symlink_to(outside)
+    record = CopyRecord(uid="u1", epoch=2, state=CopyState.OLDER, heads=("parent0.qcow2",))
+    remove_but_older(folder, guest, record)
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert left == {RECORD_FILE, "guest", "guest/parent0.qcow2"}
+    (guest / "planted").symlink_to(outside)
+    remove_but_older(folder, guest, None)
+    assert not folder.exists()
+    assert outside.read_text() == "another's"

@@ -90,7 +90,8 @@ def test_a_number_of_a_query_is_checked(text):
 
 
 def test_no_line_of_a_log_is_no_line_and_its_end(tmp_path):
-    path = tmp_path / "serial.log"
+    (tmp_path / "guest").mkdir()
+    path = tmp_path / "guest" / "serial.log"
     path.write_bytes(b"one\ntwo\n")
-    assert _read_log(path, 0, None) == ("", 8)
-    assert _read_log(path, 1, None) == ("two\n", 8)
+    assert _read_log(tmp_path, 0, None) == ("", 8)
+    assert _read_log(tmp_path, 1, None) == ("two\n", 8)

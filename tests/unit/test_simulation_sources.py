@@ -48,7 +48,7 @@ SOURCES = [
     (secondary.inherit, ["end_process()", "CopyRole.PRIMARY"]),
     (secondary.lockstep_noted, ["disks.in_sync(", "CopyStage.LOCKSTEP"]),
     (secondary.failed, ["end_process()", "CopyStage.FAILED"]),
-    (copy.Copy.discard, ["go_silent(", "end_process()", "remove_ports()", "_remove_folder", "highest_epoch="]),
+    (copy.Copy.discard, ["go_silent(", "end_process()", "remove_ports()", "remove_but_older", "highest_epoch="]),
     (actions._discard, ["linger(", "keep_copy(", "discard()"]),
     (arbiter.swap_pair, [
         "epoch != epoch", "check_transition(",

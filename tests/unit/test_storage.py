@@ -23,7 +23,7 @@ def test_a_long_log_keeps_its_end_and_begins_anew_under_its_writer(tmp_path):
     with path.open("ab", buffering=0) as writer:  # as QEMU: it appends
         for number in range(1000):
             writer.write(b"line %4d\n" % number)
-        assert bound_log(path, limit_bytes=5000, kept_bytes=1000)
+        assert bound_log(path, tmp_path, limit_bytes=5000, kept_bytes=1000)
         writer.write(b"line 1000\n")
     assert path.read_bytes() == b"line 1000\n"
     assert (tmp_path / "serial.log.1").read_bytes().endswith(b"line  998\nline  999\n")
@@ -32,18 +32,19 @@ def test_a_long_log_keeps_its_end_and_begins_anew_under_its_writer(tmp_path):
 
 def test_a_short_log_and_no_log_are_left_alone(tmp_path):
     path = tmp_path / "serial.log"
-    assert not bound_log(path)
+    assert not bound_log(path, tmp_path)
     path.write_text("short\n")
-    assert not bound_log(path)
+    assert not bound_log(path, tmp_path)
     assert path.read_text() == "short\n"
 
 
 def test_a_reader_sees_the_lines_from_before_the_cut(tmp_path):
-    path = tmp_path / "serial.log"
+    (tmp_path / "guest").mkdir()
+    path = tmp_path / "guest" / "serial.log"
     path.write_bytes(b"".join(b"line %4d\n" % number for number in range(1000)))
-    bound_log(path, limit_bytes=5000, kept_bytes=1000)
+    bound_log(path, tmp_path, limit_bytes=5000, kept_bytes=1000)
     path.write_text("line 1000\n")
-    text, end = _read_log(path, 3, None)
+    text, end = _read_log(tmp_path, 3, None)
     assert text == "line  998\nline  999\nline 1000\n"
     assert end == 10, "who follows goes on behind what is there now"
 

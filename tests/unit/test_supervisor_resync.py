@@ -12,6 +12,7 @@ from test_control_desired import World
 
 from hostagent.drivers.disk.copy import CopyRecord, DiskSource
 from hostagent.drivers.disk.copy import CopyState as DiskState
+from hostagent.drivers.process.cgroup import Groups
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import primary, resync
 from hostagent.supervisor.copy import Copy
@@ -76,7 +77,8 @@ class Bench(World):
             config=SimpleNamespace(runtime=None, resync_mbit=8),
             log=SimpleNamespace(info=lambda *_, **__: None), heartbeats=SimpleNamespace(),
             overlay=SimpleNamespace(go_silent=_silent), failpoints=Failpoints(),
-            clock=SimpleNamespace(wall=lambda: ""),
+            clock=SimpleNamespace(wall=lambda: ""), groups=Groups(),
+            guests=SimpleNamespace(own=lambda name, uid: (tmp_path / name / "guest").mkdir(exist_ok=True)),
         )  # fmt: skip
         (tmp_path / "web").mkdir(exist_ok=True)
         copy = Copy(host, "web", lambda: None)
@@ -282,13 +284,14 @@ async def test_disks_that_were_kept_when_the_host_lost_its_power_stay(
     await bench.pair_is(older=named)
     copy = await bench.copy(tmp_path, "h2", role=S, stage=CopyStage.LOCKSTEP, uid=UID)
     copy.process = None
-    for name in ("parent0.qcow2", "active0.qcow2", "agent.json"):
-        (copy.folder / name).touch()
+    copy.guest.mkdir()
+    for path in (copy.guest / "parent0.qcow2", copy.guest / "active0.qcow2", copy.folder / "agent.json"):
+        path.touch()
     (copy.folder / "copy.json").write_text(disks.to_json())
     assert await resync.keep_copy(copy) is is_kept
     if is_kept:
-        left = {path.name for path in copy.folder.iterdir()} - {"journal.jsonl"}
-        assert left == {"copy.json", "parent0.qcow2"}
+        left = {path.name for path in copy.folder.rglob("*")} - {"journal.jsonl"}
+        assert left == {"copy.json", "guest", "parent0.qcow2"}
         assert resync.is_kept(copy)
 
 

@@ -53,7 +53,7 @@ def _local_checks(machine: Machine) -> Iterator[Check]:
     namespaces = machine.exists(Path("/proc/self/ns/net"))
     absent = "the kernel has no network namespaces"
     yield _check("namespaces", namespaces, "network namespaces are there", absent, "another kernel is needed")
-    for program in ("ip", "bwrap"):
+    for program in ("ip", "bwrap", "setpriv"):
         there = machine.which(program) is not None
         yield _check(program, there, f"{program} is installed", f"{program} is missing", "make setup")
 

@@ -52,10 +52,10 @@ def start_agent(host: HostPlan, settings: Settings) -> AgentProcess:
 def _start_agent(host: HostPlan, settings: Settings) -> AgentProcess:
     if (recorded := recorded_agent(host)) is not None and is_running(recorded):
         return recorded
-    group = cgroups.create(host)
+    groups = cgroups.create(host)
     argv = [
         sys.executable, "-I", "-S", launcher.__file__, "detach",
-        str(kernel.namespace_path(host.namespace)), str(group or "-"), str(host.agent_log),
+        str(kernel.namespace_path(host.namespace)), ":".join(map(str, groups)) or "-", str(host.agent_log),
         *settings.agent_command, str(host.config_file),
     ]  # fmt: skip
     done = subprocess.run(argv, capture_output=True, text=True, timeout=_LAUNCH_S, check=False)

@@ -66,8 +66,8 @@ def _left_behind(name: str, settings: Settings) -> list[str]:
         for path in sorted(kernel.NETNS_FOLDER.glob("vdc-*"))
         if lab_of_namespace(path.name) == name
     ]
-    groups = (cgroups.folder(host) for host in plan.hosts)
-    found += [f"control group {group} is left over" for group in groups if group and group.exists()]
+    groups = (group for host in plan.hosts for group in cgroups.folders(host))
+    found += [f"control group {group} is left over" for group in groups if group.exists()]
     found += [f"{path} is still mounted" for path in mounts_below(plan.folder)]
     if plan.folder.exists():
         found.append(f"{folder} is left over")

@@ -9,6 +9,8 @@ import yaml
 
 from vdc.lab.plan import HostPlan, LabPlan, Underlay
 
+_FIRST_UID, _UIDS = 1_900_000_000, 4096
+
 
 def agent_config(plan: LabPlan, host: HostPlan, *, runtime: Path, cache_dir: Path, memory_bytes: int) -> str:
     """The YAML text for one host: an etcd member among all hosts, both underlays, the client as a VTEP."""
@@ -27,6 +29,8 @@ def agent_config(plan: LabPlan, host: HostPlan, *, runtime: Path, cache_dir: Pat
         "runtime": str(runtime),
         "cache_dir": str(cache_dir),  # one machine plays all hosts, so they share what was found out about it
         "memory": memory_bytes,
+        # The hosts of a lab share one kernel, to which two guests with the same user are the same.
+        "guest_uids": {"first": _FIRST_UID + host.index * _UIDS, "count": _UIDS},
         "labels": {"lab": plan.name},
     }
     if host.is_witness:

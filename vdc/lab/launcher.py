@@ -1,9 +1,10 @@
 """A program: enter a network namespace and run a command there, without a shell and without this project.
 
-    launcher.py detach NETNS CGROUP LOG COMMAND...    starts it on its own and prints its pid
+    launcher.py detach NETNS CGROUPS LOG COMMAND...   starts it on its own and prints its pid
     launcher.py run    NETNS COMMAND...               becomes it
 
-CGROUP may be `-`. Run it with `python -I -S`: it needs the standard library alone and starts in milliseconds.
+CGROUPS are folders with `:` between them, or `-`. Run it with `python -I -S`: it needs the standard library alone
+and starts in milliseconds.
 The command gets a private mount namespace in which /sys shows the interfaces of its network namespace;
 nothing that is mounted here is seen by anybody else.
 """
@@ -25,8 +26,8 @@ def main(arguments: list[str]) -> int:
     """Do what the arguments say; returns only where it failed, or as the parent of a detached command."""
     try:
         if arguments[:1] == ["detach"]:
-            netns, cgroup, log, *command = arguments[1:]
-            return _detach(netns, cgroup, log, command)
+            netns, cgroups, log, *command = arguments[1:]
+            return _detach(netns, cgroups.split(":"), log, command)
         if arguments[:1] == ["run"]:
             netns, *command = arguments[1:]
             _enter(netns)
@@ -36,14 +37,14 @@ def main(arguments: list[str]) -> int:
         name = getattr(error, "filename", None)
         sys.stderr.write(f"{name}: {reason}\n" if name else f"{reason}\n")
         return _NOT_STARTED
-    sys.stderr.write("usage: launcher.py detach NETNS CGROUP LOG COMMAND... | run NETNS COMMAND...\n")
+    sys.stderr.write("usage: launcher.py detach NETNS CGROUPS LOG COMMAND... | run NETNS COMMAND...\n")
     return 2
 
 
-def _detach(netns: str, cgroup: str, log: str, command: list[str]) -> int:
+def _detach(netns: str, cgroups: list[str], log: str, command: list[str]) -> int:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
     _enter(netns)
-    if cgroup != "-":
+    for cgroup in cgroups if cgroups != ["-"] else ():
         with open(os.path.join(cgroup, "cgroup.procs"), "w") as file:  # noqa: PTH118, PTH123 - the least imports
             file.write("0")
     told, tell = os.pipe2(os.O_CLOEXEC)

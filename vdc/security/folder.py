@@ -232,14 +232,19 @@ def forget_authorities(folder: Path) -> None:
     (folder / AUTHORITY_KEY).unlink(missing_ok=True)
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replace a file in one rename, 0600, and have it on the disk when this returns."""
+def write_private(path: Path, text: str, *, owner: int | None = None) -> None:
+    """Replace a file in one rename, 0600, and have it on the disk when this returns.
+
+    `owner`: the uid and gid whose it is from its first byte on, where that is somebody else.
+    """
     descriptor, name = tempfile.mkstemp(
         prefix=f".{path.name}.", dir=path.parent
     )  # O_EXCL and 0600 by contract
     try:
         with os.fdopen(descriptor, "w") as file:
             os.fchmod(file.fileno(), _MODE)
+            if owner is not None:
+                os.fchown(file.fileno(), owner, owner)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

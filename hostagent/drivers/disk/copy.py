@@ -17,7 +17,8 @@ loses them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import shutil
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -62,15 +63,16 @@ class DiskSource:
 
 
 class DiskSet:
-    """The disk files of one copy, in the VM's own folder."""
+    """The disk files of one copy, in the guest's folder; `record_dir` is one that QEMU cannot reach."""
 
-    def __init__(self, tool: QemuImg) -> None:
+    def __init__(self, tool: QemuImg, record_dir: Path) -> None:
         self._tool = tool
         self._folder = tool.folder
+        self._record = record_dir / RECORD_FILE
 
     async def load(self) -> CopyRecord | None:
         """The record; None where there is no copy. Raises ConflictError where it cannot be read."""
-        return await asyncio.to_thread(_read_record, self._folder / RECORD_FILE)
+        return await asyncio.to_thread(_read_record, self._record)
 
     def is_unmade(self, record: CopyRecord | None) -> bool:
         """Whether no disk has been completed here yet: nothing is lost by making them (again)."""
@@ -202,7 +204,7 @@ class DiskSet:
 
     async def remove(self) -> None:
         """Delete the record first and the files after it; harmless where there is nothing."""
-        (self._folder / RECORD_FILE).unlink(missing_ok=True)
+        self._record.unlink(missing_ok=True)
         for pattern in ("disk?.qcow2", "parent?.qcow2", "active?.qcow2", "hidden?.qcow2"):
             for path in self._folder.glob(pattern):
                 path.unlink(missing_ok=True)
@@ -221,12 +223,11 @@ class DiskSet:
         return await self._store((await self._present()).with_(**changes))
 
     async def _store(self, record: CopyRecord) -> CopyRecord:
-        path = self._folder / RECORD_FILE
         try:
-            await in_thread(write_with_reserve, path, record.to_json())
+            await in_thread(write_with_reserve, self._record, record.to_json())
         except OSError as error:
             raise UnavailableError(
-                f"{path} cannot be written: {error.strerror or error}", code="state-unwritable"
+                f"{self._record} cannot be written: {error.strerror or error}", code="state-unwritable"
             ) from error
         return record
 
@@ -270,9 +271,19 @@ def older_copy(folder: Path) -> CopyRecord | None:
     return record if record is not None and record.state is CopyState.OLDER else None
 
 
-def older_files(record: CopyRecord) -> frozenset[str]:
-    """What has to stay of a folder for an older copy."""
-    return frozenset({RECORD_FILE, *record.heads})
+def remove_but_older(folder: Path, guest: Path, older: CopyRecord | None) -> None:
+    """Remove a VM's folder with the guest's in it, but for what an older copy consists of. Blocks."""
+    if older is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    _remove_but(folder, {RECORD_FILE, guest.name})
+    _remove_but(guest, set(older.heads))
+
+
+def _remove_but(folder: Path, keep: Collection[str]) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name not in keep:
+            path.unlink() if not path.is_dir() or path.is_symlink() else shutil.rmtree(path)
 
 
 def _read_record(path: Path) -> CopyRecord | None:

@@ -15,7 +15,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostagent.drivers.process.tool import ToolLimits, run_tool
+from hostagent.drivers.process.sandbox import User
+from hostagent.drivers.process.tool import ToolLimits, run_in_sandbox
+from hostagent.drivers.process.users import owner_of
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import IMAGE_DIR, VM_DIR
 from vdc.model.errors import RefusedError, UnavailableError
@@ -51,7 +53,10 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class QemuImg:
-    """qemu-img for one folder. File names are plain names in `folder`; bases are paths below `image_dir`."""
+    """qemu-img for one folder. File names are plain names in `folder`; bases are paths below `image_dir`.
+
+    It runs as the user that owns the folder, and what it makes there is that user's.
+    """
 
     runtime_root: Path | None
     folder: Path
@@ -118,15 +123,14 @@ class QemuImg:
     async def _run(self, *arguments: str, deadline_s: float = _QUICK_S, also_accepted: int = 0) -> bytes:
         command = sandboxed(
             ["qemu-img", *arguments],
+            User(owner_of(self.folder)),
             runtime_root=self.runtime_root,
             vm_dir=self.folder,
             image_dir=self.image_dir,
-            devices=(),
-            has_network=False,
         )
         try:
             limits = await asyncio.to_thread(self._limits, arguments[0], deadline_s)
-            status, output, complaint = await run_tool(command, deadline_s=deadline_s, limits=limits)
+            status, output, complaint = await run_in_sandbox(command, deadline_s=deadline_s, limits=limits)
         except TimeoutError as error:
             raise DiskToolError(f"qemu-img {arguments[0]} did not end within {deadline_s:g} s") from error
         if status not in (0, also_accepted):

@@ -8,17 +8,21 @@ fsync stays on: an acknowledged epoch that is lost in a power cut could be given
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd.credentials import MemberFiles
+from hostagent.drivers.process import Bind, User, sandbox
+from hostagent.drivers.process.seccomp import AF_INET, AF_INET6, AF_NETLINK, AF_UNIX
 
-SOCKET = "client.sock"  # beside the data, which root alone may enter
+SOCKET = "client.sock"  # beside the data, where nobody but etcd's user and root may enter
 CLUSTER_TOKEN = "vdc"  # noqa: S105 - a name that is part of the cluster's id, no secret
 QUOTA_BYTES = 2 << 30
 SANDBOX_DATA_DIR = Path("/vm")  # a mount point that every runtime root has
 SANDBOX_CREDENTIALS = Path("/tmp/credentials")  # noqa: S108 - inside the sandbox
 SNAPSHOT_ENTRIES = 10_000  # entries kept in memory between snapshots
+FAMILIES = (AF_UNIX, AF_INET, AF_INET6, AF_NETLINK)  # it looks its host's addresses up
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
@@ -78,20 +82,15 @@ def member_argv(
     )
 
 
-def sandboxed(argv: tuple[str, ...], runtime: Path, data_dir: Path, credentials: Path) -> tuple[str, ...]:
-    """Run it in the runtime root; of the host it sees its data directory, its credentials and the network.
+def sandboxed(
+    argv: Sequence[str], user: User, runtime: Path | None, data_dir: Path, credentials: Path
+) -> list[str]:
+    """Run it as `user`; of the host it sees its data directory, its credentials and the network.
 
-    Its own pid namespace is not used: the sandbox's init would swallow SIGTERM.
+    Both folders are to be that user's.
     """
-    return (
-        "bwrap",
-        *("--ro-bind", str(runtime), "/"),
-        *("--dev", "/dev"),
-        *("--proc", "/proc"),
-        *("--tmpfs", "/tmp"),  # noqa: S108 - inside the sandbox
-        *("--bind", str(data_dir), str(SANDBOX_DATA_DIR)),
-        *("--ro-bind", str(credentials), str(SANDBOX_CREDENTIALS)),
-        *("--unshare-ipc", "--unshare-uts"),
-        "--",
-        *argv,
+    binds = (
+        Bind(data_dir, str(SANDBOX_DATA_DIR), is_writable=True),
+        Bind(credentials, str(SANDBOX_CREDENTIALS)),
     )
+    return sandbox.sandboxed(argv, user, runtime_root=runtime, binds=binds, has_network=True)

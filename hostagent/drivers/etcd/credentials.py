@@ -1,7 +1,8 @@
 """The files by which an etcd member shows who it is and knows the others: copies, in a folder of their own.
 
-Its sandbox sees that folder and nothing else of the host's credentials, above all not the cluster's key. etcd reads
-certificate, key and revocation list anew with each connection, the authorities only when it starts.
+Its sandbox sees that folder and nothing else of the host's credentials, above all not the cluster's key. They are
+etcd's own user's. etcd reads certificate, key and revocation list anew with each connection, the authorities only
+when it starts.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostagent.drivers.process.foreign import open_foreign
+from hostagent.drivers.process.users import own_by
 from vdc.security.authority import MEMBER_NAME
-from vdc.security.folder import BUNDLE, CERTIFICATE, KEY, REVOKED, prepare, read_private, write_private
+from vdc.security.folder import BUNDLE, CERTIFICATE, KEY, REVOKED, read_private, write_private
 
 FOLDER = "etcd"
 
@@ -39,13 +42,12 @@ class MemberFiles:
         return (*found, "--tls-min-version", "TLS1.3")
 
 
-def copy_credentials(source: Path) -> bool:
-    """Bring the copies up to date; whether a member that runs has to be started again to see all of it.
+def copy_credentials(source: Path, uid: int) -> bool:
+    """Bring the copies up to date for etcd's user; whether a member that runs has to be started again to see all of it.
 
     Raises as `read_private` does.
     """
-    folder = source / FOLDER
-    prepare(folder)
+    folder = own_by(source / FOLDER, uid)
     needs_start = False
     for name in (BUNDLE, CERTIFICATE, KEY, REVOKED):
         if name == REVOKED and not (source / name).exists():
@@ -53,15 +55,18 @@ def copy_credentials(source: Path) -> bool:
         text, before = read_private(source / name), _present(folder / name)
         if text != before:
             needs_start |= name == BUNDLE or before is None
-            write_private(folder / name, text)
+            write_private(folder / name, text, owner=uid)
     return needs_start
 
 
-def files_in(source: Path, seen_at: Path | None) -> MemberFiles:
-    """The copies, at `seen_at` in a sandbox."""
-    folder = source / FOLDER
-    return MemberFiles(seen_at or folder, (folder / REVOKED).exists())
+def files_in(source: Path, seen_at: Path) -> MemberFiles:
+    """The copies, at `seen_at` in the sandbox."""
+    return MemberFiles(seen_at, (source / FOLDER / REVOKED).exists())
 
 
 def _present(path: Path) -> str | None:
-    return read_private(path) if path.exists() else None
+    try:
+        with open_foreign(path) as file:
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return None

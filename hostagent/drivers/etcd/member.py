@@ -25,6 +25,7 @@ from pathlib import Path
 from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd.argv import (
     ENVIRONMENT,
+    FAMILIES,
     SANDBOX_CREDENTIALS,
     SANDBOX_DATA_DIR,
     client_url,
@@ -42,11 +43,12 @@ from hostagent.drivers.process import (
     Backoff,
     ProcessHandle,
     Supervised,
+    User,
     finished,
     in_thread,
-    spawn,
     spawn_in_sandbox,
 )
+from hostagent.drivers.process.users import own_by
 from hostagent.drivers.trust import Trust
 from vdc.model.errors import BugError, RefusedError, UnavailableError, VdcError
 from vdc.store import keys
@@ -72,10 +74,15 @@ class EmbeddedMember:
         *,
         state_dir: Path,
         runtime: Path | None,
+        user: User,
         trust: Trust,
         backoff: Backoff | None = None,
     ) -> None:
-        """`runtime`: the root that holds etcd; None: the host's own etcd. `trust`: what it shows and whom it admits."""
+        """`runtime`: the root that holds etcd; None: the host's own etcd. It runs as `user`.
+
+        `trust`: what it shows and whom it admits.
+        """
+        self.user = user
         self.host = host
         self.config = config
         self.data_dir = state_dir / "etcd"
@@ -187,7 +194,7 @@ class EmbeddedMember:
 
         A new certificate or revocation list it reads by itself; not a new authority, nor a first revocation list.
         """
-        if not await in_thread(copy_credentials, self._trust.folder):
+        if not await self._copy_credentials():
             return False
         async with self.suspended():
             return True
@@ -269,29 +276,28 @@ class EmbeddedMember:
 
     async def _start(self) -> ProcessHandle:
         self.check_data()
-        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await in_thread(own_by, self.data_dir, self.user.uid)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         mark = await in_thread(self._mark_to_start_by)
-        await in_thread(copy_credentials, self._trust.folder)
-        seen_dir = self.data_dir if self._runtime is None else SANDBOX_DATA_DIR
-        files = files_in(self._trust.folder, SANDBOX_CREDENTIALS if self._runtime else None)
+        await self._copy_credentials()
+        files = files_in(self._trust.folder, SANDBOX_CREDENTIALS)
         argv = member_argv(
-            self.host, self.config, seen_dir, files,
+            self.host, self.config, SANDBOX_DATA_DIR, files,
             is_rejoining=mark.rejoining, initial_cluster=mark.cluster, is_alone=mark.alone,
         )  # fmt: skip
         if mark.alone:
             _LOG.warning("etcd member %s goes on alone; lineage %d begins", self.host, mark.lineage)
-        if self._runtime is None:
-            return await spawn(
-                argv, pidfile=self.pidfile, log_path=self.log_path, tag="etcd", env=ENVIRONMENT
-            )
         return await spawn_in_sandbox(
-            sandboxed(argv, self._runtime, self.data_dir, self._trust.folder / CREDENTIALS_FOLDER),
+            sandboxed(argv, self.user, self._runtime, self.data_dir, self._trust.folder / CREDENTIALS_FOLDER),
             pidfile=self.pidfile,
             log_path=self.log_path,
             tag="etcd",
             env=ENVIRONMENT,
+            families=FAMILIES,
         )
+
+    async def _copy_credentials(self) -> bool:
+        return await in_thread(copy_credentials, self._trust.folder, self.user.uid)
 
     async def _mark_when_healthy(self) -> None:
         while True:

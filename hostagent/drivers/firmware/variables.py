@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 
 from hostagent.drivers.process.files import sync_directory
+from hostagent.drivers.process.foreign import size_of_foreign
+from hostagent.drivers.process.users import owner_of
 from vdc.model.errors import ConflictError, NotFoundError
 
 VARS_FILE = "vars.fd"
@@ -32,7 +34,7 @@ def prepare_vars(template: Path, vm_dir: Path) -> Path:
         raise NotFoundError(
             f"{template} does not exist", code="firmware-missing", hint="run make setup"
         ) from error
-    if not target.exists():
+    if _size_of(target) is None:
         _write(target, content)
     _check_size(target, len(content))
     return target
@@ -44,13 +46,21 @@ def replace_vars(vm_dir: Path, content: bytes) -> None:
     Raises ConflictError where the sizes differ, and leaves the old file as it was.
     """
     target = vm_dir / VARS_FILE
-    if target.exists():
+    if _size_of(target) is not None:
         _check_size(target, len(content))
     _write(target, content)
 
 
+def _size_of(target: Path) -> int | None:
+    """None where there are none. The folder is its guest's, who may have put anything there."""
+    try:
+        return size_of_foreign(target)
+    except PermissionError as error:
+        raise ConflictError(f"{target} is not a file", code="firmware-vars-mismatch") from error
+
+
 def _check_size(target: Path, expected_bytes: int) -> None:
-    actual = target.stat().st_size
+    actual = _size_of(target)
     if actual != expected_bytes:
         raise ConflictError(
             f"{target} has {actual} bytes where the firmware wants {expected_bytes}",
@@ -60,10 +70,12 @@ def _check_size(target: Path, expected_bytes: int) -> None:
 
 
 def _write(target: Path, content: bytes) -> None:
-    """Replace the file as a whole, durably, or leave it as it was."""
+    """Replace the file as a whole, durably, or leave it as it was. It belongs to whom the folder belongs."""
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     try:
+        owner = owner_of(target.parent)
         with os.fdopen(handle, "wb") as file:
+            os.fchown(file.fileno(), owner, owner)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -74,12 +74,14 @@ class LibvirtInventory:
         runtime: Path | None,
         accelerator: str = "tcg",
         cache_dir: Path | None = None,
+        hidden: Path | None = None,
         deadline_s: float = DEADLINE_S,
         python: Sequence[str] = (sys.executable,),
         system_run_dir: Path = sandbox.SYSTEM_RUN_DIR,
     ) -> None:
         self._runtime = runtime.resolve() if runtime else None
         self._virt_type = "kvm" if accelerator == "kvm" else "qemu"
+        self._hidden = hidden
         self._deadline_s = deadline_s
         self._python = tuple(python)
         self._system_run_dir = system_run_dir
@@ -136,6 +138,7 @@ class LibvirtInventory:
                 passwd_fd=descriptors[0],
                 group_fd=descriptors[1],
                 sockets=sockets,
+                hidden=self._hidden if self._hidden and self._hidden.is_dir() else None,
             )
             async with _child(argv, descriptors) as child:
                 try:

@@ -26,13 +26,24 @@ GROUPS = "root:x:0:\nlibvirt-qemu:x:0:\nqemu:x:0:\nkvm:x:0:\ntss:x:0:\n"
 
 
 def sandboxed(
-    argv: list[str], *, passwd_fd: int, group_fd: int, sockets: Sequence[Path] = (), bwrap: str = "bwrap"
+    argv: list[str],
+    *,
+    passwd_fd: int,
+    group_fd: int,
+    sockets: Sequence[Path] = (),
+    hidden: Path | None = None,
+    bwrap: str = "bwrap",
 ) -> list[str]:
-    """`argv` in the sandbox. The descriptors hold USERS and GROUPS; `sockets` are a system daemon's."""
+    """`argv` in the sandbox. The descriptors hold USERS and GROUPS; `sockets` are a system daemon's.
+
+    `hidden` is the agent's folder, with the host's keys in it.
+    """
     command = [bwrap, "--ro-bind", "/", "/", "--dev", "/dev", "--dev-bind-try", "/dev/kvm", "/dev/kvm"]
     command += ["--proc", "/proc", "--tmpfs", "/run", "--dir", ROOT]
     for socket in sockets:
         command += ["--ro-bind", str(socket), str(SYSTEM_RUN_DIR / socket.name)]
+    if hidden is not None:
+        command += ["--tmpfs", str(hidden)]
     for descriptor, path in ((passwd_fd, "/etc/passwd"), (group_fd, "/etc/group")):
         command += ["--ro-bind-data", str(descriptor), path]
     command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]

@@ -1,8 +1,7 @@
 """dnsmasq's files and signals; the process itself is somebody else's.
 
 Invariants: a file is replaced as a whole and only when its content differs, so an unchanged cluster causes no
-signal. Danger: dnsmasq reads the two host files again after it gave up its privileges; where it runs as
-another user (`DhcpDnsConfig.user`), the folder and all above it must be open to that user.
+signal. dnsmasq reads them as a user of its own, who sees the folder alone (`sandboxed`): they are open to all.
 """
 
 from __future__ import annotations
@@ -21,6 +20,12 @@ from hostagent.drivers.net.dhcpdns import (
     render_dhcp_hosts,
     render_dns_hosts,
 )
+from hostagent.drivers.process import Bind, User, sandbox
+from hostagent.drivers.process.seccomp import AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX
+
+SEEN_AS = Path("/vm")  # a mount point that every runtime root has
+FAMILIES = (AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET)
+_CAPABILITIES = ("NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE")
 
 
 class Change(StrEnum):
@@ -34,6 +39,17 @@ class Change(StrEnum):
 def dnsmasq_argv(folder: Path, *, program: str = "dnsmasq") -> list[str]:
     """The command line; dnsmasq stays in the foreground and logs to its standard error."""
     return [program, "--keep-in-foreground", f"--conf-file={folder / CONFIG_FILE}"]
+
+
+def sandboxed(argv: list[str], uid: int, *, runtime_root: Path | None, folder: Path) -> list[str]:
+    """`argv` as `uid`, with what DHCP takes (its port, raw answers to guests without an address) and no more.
+
+    Of the host it sees its own folder, to read, as `SEEN_AS`, and the network.
+    """
+    user = User(uid, capabilities=_CAPABILITIES)
+    return sandbox.sandboxed(
+        argv, user, runtime_root=runtime_root, binds=(Bind(folder, str(SEEN_AS)),), has_network=True
+    )
 
 
 class DhcpDns:

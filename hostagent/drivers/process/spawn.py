@@ -6,7 +6,8 @@ manager must be told so too: `KillMode=process`).
 
 A sandboxed program (bubblewrap) has a monitor process as its parent. bubblewrap says on its JSON status
 descriptor which child is the program; that one is what a handle means. The monitor ends by itself after it.
-Danger: with `--unshare-pid` the child is the sandbox's init, which ignores SIGTERM; only SIGKILL ends it.
+Danger: with `--unshare-pid` the child is to be the program itself (`--as-pid-1`), not a reaper, which would ignore
+SIGTERM; and as process 1 of its namespace the program has to handle SIGTERM itself to be ended by it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,7 +40,9 @@ from hostagent.drivers.process.pidfile import (
     remove_pidfile,
     write_pidfile,
 )
+from hostagent.drivers.process.seccomp import FAMILIES, filter_descriptor
 
+SANDBOX_UMASK = 0o077
 _STATUS_DEADLINE_S = 10.0
 _LOG_LIMIT_BYTES = 16 << 20
 _LOG_TAIL_BYTES = 2000
@@ -57,6 +60,9 @@ class _Request:
     env: Mapping[str, str] | None
     cwd: Path | None
     pass_fds: tuple[int, ...]
+    umask: int = -1
+    join: Callable[[int], None] = lambda pid: None
+    release: Callable[[], None] = lambda: None
 
 
 async def spawn(
@@ -88,10 +94,14 @@ async def spawn_in_sandbox(
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
     niceness: int | None = None,
+    families: Sequence[int] = FAMILIES,
+    join: Callable[[int], None] = lambda pid: None,
 ) -> ProcessHandle:
-    """Start `bwrap ...` (without `--json-status-fd`, which is added) and record the program inside it.
+    """Start `bwrap ...` and record the program inside it; its status descriptor and system call filter are added.
 
-    `niceness` is the program's own; None: that of the agent, which is above its guests'.
+    `niceness` is the program's own; None: that of the agent, which is above its guests'. `families` are the address
+    families that it may open sockets of. `join` puts a process into the program's control group,
+    before it begins. Files that the program makes are open to its own user alone.
 
     As `spawn`; ProcessStartError carries the end of the log where the sandbox could not be made or where the
     program ended before it could be identified.
@@ -99,16 +109,29 @@ async def spawn_in_sandbox(
     status = StatusPipe()
     try:
         record = new_record(argv[0], tag, is_sandboxed=True)
-        with_status = (
-            *_renice(niceness), argv[0], "--json-status-fd", str(status.writer.fileno()), *argv[1:]
-        )  # fmt: skip
-        fds = (*pass_fds, status.writer.fileno())
-        return await _start(_Request(with_status, record, pidfile, log_path, env, cwd, fds), status)
+        with filter_descriptor(families) as filter_fd, gate() as (closed, opener):
+            added = ("--json-status-fd", str(status.writer.fileno()), "--seccomp", str(filter_fd))
+            full = (*_renice(niceness), argv[0], *added, "--block-fd", str(closed), *argv[1:])
+            fds = (*pass_fds, status.writer.fileno(), filter_fd, closed)
+            request = _Request(full, record, pidfile, log_path, env, cwd, fds, SANDBOX_UMASK, join, opener)
+            return await _start(request, status)
     except BaseException:
         status.reader.close()
         raise
     finally:
         status.writer.close()
+
+
+@contextlib.contextmanager
+def gate() -> Iterator[tuple[int, Callable[[], None]]]:
+    """A descriptor for `--block-fd`, and what lets the program begin: its end, of which the agent's death is one."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    opened = os.fdopen(writer, "wb", buffering=0)
+    try:
+        yield reader, opened.close
+    finally:
+        opened.close()
+        os.close(reader)
 
 
 def _renice(niceness: int | None) -> tuple[str, ...]:
@@ -124,12 +147,15 @@ async def _start(request: _Request, status: StatusPipe | None) -> ProcessHandle:
         log_start = await in_thread(_prepare, request)
         child = _fork(request)
         children.append(child)
+        request.join(child.identity.pid)
         program, monitor = child, None
         if status is not None:
             status.writer.close()
             # Not to be interrupted: killing the monitor before the program is known would leave it behind.
             program = await finished(_program_of(children, status, request.log_path, log_start))
             monitor = child
+            request.join(program.identity.pid)  # it was made before its parent was in the group
+            request.release()
             child.keep_open(status.reader)
         record = request.record.with_(
             identity=program.identity, monitor=monitor.identity if monitor else None
@@ -172,6 +198,7 @@ def _fork(request: _Request) -> Watched:
                 cwd=request.cwd,
                 pass_fds=request.pass_fds,
                 start_new_session=True,
+                umask=request.umask,
                 restore_signals=False,  # SIGXFSZ stays ignored: a limit is an error of one file, not the end
             )
     except (OSError, ValueError) as error:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 from hostagent.drivers.process.identity import (
@@ -23,6 +24,7 @@ from hostagent.drivers.process.identity import (
     stat_of,
 )
 from hostagent.drivers.process.pidfile import OWNER_VARIABLE, TOKEN_VARIABLE, read_pidfile
+from hostagent.drivers.process.users import GUEST_DIR
 
 
 async def sweep_processes(folder: Path) -> list[str]:
@@ -36,9 +38,16 @@ def _sweep(folder: Path) -> list[str]:
         for pid in pids_with_environment(f"{OWNER_VARIABLE}={folder}")
         if (identity := identity_of(pid)) is not None and (token := _token_of(pid)) and not _is_below_us(pid)
     ]
-    recorded = [record for path in folder.rglob("*.pid") if (record := read_pidfile(path)) is not None]
+    recorded = [record for path in _pidfiles(folder) if (record := read_pidfile(path)) is not None]
     tokens = {record.token for record in recorded}
     return [_end(identity) for identity, token in marked if token not in tokens]
+
+
+def _pidfiles(folder: Path) -> Iterator[Path]:
+    """Those of the agent; what lies in a guest's folder is its user's, and says nothing."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != GUEST_DIR]
+        yield from (Path(place) / name for name in files if name.endswith(".pid"))
 
 
 def _end(identity: ProcessIdentity) -> str:

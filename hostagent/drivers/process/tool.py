@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hostagent.drivers.process.pidfile import OWNER_VARIABLE, TOKEN_VARIABLE, kill_carriers, owner
-from hostagent.drivers.process.spawn import finished
+from hostagent.drivers.process.seccomp import filter_descriptor
+from hostagent.drivers.process.spawn import SANDBOX_UMASK, finished
 
 _GONE_DEADLINE_S = 5.0
 
@@ -37,8 +38,30 @@ class ToolLimits:
         )  # fmt: skip
 
 
-async def run_tool(
+async def run_in_sandbox(
     command: Sequence[str], *, deadline_s: float, stdin: bytes | None = None, limits: ToolLimits | None = None
+) -> tuple[int, bytes, bytes]:
+    """As `run_tool`, of `bwrap ...`: with the system call filter, and for files that its own user alone may open."""
+    with filter_descriptor() as filter_fd:
+        full = [command[0], "--seccomp", str(filter_fd), *command[1:]]
+        return await run_tool(
+            full,
+            deadline_s=deadline_s,
+            stdin=stdin,
+            limits=limits,
+            pass_fds=(filter_fd,),
+            umask=SANDBOX_UMASK,
+        )
+
+
+async def run_tool(
+    command: Sequence[str],
+    *,
+    deadline_s: float,
+    stdin: bytes | None = None,
+    limits: ToolLimits | None = None,
+    pass_fds: Sequence[int] = (),
+    umask: int = -1,
 ) -> tuple[int, bytes, bytes]:
     """Run to the end; returns exit status, output and complaint.
 
@@ -53,6 +76,8 @@ async def run_tool(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, TOKEN_VARIABLE: token, OWNER_VARIABLE: owner()},
+        pass_fds=pass_fds,
+        umask=umask,
     )
     try:
         async with asyncio.timeout(deadline_s):

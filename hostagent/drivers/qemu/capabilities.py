@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
 
-from hostagent.drivers.process.tool import run_tool
+from hostagent.drivers.process.sandbox import User
+from hostagent.drivers.process.tool import run_in_sandbox
+from hostagent.drivers.process.users import device_groups
 from hostagent.drivers.qemu.argv import BINARY
 from hostagent.drivers.qemu.commands import NEEDED_BLOCK_DRIVERS, NEEDED_OBJECTS, OLDEST_TRUSTED, Command
 from hostagent.drivers.qemu.sandbox import sandboxed
@@ -33,8 +36,8 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _KVM = Path("/dev/kvm")
 
 
-async def probe(runtime_root: Path | None) -> QemuVersion:
-    """Version and fitness of QEMU; raises UnavailableError when it cannot be run at all."""
+async def probe(runtime_root: Path | None, uid: int) -> QemuVersion:
+    """Version and fitness of QEMU, run as `uid`; raises UnavailableError when it cannot be run at all."""
     queries = (Command.QUERY_VERSION, "query-qmp-schema", "qom-list-types", Command.QUIT)
     dialogue = "".join(
         json.dumps({"execute": str(command)}) + "\n" for command in ("qmp_capabilities", *queries)
@@ -42,7 +45,7 @@ async def probe(runtime_root: Path | None) -> QemuVersion:
     argv = [BINARY, "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"]
     with tempfile.TemporaryDirectory(prefix="vdc-probe-") as folder:
         code, output, complaint = await _run(
-            argv, runtime_root, Path(folder), dialogue.encode(), deadline_s=_PROBE_S
+            argv, User(uid), runtime_root, Path(folder), dialogue.encode(), deadline_s=_PROBE_S
         )
     answers = [json.loads(line) for line in output.splitlines() if line.strip()]
     values = [answer["return"] for answer in answers if "return" in answer]
@@ -77,26 +80,26 @@ def judge(version: dict[str, int], schema: list[dict[str, Any]], types: frozense
 
 
 async def probe_accelerator(
-    runtime_root: Path | None, *, cache_file: Path, deadline_s: float = 5.0
+    runtime_root: Path | None, uid: int, *, cache_file: Path, deadline_s: float = 5.0
 ) -> Accelerator:
     """`kvm` if it runs a guest within the deadline, else `tcg` and why; asked once per boot of the host."""
     boot_id = _BOOT_ID.read_text().strip()
     known = await asyncio.to_thread(_read_cache, cache_file, boot_id)
     if known is not None:
         return known
-    verdict = await try_kvm(runtime_root, deadline_s=deadline_s)
+    verdict = await try_kvm(runtime_root, uid, deadline_s=deadline_s)
     record = {"boot_id": boot_id, "accelerator": verdict.model_dump()}
     await asyncio.to_thread(cache_file.write_text, json.dumps(record))
     return verdict
 
 
-async def try_kvm(runtime_root: Path | None, *, deadline_s: float) -> Accelerator:
+async def try_kvm(runtime_root: Path | None, uid: int, *, deadline_s: float) -> Accelerator:
     """The verdict on KVM, by running the probe guest under it and, for comparison, emulated."""
     if not await asyncio.to_thread(_KVM.exists):
         return Accelerator(name="tcg", reason="there is no /dev/kvm")
     try:
-        with_kvm_s = await run_probe_guest(runtime_root, "kvm", deadline_s=deadline_s)
-        emulated_s = await run_probe_guest(runtime_root, "tcg", deadline_s=4 * deadline_s)
+        with_kvm_s = await run_probe_guest(runtime_root, uid, "kvm", deadline_s=deadline_s)
+        emulated_s = await run_probe_guest(runtime_root, uid, "tcg", deadline_s=4 * deadline_s)
     except UnavailableError as error:
         return Accelerator(name="tcg", reason=str(error))
     if with_kvm_s > emulated_s:
@@ -107,10 +110,14 @@ async def try_kvm(runtime_root: Path | None, *, deadline_s: float) -> Accelerato
     return Accelerator(name="kvm")
 
 
-async def run_probe_guest(runtime_root: Path | None, accelerator: str, *, deadline_s: float) -> float:
+async def run_probe_guest(
+    runtime_root: Path | None, uid: int, accelerator: str, *, deadline_s: float
+) -> float:
     """Seconds that the one-sector guest took; raises UnavailableError when it did not get to its end."""
     with tempfile.TemporaryDirectory(prefix="vdc-probe-") as folder:
-        (Path(folder) / "boot.img").write_bytes(boot_sector())
+        image = Path(folder) / "boot.img"
+        image.write_bytes(boot_sector())
+        os.chown(image, uid, uid)
         argv = [
             BINARY, "-machine", "pc", "-accel", accelerator, "-m", "16", "-nodefaults", "-no-user-config",
             "-display", "none", "-device", f"isa-debug-exit,iobase={_DEBUG_PORT:#x},iosize=4",
@@ -120,8 +127,9 @@ async def run_probe_guest(runtime_root: Path | None, accelerator: str, *, deadli
         began = time.monotonic()
         try:
             code, _, complaint = await _run(
-                argv, runtime_root, Path(folder), b"", deadline_s=deadline_s, devices=devices
-            )
+                argv, User(uid, device_groups(devices)), runtime_root, Path(folder), b"",
+                deadline_s=deadline_s, devices=devices,
+            )  # fmt: skip
         except UnavailableError as error:
             if error.code != "qemu-silent":
                 raise
@@ -143,6 +151,7 @@ def boot_sector() -> bytes:
 
 async def _run(
     argv: list[str],
+    user: User,
     runtime_root: Path | None,
     folder: Path,
     stdin: bytes,
@@ -151,13 +160,14 @@ async def _run(
     devices: tuple[str, ...] = (),
 ) -> tuple[int, bytes, bytes]:
     """Run a QEMU that ends by itself, in a process group of its own that does not outlive the deadline."""
+    os.chown(folder, user.uid, user.uid)
     command = sandboxed(
-        argv, runtime_root=runtime_root, vm_dir=folder, image_dir=folder, devices=devices, has_network=False
-    )
+        argv, user, runtime_root=runtime_root, vm_dir=folder, image_dir=folder, devices=devices,
+    )  # fmt: skip
     # Unlike a guest's, this process has to end with its sandbox.
     command.insert(1, "--die-with-parent")
     try:
-        return await run_tool(command, deadline_s=deadline_s, stdin=stdin)
+        return await run_in_sandbox(command, deadline_s=deadline_s, stdin=stdin)
     except FileNotFoundError as error:
         raise UnavailableError("bwrap is not installed", code="qemu-not-runnable") from error
     except TimeoutError as error:

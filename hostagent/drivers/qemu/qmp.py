@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from typing import Any, Self
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
 
+from hostagent.drivers.process.foreign import connect_foreign
 from hostagent.drivers.qemu.replies import event, line, misfit
 from vdc.model.errors import RefusedError, UnavailableError, VdcError
 
@@ -217,23 +217,8 @@ class QmpSession:
 async def _open(path: Path, *, is_starting: bool) -> socket.socket:
     while True:
         try:
-            return await _connect_unix(path)
+            return await connect_foreign(path)
         except (FileNotFoundError, ConnectionRefusedError):
             if not is_starting:
                 raise
             await asyncio.sleep(_RETRY_S)
-
-
-async def _connect_unix(path: Path) -> socket.socket:
-    """Connect through the folder's descriptor, because a socket address holds 107 characters only."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            await asyncio.get_running_loop().sock_connect(sock, f"/proc/self/fd/{folder}/{path.name}")
-        finally:
-            os.close(folder)
-    except BaseException:
-        sock.close()
-        raise
-    return sock

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hostagent.drivers.qemu.spec import TPM_SOCKET, VM_DIR
 
 BINARY = "swtpm"
-STATE_DIR = "tpm"
+STATE_DIR = "/run/tpm"  # inside its sandbox; QEMU does not see what the TPM keeps
 
 
 def swtpm_argv() -> list[str]:
@@ -18,7 +18,7 @@ def swtpm_argv() -> list[str]:
     return [
         BINARY, "socket",
         "--tpm2",
-        "--tpmstate", f"dir={VM_DIR}/{STATE_DIR},mode=0600",
+        "--tpmstate", f"dir={STATE_DIR},mode=0600",
         "--ctrl", f"type=unixio,path={VM_DIR}/{TPM_SOCKET},mode=0600",
         "--flags", "startup-clear",
         "--terminate",

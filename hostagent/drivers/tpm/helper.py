@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
-from hostagent.drivers.process import ProcessHandle, adopt, spawn_in_sandbox
-from hostagent.drivers.qemu.sandbox import sandboxed
-from hostagent.drivers.qemu.spec import TPM_SOCKET
+from hostagent.drivers.process import Bind, ProcessHandle, User, adopt, in_thread, spawn_in_sandbox
+from hostagent.drivers.process.foreign import is_foreign_socket
+from hostagent.drivers.process.sandbox import sandboxed
+from hostagent.drivers.process.users import own_by, owner_of
+from hostagent.drivers.qemu.spec import TPM_SOCKET, VM_DIR
 from hostagent.drivers.tpm.argv import STATE_DIR, swtpm_argv
 from vdc.model.errors import UnavailableError
 
+STATE_FOLDER = "tpm"
 PIDFILE = "swtpm.pid"
 LOG_FILE = "swtpm.log"
 _READY_DEADLINE_S = 5.0  # it takes 10 ms
@@ -31,46 +35,54 @@ class TpmError(UnavailableError):
 
 
 async def start_tpm(
-    vm_dir: Path, *, runtime_root: Path | None, tag: str = "", deadline_s: float = _READY_DEADLINE_S
+    folder: Path,
+    guest: Path,
+    *,
+    runtime_root: Path | None,
+    tag: str = "",
+    join: Callable[[int], None] = lambda pid: None,
+    deadline_s: float = _READY_DEADLINE_S,
 ) -> ProcessHandle:
     """Start the emulator and return when QEMU can connect to its socket.
 
-    Makes the state folder where it is missing. It ends by itself with its QEMU; terminate the handle only
-    where no QEMU was started. Raises TpmError or ProcessStartError; then, or cancelled, nothing is left
-    running.
+    Its state is in `folder`, the VM's, and its socket in `guest`, the folder that QEMU sees; it runs as the user
+    that owns that one. Makes the state folder where it is missing. It ends by itself with its QEMU; terminate the
+    handle only where no QEMU was started. Raises TpmError or ProcessStartError; then, or cancelled, nothing is
+    left running.
     """
-    state, socket = vm_dir / STATE_DIR, vm_dir / TPM_SOCKET
+    state, socket = folder / STATE_FOLDER, guest / TPM_SOCKET
     try:
-        state.mkdir(mode=0o700, exist_ok=True)
+        user = User(owner_of(guest))
+        await in_thread(own_by, state, user.uid)
         socket.unlink(missing_ok=True)  # one of an earlier, killed emulator looks just like a served one
     except OSError as error:
         raise TpmError(f"the TPM's folder cannot be made: {error}") from error
-    # The store of images is none of its business; where the sandbox wants one, it sees its own state.
-    argv = sandboxed(
-        swtpm_argv(), runtime_root=runtime_root, vm_dir=vm_dir, image_dir=state, devices=(), has_network=False
+    binds = (Bind(guest, VM_DIR, is_writable=True), Bind(state, STATE_DIR, is_writable=True))
+    argv = sandboxed(swtpm_argv(), user, runtime_root=runtime_root, binds=binds)
+    handle = await spawn_in_sandbox(
+        argv, pidfile=folder / PIDFILE, log_path=folder / LOG_FILE, tag=tag, join=join
     )
-    handle = await spawn_in_sandbox(argv, pidfile=vm_dir / PIDFILE, log_path=vm_dir / LOG_FILE, tag=tag)
     try:
         await _until_ready(handle, socket, deadline_s)
     except TimeoutError as error:
         await asyncio.shield(handle.terminate(0))
-        reason = _log_tail(vm_dir / LOG_FILE) or f"no socket within {deadline_s:g} s"
-        raise TpmError(f"swtpm did not start: {reason}", hint=f"see {vm_dir / LOG_FILE}") from error
+        reason = _log_tail(folder / LOG_FILE) or f"no socket within {deadline_s:g} s"
+        raise TpmError(f"swtpm did not start: {reason}", hint=f"see {folder / LOG_FILE}") from error
     except BaseException:
         await asyncio.shield(handle.terminate(0))
         raise
     return handle
 
 
-async def adopt_tpm(vm_dir: Path) -> ProcessHandle | None:
+async def adopt_tpm(folder: Path) -> ProcessHandle | None:
     """The emulator that an earlier agent started for this VM; None where it has ended."""
-    return await adopt(vm_dir / PIDFILE)
+    return await adopt(folder / PIDFILE)
 
 
 async def _until_ready(handle: ProcessHandle, socket: Path, deadline_s: float) -> None:
     """Wait for the socket; raises TimeoutError, at once where the emulator has ended."""
     async with asyncio.timeout(deadline_s):
-        while not socket.is_socket():  # it tells nobody when it listens
+        while not is_foreign_socket(socket):  # it tells nobody when it listens
             if not handle.is_alive():
                 raise TimeoutError
             await asyncio.sleep(_POLL_S)

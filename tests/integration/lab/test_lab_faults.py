@@ -227,6 +227,7 @@ async def test_power_off_kills_what_hides_in_a_namespace_of_its_own(
             with monkeypatch.context() as patch:
                 if not has_groups:
                     patch.setattr(cgroups, "_hierarchy", lambda: None)
+                    patch.setattr(cgroups, "_old_hierarchies", lambda: ())
                 await api.fault(lab, "power-off", "h1", settings=settings)
             assert read_process(child) is None
             assert parent.wait(5) != 0
