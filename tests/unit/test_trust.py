@@ -79,7 +79,7 @@ async def test_a_new_certificate_is_shown_on_new_connections_alone(
 
 
 def _health() -> Any:
-    from vdc.api.transport import make_call
+    from vdc.api.call import make_call
 
     return make_call("health")
 

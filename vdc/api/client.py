@@ -18,10 +18,11 @@ from pydantic import ValidationError
 
 from vdc.api import models as wire
 from vdc.api.answers import parse_json
+from vdc.api.call import BodyFactory, Call, make_call
 from vdc.api.context import Context
 from vdc.api.endpoints import Endpoint
 from vdc.api.identity_client import IdentityClient
-from vdc.api.transport import BodyFactory, Call, Deadlines, Transport, make_call
+from vdc.api.transport import Deadlines, Transport
 from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
 from vdc.model.endophyte import RunState

@@ -6,8 +6,8 @@ from collections.abc import Awaitable
 from typing import Protocol, TypeVar
 
 from vdc.api import identities as wire
+from vdc.api.call import Call, make_call
 from vdc.api.models import Acknowledged
-from vdc.api.transport import Call, make_call
 from vdc.model.base import Record
 
 R = TypeVar("R", bound=Record)

@@ -10,24 +10,23 @@ never left this machine; where its outcome is unknown the error says so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 
 import aiohttp
 
 from vdc.api.answers import LOST_ERRORS, read_error
+from vdc.api.call import Call
 from vdc.api.endpoints import Endpoint, parse_endpoint
 from vdc.api.learning import learn_authorities
 from vdc.api.refusals import FOREIGN, refusal_of
-from vdc.api.routes import BY_NAME, Body, Route
+from vdc.api.routes import BY_NAME, Body
 from vdc.model.errors import (
-    InvalidError,
     UnauthenticatedError,
     UnavailableError,
     VdcError,
@@ -45,8 +44,6 @@ REQUEST_ID = "Vdc-Request-Id"
 # The request on whose behalf this task asks on: the audit logs of both agents then name the same.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
-BodyFactory = Callable[[], AsyncIterator[bytes]]
-
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
@@ -59,50 +56,6 @@ class Deadlines:
     last_s: float = 30.0  # first byte, where no other agent is left to ask, and of every POST
     idle_s: float = 5.0  # a stream without a line for so long: is its agent still there?
     reconnect_s: float = 0.2  # between the end of a stream and the next attempt
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request before an endpoint is chosen."""
-
-    route: Route
-    path: str
-    query: Mapping[str, str] = field(default_factory=dict)
-    json_body: str | None = None
-    body: BodyFactory | None = None
-    size_bytes: int | None = None
-    first_byte_s: float | None = None
-
-    @property
-    def may_repeat(self) -> bool:
-        """Whether sending it twice does the same as sending it once."""
-        return self.route.method != "POST"
-
-    @property
-    def is_blob(self) -> bool:
-        """Whether the body is a stream of bytes, which may take any time."""
-        return self.body is not None
-
-
-def make_call(
-    route_name: str,
-    path_values: Mapping[str, str] | None = None,
-    query: Mapping[str, str | int | bool | None] | None = None,
-    **more: Any,
-) -> Call:
-    """Fill a route's path and query; values are escaped, a query value of None is left out."""
-    route = BY_NAME[route_name]
-    path = route.path
-    for key, value in (path_values or {}).items():
-        if value in ("", ".", ".."):
-            raise InvalidError(f"{value!r} is not a name", code="name-invalid")
-        path = path.replace("{" + key + "}", quote(value, safe=":"))
-    texts = {key: _query_text(value) for key, value in (query or {}).items() if value is not None}
-    return Call(route, path, texts, **more)
-
-
-def _query_text(value: str | int | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Transport:
