@@ -24,7 +24,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lockstep_support import RUNTIME, Namespace, missing
+from lockstep_support import RUNTIME, missing
+from throwaway_namespace import Namespace
 
 from hostagent.drivers.process import ProcessHandle
 from hostagent.drivers.process.cgroup import Groups, Limits, Place, v2_place

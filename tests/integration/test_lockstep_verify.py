@@ -15,7 +15,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lockstep_clients import Echo, Store, running, wait_for
-from lockstep_support import LOCAL, MIB, MINI, RUNTIME, Copy, Pair, missing
+from lockstep_support import MIB, MINI, RUNTIME, Copy, Pair, missing
+from throwaway_namespace import LOCAL
 
 from hostagent.drivers.disk.comparison import REGION_BYTES, DiskComparison, compare_exports
 from hostagent.drivers.disk.images import QemuImg

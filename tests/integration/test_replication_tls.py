@@ -17,9 +17,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lockstep_clients import STORE, load, wait_for
-from lockstep_support import LOCAL, Copy, Pair, missing
+from lockstep_support import Copy, Pair, missing
 from packet_probes import inside
 from replication_capture import ReplicationCapture
+from throwaway_namespace import LOCAL
 
 from hostagent.drivers.qemu import primary, secondary
 from hostagent.drivers.qemu.inspect import LiveRole, inspect

@@ -158,6 +158,9 @@ class Beats:
     def silent_ms(self, name: str, network: str) -> float:
         return self.silence_ms
 
+    def refused(self, name: str) -> dict[str, int]:
+        return {"signature": 1}
+
     def newest_lineage(self) -> tuple[int, tuple[str, ...]]:
         return self.newest
 

@@ -283,3 +283,10 @@ def test_addresses_that_a_guest_may_send_from_beside_its_own() -> None:
     assert "allowedAddresses" in error_of(loaded("everything"))
     assert "allowedAddresses" in error_of(loaded("2001:db8::/32"))
     assert "at most 4" in error_of(loaded(*(f"192.0.{n}.0/24" for n in range(5))))
+
+
+@pytest.mark.parametrize("value", [False, 0, 1.5, 167772161])
+def test_an_address_is_text(value: object) -> None:
+    """Python's `ipaddress` takes `false` for 0.0.0.0."""
+    for port in ({"address": value}, {"allowedAddresses": [value]}):
+        assert "write it as text" in error_of(json.dumps(minimal(networks=[port])))

@@ -12,6 +12,7 @@ import pytest
 from protection_world import observed
 from server_support import Served, served
 
+from hostagent.drivers.process.users import GUEST_DIR
 from hostagent.drivers.qemu.spec import CONSOLE_SOCKET
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.store import keys
@@ -30,7 +31,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Served]:
 @pytest.fixture
 async def console(api: Served) -> AsyncIterator[asyncio.Queue[bytes]]:
     """A guest that runs here; what it is sent."""
-    folder = api.context.host.vms_dir / "web"
+    folder = api.context.host.vms_dir / "web" / GUEST_DIR
     folder.mkdir(parents=True)
     heard: asyncio.Queue[bytes] = asyncio.Queue()
 

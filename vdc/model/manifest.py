@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from vdc.model.address import Ipv4Address, Ipv4Network
 from vdc.model.base import ManifestRecord
 from vdc.model.ids import DnsLabel
 from vdc.model.units import GIB, MIB, DurationS, SizeBytes
@@ -87,8 +87,8 @@ class NetworkPort(ManifestRecord):
     """
 
     network: DnsLabel = "default"
-    address: IPv4Address | None = None
-    allowed_addresses: tuple[IPv4Network, ...] = Field(default=(), max_length=MAX_ALLOWED_ADDRESSES)
+    address: Ipv4Address | None = None
+    allowed_addresses: tuple[Ipv4Network, ...] = Field(default=(), max_length=MAX_ALLOWED_ADDRESSES)
     mac: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$")
 
     @field_validator("mac")

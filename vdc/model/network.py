@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from pydantic import Field, model_validator
 
+from vdc.model.address import Ipv4Address, Ipv4Network
 from vdc.model.base import Record
 from vdc.model.ids import DnsLabel
 
@@ -14,10 +15,10 @@ class Network(Record):
     """One overlay. Hosts take the addresses below `guest_first`, guests those up to `guest_last`."""
 
     name: DnsLabel = "default"
-    cidr: IPv4Network = IPv4Network("10.77.0.0/24")
+    cidr: Ipv4Network = IPv4Network("10.77.0.0/24")
     vni: int = Field(default=100, ge=1, lt=2**24)
-    guest_first: IPv4Address = IPv4Address("10.77.0.10")
-    guest_last: IPv4Address = IPv4Address("10.77.0.199")
+    guest_first: Ipv4Address = IPv4Address("10.77.0.10")
+    guest_last: Ipv4Address = IPv4Address("10.77.0.199")
     domain: str = "vdc.internal"
     mtu: int = Field(default=1400, ge=1280, le=9000)
     external_vteps: tuple[str, ...] = ()  # endpoints beside the hosts (a gateway, the lab's client)
