@@ -12,11 +12,13 @@ import pytest
 from hostagent.drivers.disk import images
 from hostagent.drivers.disk.images import DiskToolError, QemuImg, require_self_contained
 from hostagent.drivers.process.tool import ToolLimits, run_tool
+from hostagent.drivers.process.users import own_by
 from vdc.images.inspect import inspect_disk
 from vdc.model.errors import InvalidError, RefusedError
 from vdc.model.units import GIB, MIB
 
 ROOT = Path(os.environ.get("VDC_CACHE_DIR", "/var/cache/vdc")) / "runtime" / "current"
+GUEST_UID = 1_900_100_000
 pytestmark = [
     pytest.mark.skipif(not (ROOT / "usr/bin/qemu-img").exists(), reason="no runtime root: make runtime"),
     pytest.mark.skipif(shutil.which("bwrap") is None, reason="no bwrap: make packages"),
@@ -25,8 +27,8 @@ pytestmark = [
 
 @pytest.fixture
 def tool(tmp_path: Path) -> QemuImg:
-    for name in ("vm", "images"):
-        (tmp_path / name).mkdir()
+    own_by(tmp_path / "vm", GUEST_UID)
+    (tmp_path / "images").mkdir()
     return QemuImg(ROOT, tmp_path / "vm", tmp_path / "images")
 
 

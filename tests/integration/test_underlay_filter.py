@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -136,7 +137,7 @@ def record(number: int) -> Record:
     return Record(
         name=f"h{number}", api_url="", management_address=f"10.9.0.{number}",
         replication_address=f"10.8.0.{number}", overlay_address=f"10.77.0.{number}", heartbeat_port=HEARTBEAT,
-        agent_version="", incarnation="", cpus=1, memory_bytes=0,
+        agent_version="", incarnation=1, cpus=1, memory_bytes=0,
     )  # fmt: skip
 
 
@@ -147,19 +148,17 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def subject(lab: Lab, tmp_path: Path) -> Iterator[Subject]:
+def subject(lab: Lab) -> Iterator[Subject]:
     """It has heard of two hosts; the third is a stranger on both networks."""
-    folder = Path("/tmp") / f"vf{os.getpid()}"
-    folder.mkdir()
-    subject = Subject(lab, folder)
-    subject.start()
-    subject.hears_of(1, 2)
-    settled(lab.hosts[2], is_in=False)
-    yield subject
-    subject.die()
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
+    with tempfile.TemporaryDirectory(prefix="vdc-") as folder:  # short: sockets are in it
+        subject = Subject(lab, Path(folder))
+        subject.start()
+        try:
+            subject.hears_of(1, 2)
+            settled(lab.hosts[2], is_in=False)
+            yield subject
+        finally:
+            subject.die()
 
 
 def settled(place: Place, *, is_in: bool) -> None:
