@@ -266,6 +266,7 @@ class Supervisor:
 
         Returns as soon as it speaks. Until the commit any decision of the table takes this job's place.
         """
+        await self._last_job()
         pair = self._as_its_secondary()
         spoken: asyncio.Future[Pair] = asyncio.get_running_loop().create_future()
 
@@ -286,6 +287,7 @@ class Supervisor:
 
     async def promote_forced(self, reason: str) -> Pair:
         """Take over without asking the primary: a human says that it is off."""
+        await self._last_job()
         pair = self._as_its_secondary()
         return await self._as_job(
             Action.PROMOTE, "forced promotion", lambda: secondary.promote(self.copy, pair, reason)
@@ -308,6 +310,7 @@ class Supervisor:
         def as_departure() -> None:
             self._job_action = Action.GO_ALONE
 
+        await self._last_job()
         work = comparing(self.copy, peer, dry_run=dry_run, as_departure=as_departure)
         return await self._as_job(Action.HOLD, "comparison", work)
 
@@ -321,13 +324,13 @@ class Supervisor:
             )
         return await self.freezer.freeze()
 
-    async def _as_job(self, action: Action, what: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Do what the API asks for as the one job of this supervisor; another decision cancels it.
-
-        What is under way is waited for a moment: a VM is seen in lockstep before the job that made it so has ended.
-        """
+    async def _last_job(self) -> None:
+        """Wait a moment for what is under way: a VM is seen in lockstep before the job that made it so has ended."""
         if self._job is not None:
             await asyncio.wait({self._job}, timeout=BUSY_S)
+
+    async def _as_job(self, action: Action, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what the API asks for as the one job of this supervisor; another decision cancels it."""
         pair = self.host.mirror.pair(self.name)
         epoch = pair.epoch if pair else 0
         if self._job is not None and not self._job.done():

@@ -107,7 +107,7 @@ def test_while_lockstep_is_entered(lab: Lab, points: Failpoints, protected_vm: C
         workload.wait_progress(more=30, deadline_s=20)
     assert vm.qemu(first).pid == pid
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < 5_000
+    assert workload.report.longest_gap_ms < 15_000  # it stands still until its agent has started again
     workload.check_store()
 
 

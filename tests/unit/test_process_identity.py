@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hostagent.drivers.process import identity
 from hostagent.drivers.process.identity import StatFields, boot_id, identity_of, open_pidfd, parse_stat
 
 REST = "S 7 41 41 0 -1 4194560 180 0 1 0 3 1 0 0 20 0 1 0 157394 5951488 398 18446744073709551615\n"
@@ -51,3 +53,34 @@ def test_a_later_process_with_the_same_pid_is_not_opened() -> None:
 
 def test_no_process_has_no_identity() -> None:
     assert identity_of(2**22 + 1) is None
+
+
+def fake_process(proc: Path, pid: int, *, environ: bytes = b"", cmdline: bytes = b"", exe: str = "") -> Path:
+    folder = proc / str(pid)
+    folder.mkdir()
+    (folder / "environ").write_bytes(environ)
+    (folder / "cmdline").write_bytes(cmdline)
+    if exe:
+        (folder / "exe").symlink_to(exe)
+    return folder
+
+
+def test_a_process_in_the_middle_of_its_exec_is_found(tmp_path, monkeypatch):
+    """The kernel shows no environment then; a tool that was to be ended lived on, and its caller waited for ever."""
+    monkeypatch.setattr(identity, "PROC", tmp_path)
+    monkeypatch.setattr(identity, "_EXEC_S", 30.0)
+    starting = fake_process(tmp_path, 4, exe="/bin/sleep")
+    fake_process(tmp_path, 1, environ=b"A=1\0T=x\0", cmdline=b"init\0", exe="/bin/init")
+    fake_process(tmp_path, 2)  # a kernel thread
+    fake_process(tmp_path, 3, cmdline=b"env\0-i\0", exe="/bin/env")
+    done = threading.Timer(0.05, lambda: (starting / "environ").write_bytes(b"T=x\0"))
+    done.start()
+    assert identity.pids_with_environment("T=x") == (1, 4)
+    done.join()
+
+
+def test_a_process_that_never_shows_one_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "PROC", tmp_path)
+    monkeypatch.setattr(identity, "_EXEC_S", 0.01)
+    fake_process(tmp_path, 4, exe="/bin/sleep")
+    assert identity.pids_with_environment("T=x") == ()

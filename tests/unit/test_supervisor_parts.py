@@ -145,15 +145,34 @@ async def test_a_request_waits_for_a_job_that_is_about_to_end(monkeypatch, ends_
     supervisor._exclusive, supervisor._wakeup = asyncio.Lock(), asyncio.Event()
     supervisor._job = going_on = asyncio.create_task(asyncio.sleep(ends_s), name="web mark")
 
-    async def work():
+    async def compare():
         return "done"
 
+    monkeypatch.setattr("hostagent.supervisor.supervisor.comparing", lambda *_, **__: compare)
     if is_done:
-        assert await supervisor._as_job(Action.HOLD, "comparison", work) == "done"
+        assert await supervisor.verify(None, dry_run=True) == "done"
     else:
         with pytest.raises(ConflictError, match="busy under epoch 0: mark"):
-            await supervisor._as_job(Action.HOLD, "comparison", work)
+            await supervisor.verify(None, dry_run=True)
     going_on.cancel()
+
+
+async def test_the_second_of_two_promotions_looks_again_when_the_first_is_done(monkeypatch):
+    supervisor = Supervisor.__new__(Supervisor)
+    found = [SimpleNamespace(secondary="h2", epoch=2)]
+    supervisor.name, supervisor.host = (
+        "web",
+        SimpleNamespace(name="h2", mirror=SimpleNamespace(pair=lambda _: found[0])),
+    )
+
+    async def first():
+        await asyncio.sleep(0.02)
+        found[0] = SimpleNamespace(secondary="h3", epoch=4)
+
+    supervisor._job = asyncio.create_task(first(), name="web promotion")
+    with pytest.raises(ConflictError, match="h2 is not the secondary of web under epoch 4") as caught:
+        await supervisor.promote_forced("asked for")
+    assert caught.value.code == "not-secondary"
 
 
 async def nothing(*_, **__):

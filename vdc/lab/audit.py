@@ -21,6 +21,7 @@ from vdc.lab.processes import Process, all_processes, processes_of
 from vdc.lab.settings import Settings, check_root
 
 TOKEN = b"VDC_PROCESS_TOKEN="  # the agent marks what it starts, and writes the mark into a pidfile
+OWNER = b"VDC_PROCESS_OWNER="  # and whose it is: the agent's state folder
 _PROGRAMS = ("qemu-", "etcd", "dnsmasq", "hostagent", "swtpm", "bwrap")
 _LARGEST_PIDFILE = 8192
 
@@ -31,7 +32,7 @@ def audit(name: str, *, settings: Settings | None = None) -> tuple[str, ...]:
     settings = settings or Settings.from_environment()
     status = survey.lab_status(name, settings)
     if status.state is LabState.DOWN:
-        return (*_left_behind(name, settings), *nameless())
+        return tuple(_left_behind(name, settings))
     found = list(status.problems)
     if status.hosts:
         plan, _ = survey.recorded_plan(name, settings)
@@ -41,8 +42,8 @@ def audit(name: str, *, settings: Settings | None = None) -> tuple[str, ...]:
     return tuple(found)
 
 
-def nameless() -> tuple[str, ...]:
-    """What an agent once started and now runs in a network namespace without a name.
+def _nameless(folder: Path) -> list[str]:
+    """What an agent of the lab once started and now runs in a network namespace without a name.
 
     A sandbox without a network has such a namespace rightly: its parent, outside of it, explains it.
     """
@@ -55,7 +56,8 @@ def nameless() -> tuple[str, ...]:
         return parent is not None and parent.pid != 1 and parent.netns != process.netns
 
     lost = [one for one in everything.values() if one.netns not in named | {own} and not is_explained(one)]
-    return tuple(f"{_of(one)} runs in a network namespace without a name" for one in lost if _token(one))
+    owned = [one for one in lost if Path(os.fsdecode(_mark(one, OWNER))).is_relative_to(folder)]
+    return [f"{_of(one)} runs in a network namespace without a name" for one in owned]
 
 
 def _left_behind(name: str, settings: Settings) -> list[str]:
@@ -69,6 +71,7 @@ def _left_behind(name: str, settings: Settings) -> list[str]:
     groups = (group for host in plan.hosts for group in cgroups.folders(host))
     found += [f"control group {group} is left over" for group in groups if group.exists()]
     found += [f"{path} is still mounted" for path in mounts_below(plan.folder)]
+    found += _nameless(plan.folder)
     if plan.folder.exists():
         found.append(f"{folder} is left over")
     found += [f"{_of(process)} still runs" for process in all_processes() if _refers_to(process, folder)]
@@ -110,7 +113,7 @@ def _orphans(host: HostPlan, processes: tuple[Process, ...]) -> list[Process]:
     pidfiles = b"\n".join(_pidfiles(host.state_dir))
 
     def is_known(process: Process) -> bool:
-        token = _token(process)
+        token = _mark(process, TOKEN)
         return token in pidfiles if token else process.pid in below
 
     return [process for process in processes if not is_known(process)]
@@ -126,12 +129,12 @@ def _pidfiles(folder: Path) -> list[bytes]:
     return found
 
 
-def _token(process: Process) -> bytes:
+def _mark(process: Process, variable: bytes) -> bytes:
     try:
         words = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return b""
-    return next((word.removeprefix(TOKEN) for word in words if word.startswith(TOKEN)), b"")
+    return next((word.removeprefix(variable) for word in words if word.startswith(variable)), b"")
 
 
 def _unattached_taps() -> list[str]:

@@ -7,12 +7,14 @@ the wall clock.
 from __future__ import annotations
 
 import os
+import time
 from functools import cache
 from pathlib import Path
 
 from vdc.model.base import Record
 
 PROC = Path("/proc")
+_EXEC_S, _EXEC_AGAIN_S = 1.0, 0.001  # that a process may be in the middle of execve(2)
 _FIELD_STATE = 0  # counted from after the command's closing parenthesis, which is field 3 of proc(5)
 _FIELD_PPID = 1
 _FIELD_START = 19
@@ -102,11 +104,23 @@ def children_of(pid: int) -> tuple[int, ...]:
 def pids_with_environment(entry: str) -> tuple[int, ...]:
     """The processes started with `entry` (NAME=value) in their environment; slow, reads all of /proc."""
     wanted = entry.encode()
-    found = []
-    for pid in _all_pids():
-        try:
-            if wanted in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
-                found.append(pid)
-        except OSError:
-            continue  # it ended meanwhile, or belongs to somebody else
-    return tuple(found)
+    return tuple(pid for pid in _all_pids() if wanted in _environment(pid).split(b"\0"))
+
+
+def _environment(pid: int) -> bytes:
+    """Empty where it cannot be known: the process ended meanwhile, or belongs to somebody else.
+
+    In the middle of execve(2) the kernel shows an empty one, and an empty command line with it (proc(5):
+    env_start and arg_start are set last), for as long as the process waits for a processor: it is read again.
+    """
+    folder, end = PROC / str(pid), time.monotonic() + _EXEC_S
+    try:
+        while True:
+            has_begun = bool((folder / "cmdline").read_bytes())  # first: it may begin between the two
+            environment = (folder / "environ").read_bytes()
+            if environment or has_begun or time.monotonic() > end:
+                return environment
+            (folder / "exe").readlink()  # of a kernel thread, and of what has ended, there is none
+            time.sleep(_EXEC_AGAIN_S)
+    except OSError:
+        return b""
