@@ -42,7 +42,7 @@ async def why_not(endpoint: str, bundle: str, certificate: str = "", key: str = 
     store = EtcdStore([endpoint], ssl=client_context(bundle, certificate, key))
     try:
         with pytest.raises(StoreUnavailableError) as caught:
-            await store.get("/vdc/leader", deadline_s=1.0)
+            await store.get("/vdc/leader", deadline_s=5.0)
     finally:
         await store.close()
     return str(caught.value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from lockstep_clients import Store, Talker, load, wait_for
 from lockstep_support import Copy, Pair, missing
+from throwaway_namespace import run
 
+from hostagent.drivers.process.users import owner_of
 from hostagent.drivers.qemu import primary
 from hostagent.drivers.qemu.spec import CONSOLE_SOCKET, SERIAL_LOG
 from hostagent.drivers.qemu.steps import block_nodes, run_state
@@ -41,13 +42,19 @@ def listen(copy: Copy, role: CopyRole) -> DiskTrouble:
 
 @contextmanager
 def broken_disk(copy: Copy) -> Iterator[None]:
-    resource.prlimit(copy.pid, resource.RLIMIT_FSIZE, (FEW_BYTES, resource.RLIM_INFINITY))
+    limit_files(copy, str(FEW_BYTES))
     try:
         yield
     finally:
         if copy.process.returncode is None:
-            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-            resource.prlimit(copy.pid, resource.RLIMIT_FSIZE, unlimited)
+            limit_files(copy, "unlimited")
+
+
+def limit_files(copy: Copy, most_bytes: str) -> None:
+    """As the guest's own user: root may do it to others by a capability only that not every container has."""
+    uid = str(owner_of(copy.folder))
+    guest = ("setpriv", "--reuid", uid, "--regid", uid, "--clear-groups")
+    run(*guest, "prlimit", "--pid", str(copy.pid), f"--fsize={most_bytes}:unlimited")
 
 
 async def progress_of(talker: Talker, store: Store) -> None:
@@ -119,7 +126,7 @@ async def test_a_guest_alone_stands_still_and_does_again_what_its_disk_refused()
         assert await store.audit() == []
 
 
-async def test_a_console_log_that_was_cut_goes_on_from_its_new_beginning() -> None:
+async def test_a_console_log_that_was_cut_goes_on_from_its_new_beginning(tmp_path: Path) -> None:
     async with Pair() as pair:
         first = await pair.start_primary()
         await pair.guest_is_up()
@@ -127,10 +134,10 @@ async def test_a_console_log_that_was_cut_goes_on_from_its_new_beginning() -> No
         _, writer = await asyncio.open_unix_connection(str(first.folder / CONSOLE_SOCKET))
         writer.write(b"echo so it beg''an\n")
         await wait_for(lambda: b"so it began" in log.read_bytes(), "the console's first words", 10)
-        assert bound_log(log, limit_bytes=16, kept_bytes=8)
+        assert bound_log(log, tmp_path, limit_bytes=16, kept_bytes=8)
         writer.write(b"echo so it go''es on\n")
         await wait_for(lambda: b"so it goes on" in log.read_bytes(), "the console's next words", 10)
         assert b"\0" not in log.read_bytes(), "a hole up to where the writer was"
         assert b"began" not in log.read_bytes()
-        assert log.with_name("serial.log.1").stat().st_size == 8
+        assert (tmp_path / "serial.log.1").stat().st_size == 8
         writer.close()

@@ -17,6 +17,7 @@ from lockstep_clients import Store, Talker, load, wait_for
 from lockstep_support import MIB, Copy, Pair, missing
 
 from hostagent.drivers.disk.copy import DiskSet, DiskSource, older_copy
+from hostagent.drivers.process.users import own_by, owner_of
 from hostagent.drivers.qemu import kept, primary
 from hostagent.drivers.qemu.entry import EntryFailedError
 from hostagent.drivers.qemu.plan import LockstepPlan
@@ -46,6 +47,7 @@ class ResyncPair(Pair):
         folder = self.folder / f"q{len(list(self.folder.iterdir()))}"
         for path in [self.older.folder / "copy.json", *self.older.folder.glob("parent?.qcow2")]:
             shutil.copy(path, folder / path.name)
+        own_by(folder, owner_of(folder))
         return await disks.reuse_older(self.epoch + 1)
 
     async def keep(self, prime: Copy, second: Copy, plan: LockstepPlan) -> str:
@@ -79,6 +81,7 @@ class ResyncPair(Pair):
         for i, head in enumerate(heads):
             theirs = f"theirs{i}.qcow2"
             shutil.copy(second.folder / f"parent{i}.qcow2", prime.folder / theirs)
+            own_by(prime.folder, owner_of(prime.folder))
             await prime.disks._tool._run(
                 "compare", "-q", "-f", "qcow2", "-F", "qcow2", f"/vm/{head}", f"/vm/{theirs}", deadline_s=120
             )
