@@ -74,7 +74,7 @@ async def test_a_secondarys_disk_that_fails_is_heard_on_both_sides_and_hurts_nob
             await pair.in_sync(first, second)
             here, there = listen(first, CopyRole.PRIMARY), listen(second, CopyRole.SECONDARY)
             with broken_disk(second):
-                await wait_for(lambda: bool(here.there and there.here), "both have heard", 5)
+                await wait_for(lambda: bool(here.there and there.here), "both have heard", 20)
                 assert not here.here, "the primary's own disk is well"
                 await primary.leave(first.qmp, plan)
                 await progress_of(talker, store)
@@ -95,7 +95,7 @@ async def test_a_primarys_disk_that_fails_stops_it_and_the_secondary_has_every_w
             await pair.in_sync(first, second)
             here, there = listen(first, CopyRole.PRIMARY), listen(second, CopyRole.SECONDARY)
             with broken_disk(first):
-                await wait_for(lambda: bool(here.here), "the primary has heard", 5)
+                await wait_for(lambda: bool(here.here), "the primary has heard", 20)
                 assert not here.there
                 await pair.kill(first)  # it gives way
                 assert not there.here
