@@ -219,6 +219,22 @@ def open_kinds(copy: Copy) -> list[str]:
     return found
 
 
+async def test_a_secondary_is_made_again_where_the_first_one_died_before_its_memory_came() -> None:
+    """The primary's QEMU reads nothing yet from the channels: it does not see that they were only shut."""
+    async with Pair() as pair:
+        first = await pair.start_primary()
+        await pair.guest_is_up()
+        dead = await pair.start_secondary()
+        pair.epoch += 1
+        plan = pair.plan(first)
+        await pair.prepare(first, dead, plan)
+        await pair.kill(dead)
+        second = await pair.start_secondary()
+        await pair.prepare(first, second, plan)
+        await pair.enter_plan(first, plan)
+        await pair.in_sync(first, second)
+
+
 async def test_qemu_has_no_network_and_no_way_to_other_taps() -> None:
     async with Pair(nics=2) as pair:
         first = await pair.start_primary()

@@ -7,6 +7,8 @@ primary like any other, with `insert_behind_rewriter` in its next plan.
 
 from __future__ import annotations
 
+import socket
+import struct
 from contextlib import suppress
 from typing import Any, Final
 
@@ -175,8 +177,12 @@ async def _connect(qmp: QmpSession, plan: LockstepPlan, chardev: str, port: int,
     QEMU refuses TLS on a client that is made of a descriptor, because it would not know whom to expect. So the
     client is made with the name that the certificate has to carry, which leads nowhere (QEMU has no network, and
     would try again after weeks), and gets the connection as if somebody had called it.
+
+    Its end is a reset: a primary's QEMU that reads nothing yet from the connection does not notice one that is only
+    shut, and would never take that of the next secondary (chardev/char-socket.c watches for HUP).
     """
     with await network.connect(plan.primary_address, port) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         whom = {"type": "inet", "data": {"host": Side.PRIMARY, "port": str(port)}}
         data = {"addr": whom, "server": False, "nodelay": True, "reconnect-ms": _NEVER_MS}
         backend = {"type": "socket", "data": {**data, **credentials.of_client(plan)}}
