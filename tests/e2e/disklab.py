@@ -1,15 +1,14 @@
-"""Faults of a host's disk, caused for real: a small file system that fills up, a file that may not grow."""
+"""Faults of a host's disk, caused for real: a small file system that fills up."""
 
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from testlab import VM, Lab, wait_for
+from testlab import Lab, wait_for
 
 MIB = 1024**2
 
@@ -71,16 +70,3 @@ def small_disk(lab: Lab, host: str, size_mib: int = 160) -> Iterator[SmallDisk]:
         disk.clear()
         lab.remove_all_vms()
         disk.unmount()
-
-
-@contextmanager
-def broken_disk(vm: VM, host: str) -> Iterator[None]:
-    """The VM's QEMU on a host may not write beyond the first 200 KiB of any file: nearly every write fails."""
-    pid = vm.qemu(host).pid
-    unlimited = resource.RLIM_INFINITY
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (200 * 1024, unlimited))
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):  # it gave way
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (unlimited, unlimited))

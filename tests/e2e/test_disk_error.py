@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from disklab import broken_disk
+from file_limit import broken_disk
 from testlab import VM, Lab, wait_for
 
 
@@ -14,7 +14,7 @@ def test_the_healthy_copy_carries_on(lab: Lab, protected_vm: Callable[..., VM]) 
     pid, known = vm.qemu(first).pid, len(lab.events("web"))
     with lab.workload(vm) as workload:
         workload.wait_progress(more=30, deadline_s=20)
-        with broken_disk(vm, second):
+        with broken_disk(vm.qemu(second).pid):
             vm.wait("under a new epoch", lambda view: view.status.epoch > before, 10)
             workload.wait_progress(more=50, deadline_s=20)
         view = vm.wait_lockstep()
@@ -26,7 +26,7 @@ def test_the_healthy_copy_carries_on(lab: Lab, protected_vm: Callable[..., VM]) 
 
         before = view.status.epoch
         workload.wait_progress(more=30, deadline_s=20)
-        with broken_disk(vm, first):
+        with broken_disk(vm.qemu(first).pid):
             view = vm.wait_primary(spare)
             assert view.status.epoch > before
             workload.wait_progress(more=50, deadline_s=20)

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 from labcredentials import ask_as_host
-from testlab import Lab, wait_for
+from testlab import Lab, kill_agent, wait_for
 
 from vdc.lab import api as lab_api
-from vdc.lab.processes import kill_all
 
 
 def test_its_vm_can_be_deleted_once_it_is_declared_dead(lab: Lab) -> None:
@@ -31,7 +30,7 @@ def test_its_vm_can_be_deleted_once_it_is_declared_dead(lab: Lab) -> None:
     lab.heal(host)  # it is not dead after all, and nobody any more: its certificate was revoked with it
     answer = ask_as_host(lab, host, others[0], "GET", "/v1/health")
     assert (answer.status, answer.code) == (401, "certificate-revoked")
-    kill_all([lab.agent(host)])
+    kill_agent(lab, host)
     done = _join_anew(lab, host)
     assert done.returncode == 0, done.stderr
     lab.heal(host)

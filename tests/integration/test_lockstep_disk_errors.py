@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from file_limit import broken_disk
 from lockstep_clients import Store, Talker, load, wait_for
 from lockstep_support import Copy, Pair, missing
-from throwaway_namespace import run
 
-from hostagent.drivers.process.users import owner_of
 from hostagent.drivers.qemu import primary
 from hostagent.drivers.qemu.spec import CONSOLE_SOCKET, SERIAL_LOG
 from hostagent.drivers.qemu.steps import block_nodes, run_state
@@ -26,8 +23,6 @@ from hostagent.supervisor.trouble import DiskTrouble
 from vdc.model.endophyte import CopyRole, CopyStage
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
-
-FEW_BYTES = 200 * 1024
 
 
 def listen(copy: Copy, role: CopyRole) -> DiskTrouble:
@@ -38,23 +33,6 @@ def listen(copy: Copy, role: CopyRole) -> DiskTrouble:
 
     copy.qmp.add_listener(on_event)
     return trouble
-
-
-@contextmanager
-def broken_disk(copy: Copy) -> Iterator[None]:
-    limit_files(copy, str(FEW_BYTES))
-    try:
-        yield
-    finally:
-        if copy.process.returncode is None:
-            limit_files(copy, "unlimited")
-
-
-def limit_files(copy: Copy, most_bytes: str) -> None:
-    """As the guest's own user: root may do it to others by a capability only that not every container has."""
-    uid = str(owner_of(copy.folder))
-    guest = ("setpriv", "--reuid", uid, "--regid", uid, "--clear-groups")
-    run(*guest, "prlimit", "--pid", str(copy.pid), f"--fsize={most_bytes}:unlimited")
 
 
 async def progress_of(talker: Talker, store: Store) -> None:
@@ -73,7 +51,7 @@ async def test_a_secondarys_disk_that_fails_is_heard_on_both_sides_and_hurts_nob
             plan, _ = await pair.protect(first, second)
             await pair.in_sync(first, second)
             here, there = listen(first, CopyRole.PRIMARY), listen(second, CopyRole.SECONDARY)
-            with broken_disk(second):
+            with broken_disk(second.pid):
                 await wait_for(lambda: bool(here.there and there.here), "both have heard", 20)
                 assert not here.here, "the primary's own disk is well"
                 await primary.leave(first.qmp, plan)
@@ -94,7 +72,7 @@ async def test_a_primarys_disk_that_fails_stops_it_and_the_secondary_has_every_w
             plan, _ = await pair.protect(first, second)
             await pair.in_sync(first, second)
             here, there = listen(first, CopyRole.PRIMARY), listen(second, CopyRole.SECONDARY)
-            with broken_disk(first):
+            with broken_disk(first.pid):
                 await wait_for(lambda: bool(here.here), "the primary has heard", 20)
                 assert not here.there
                 await pair.kill(first)  # it gives way
@@ -114,7 +92,7 @@ async def test_a_guest_alone_stands_still_and_does_again_what_its_disk_refused()
         stops: list[str] = []
         first.qmp.add_listener(lambda event, data, _: stops.append(event) if event == "STOP" else None)
         async with load(pair) as (talker, store):
-            with broken_disk(first):
+            with broken_disk(first.pid):
                 await wait_for(lambda: len(stops) == 1, "the guest stands still", 10)
                 assert await run_state(first.qmp) == "io-error"
                 await primary.resume(first.qmp)
