@@ -23,7 +23,8 @@ def broken_disk(pid: int) -> Iterator[None]:
 
 def _set_limit(pid: int, most_bytes: str) -> None:
     """As its own user: root may do it to others by a capability only that not every container has."""
-    uid = str(Path(f"/proc/{pid}").stat().st_uid)
+    status = Path(f"/proc/{pid}/status").read_text()
+    uid = next(line.split()[1] for line in status.splitlines() if line.startswith("Uid:"))
     own = ("setpriv", "--reuid", uid, "--regid", uid, "--clear-groups")
     limit = ("prlimit", "--pid", str(pid), f"--fsize={most_bytes}:unlimited")
     subprocess.run([*own, *limit], check=True, capture_output=True, timeout=20)
