@@ -284,10 +284,8 @@ class Agent:
 
     def _api(self, context: ServerContext) -> ApiServer:
         mirror = context.host.mirror
-        gate = Gate(
-            context.host, self._trust.identity.cluster, is_revoked=lambda serial: serial in mirror.revoked
-        )
-        mirror.subscribe(lambda key: gate.drop_revoked() if not key or key.startswith(keys.REVOKED) else None)
+        gate = Gate(context.host, self._trust, is_revoked=lambda serial: serial in mirror.revoked)
+        mirror.subscribe(lambda key: gate.drop_ended() if not key or key.startswith(keys.REVOKED) else None)
         return ApiServer(
             build_app(context, gate), self._trust, path=self.config.state_dir / "api.sock",
             address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,

@@ -20,7 +20,7 @@ from vdc.api.routes import BY_NAME, ROUTES, Route
 from vdc.api.transport import ACTING_FOR
 from vdc.model.identity import USER_ROLES, Identity, Role
 from vdc.security.authority import Authority
-from vdc.security.folder import CERTIFICATE, write_private
+from vdc.security.folder import AUTHORITY_KEY, BUNDLE, CERTIFICATE, write_private
 
 NAMES = {Role.HOST: "h2", Role.WITNESS: "w1"}
 SHOWN = [Role.NOBODY, *USER_ROLES, Role.WITNESS, Role.HOST]
@@ -149,10 +149,53 @@ async def test_a_revoked_certificate_ends_with_the_next_request_and_its_streams_
     reader, writer = await asyncio.open_connection(ADDRESS, agent.port, ssl=session_context(alice))
     writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"401" in await reader.readline()
-    agent.gate.drop_revoked()
+    agent.gate.drop_ended()
     await asyncio.wait_for(reader.read(), 5)
     assert reader.at_eof()
     writer.close()
+
+
+async def test_a_stream_ends_with_the_certificate_it_was_opened_by(agent: Agent) -> None:
+    at = datetime.now(UTC)
+    agent.gate._now = lambda: at
+    reader, writer = await asyncio.open_connection(
+        ADDRESS, agent.port, ssl=session_context(shown(Role.VIEWER, "alice"))
+    )
+    writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"200" in await reader.readline()
+    agent.gate.drop_ended()
+    at += MONTH + timedelta(seconds=1)
+    writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    while b"401" not in await asyncio.wait_for(reader.readline(), 5):
+        pass
+    agent.gate.drop_ended()
+    await asyncio.wait_for(reader.read(), 5)
+    assert reader.at_eof()
+    writer.close()
+
+
+async def test_a_connection_of_a_retired_authority_ends_with_it(agent: Agent) -> None:
+    """A key that was stolen is why it was retired: its thief would else stay for as long as a connection does."""
+    folder, new = agent.trust.folder, Authority.create(CLUSTER, datetime.now(UTC))
+    carol = shown(Role.ADMIN, "carol")
+    reader, writer = await asyncio.open_connection(ADDRESS, agent.port, ssl=session_context(carol))
+    writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"200" in await reader.readline()
+    early, waiting = await asyncio.open_connection(ADDRESS, agent.port, ssl=session_context(carol))
+
+    renewed = new.renew((folder / CERTIFICATE).read_text(), datetime.now(UTC))
+    write_private(folder / BUNDLE, new.pem)
+    write_private(folder / CERTIFICATE, renewed)
+    (folder / AUTHORITY_KEY).unlink()
+    agent.trust._keyring.reload()
+
+    await asyncio.wait_for(reader.read(), 5)
+    assert reader.at_eof()
+    waiting.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await asyncio.wait_for(early.readuntil(b"}"), 5)
+    assert b"401" in answer and b"certificate-foreign" in answer
+    for each in (writer, waiting):
+        each.close()
 
 
 def session_context(pair: tuple[str, str]) -> Any:
