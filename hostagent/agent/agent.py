@@ -50,7 +50,7 @@ from hostagent.heartbeat.heartbeats import Heartbeats
 from hostagent.heartbeat.order import NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
-from hostagent.server.identity import Gate
+from hostagent.server.identity import Gate, revoked_by
 from hostagent.server.issuing import Issuer
 from hostagent.server.maintenance import promoter
 from hostagent.server.override import Override
@@ -284,7 +284,7 @@ class Agent:
 
     def _api(self, context: ServerContext) -> ApiServer:
         mirror = context.host.mirror
-        gate = Gate(context.host, self._trust, is_revoked=lambda serial: serial in mirror.revoked)
+        gate = Gate(context.host, self._trust, revoked_by(mirror, self._keyring))
         mirror.subscribe(lambda key: gate.drop_ended() if not key or key.startswith(keys.REVOKED) else None)
         return ApiServer(
             build_app(context, gate), self._trust, path=self.config.state_dir / "api.sock",

@@ -39,6 +39,11 @@ class Trust:
         """Who this host is."""
         return self._keyring.credentials.identity
 
+    @property
+    def is_founding(self) -> bool:
+        """Whether this host has never read the cluster's records."""
+        return self._keyring.is_founding
+
     def believes(self, certificate: x509.Certificate) -> bool:
         """Whether an authority that is trusted now issued it."""
         return any(is_issued_by(authority, certificate) for authority in self._authorities)

@@ -30,6 +30,8 @@ from vdc.api.transport import ACTING_FOR
 from vdc.model.errors import BugError, ForbiddenError, UnauthenticatedError, UnavailableError
 from vdc.model.identity import Identity, Role
 from vdc.security.certificates import Certificate, parse_certificate, read_certificate
+from vdc.security.keyring import Keyring
+from vdc.store.mirror import Mirror
 
 ROOT = "root"  # the name of the administrator at the unix socket
 _UCRED = struct.Struct("3i")
@@ -81,6 +83,12 @@ def role_missing(identity: Identity | None, role: Role) -> ForbiddenError:
     return ForbiddenError(f"this needs the role {role}; {who}", hint=hint)
 
 
+def revoked_by(mirror: Mirror, keyring: Keyring) -> Callable[[str], bool]:
+    """Who was revoked: by the records; until they have been read, by the list that this host signed or got last."""
+    listed = keyring.listed()
+    return lambda serial: serial in mirror.revoked or (not mirror.synced.is_set() and serial in listed)
+
+
 class Gate:
     """One per agent; `middleware` goes around every handler."""
 
@@ -128,6 +136,8 @@ class Gate:
         self._check_certificate(
             caller, request.remote or "", is_newcomer=route is None or route.from_newcomers
         )
+        if caller.certificate is not None and request.method not in ("GET", "HEAD"):
+            self._check_records()
         request[IDENTITY] = identity = self._acting_for(request, caller.identity)
         if route is not None and not route.admits(identity.role):
             raise role_missing(identity, route.role)
@@ -202,6 +212,14 @@ class Gate:
         certificate.check_time(self._now())
         if identity.role.is_machine:
             self._check_place(certificate, remote, is_newcomer=is_newcomer)
+
+    def _check_records(self) -> None:
+        """Nothing is changed for a certificate that may have been revoked without this host's knowing."""
+        if not self._host.mirror.synced.is_set() and not self._trust.is_founding:
+            raise UnavailableError(
+                f"{self._host.name} has not read the records yet, and cannot tell who was revoked meanwhile",
+                hint="ask another host; without a majority of etcd nothing can be changed", code="not-synced",
+            )  # fmt: skip
 
     def _check_place(self, certificate: Certificate, remote: str, *, is_newcomer: bool) -> None:
         """A machine's certificate counts from that machine's own addresses alone."""

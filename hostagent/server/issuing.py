@@ -20,7 +20,7 @@ from vdc.security.authorities import entry_of, sign, verify
 from vdc.security.authority import Authority
 from vdc.security.certificates import parse_certificate, public_key_of, read_certificate
 from vdc.security.cluster import enter_later
-from vdc.security.folder import ISSUED, SEEN, read_private, write_authorities
+from vdc.security.folder import ISSUED, read_private, write_authorities
 from vdc.security.keyring import Keyring
 from vdc.security.keys import key_digest, read_request
 from vdc.store.mirror import Mirror
@@ -69,12 +69,6 @@ class Issuer:
         revoked = self.revocation_list() if identity.role.is_machine else ""
         bundle = self.keyring.credentials.bundle_pem
         return wire.Membership(certificate=certificate, bundle=bundle, revoked=revoked)
-
-    @property
-    def is_founding(self) -> bool:
-        """Whether this host has never read the cluster's records: the first hosts of a cluster join before its
-        etcd can have a majority."""
-        return not (self.keyring.folder / SEEN).exists()
 
     def issue_early(
         self, identity: Identity, request_pem: str, *, addresses: Collection[str]

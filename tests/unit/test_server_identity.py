@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -15,12 +16,13 @@ from aiohttp import web
 from gate_support import ADDRESS, MONTH, Agent, build, path_of, serial_of, session_of, shown
 from pki_support import CLUSTER, authority_now
 
+from hostagent.server.identity import revoked_by
 from vdc.api.openapi import build_openapi
 from vdc.api.routes import BY_NAME, ROUTES, Route
 from vdc.api.transport import ACTING_FOR
 from vdc.model.identity import USER_ROLES, Identity, Role
 from vdc.security.authority import Authority
-from vdc.security.folder import AUTHORITY_KEY, BUNDLE, CERTIFICATE, write_private
+from vdc.security.folder import AUTHORITY_KEY, BUNDLE, CERTIFICATE, REVOKED, SEEN, write_private
 
 NAMES = {Role.HOST: "h2", Role.WITNESS: "w1"}
 SHOWN = [Role.NOBODY, *USER_ROLES, Role.WITNESS, Role.HOST]
@@ -196,6 +198,29 @@ async def test_a_connection_of_a_retired_authority_ends_with_it(agent: Agent) ->
     assert b"401" in answer and b"certificate-foreign" in answer
     for each in (writer, waiting):
         each.close()
+
+
+async def test_before_the_records_are_read_the_last_list_counts_and_nothing_is_changed(agent: Agent) -> None:
+    alice, eve = shown(Role.ADMIN, "alice"), shown(Role.ADMIN, "eve")
+    keyring = agent.trust._keyring
+    assert keyring.credentials.authority is not None
+    now = datetime.now(UTC)
+    text = keyring.credentials.authority.revocation_list([(serial_of(eve[0]), now)], now)
+    write_private(keyring.folder / REVOKED, text)
+    mirror: Any = SimpleNamespace(revoked=set(), synced=agent.synced)
+    agent.gate._is_revoked = revoked_by(mirror, keyring)
+    agent.synced.is_set = lambda: False
+    async with session_of(*alice) as session, session_of(*eve) as revoked:
+        assert (await ask(agent, session, "create_token"))[0] == 200  # the cluster is only being founded
+        write_private(keyring.folder / SEEN, "{}")
+        for route in ("create_token", "add_user", "revoke", "promote_endophyte"):
+            status, answer = await ask(agent, session, route)
+            assert (status, answer["code"]) == (503, "not-synced")
+        assert (await ask(agent, session, "list_nodes"))[0] == 200
+        assert (await ask(agent, revoked, "list_nodes"))[1]["code"] == "certificate-revoked"
+        agent.synced.is_set = lambda: True
+        assert (await ask(agent, revoked, "list_nodes"))[0] == 200  # the records say that it was taken back
+        assert (await ask(agent, session, "create_token"))[0] == 200
 
 
 def session_context(pair: tuple[str, str]) -> Any:
