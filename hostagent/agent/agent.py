@@ -159,7 +159,6 @@ class Agent:
         if self._member is not None and self._lineage.may_vote:
             self._member.check_data()
             group.create_task(self._member.run(), name="etcd")
-            group.create_task(keep_credentials(self._member, self._trust), name="etcd credentials")
 
     def _issuer(self, host: NodeContext) -> Issuer:
         def now() -> datetime:
@@ -169,8 +168,14 @@ class Agent:
         return Issuer(host.name, self._keyring, identities, host.mirror, now)
 
     def _keep_credentials(self, context: ServerContext, group: asyncio.TaskGroup) -> None:
-        keeper = CredentialsKeeper(context.host, context.issuer, context.peer, addresses_of(self.config))
+        keeper = CredentialsKeeper(
+            context.host, context.issuer, context.peer, addresses_of(self.config), self._member
+        )
         group.create_task(keeper.run(), name="credentials")
+
+        if self._member is not None and self._lineage.may_vote:
+            following = keep_credentials(self._member, self._trust, context.host.store)
+            group.create_task(following, name="etcd credentials")
 
     def _keep_lineage(self, host: NodeContext, store: EtcdStore, group: asyncio.TaskGroup) -> None:
         group.create_task(self._lineage.keep(host, store), name="lineage")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.server.issuing import Issuer
 from hostagent.supervisor.node import NodeContext
 from vdc.api import identities as wire
@@ -64,10 +65,16 @@ class CredentialsKeeper:
     """One per agent. Whoever uses the credentials subscribes to the keyring."""
 
     def __init__(
-        self, host: NodeContext, issuer: Issuer, peer: Callable[[str], ApiClient], addresses: tuple[str, ...]
+        self,
+        host: NodeContext,
+        issuer: Issuer,
+        peer: Callable[[str], ApiClient],
+        addresses: tuple[str, ...],
+        member: EmbeddedMember | None = None,
     ) -> None:
-        """`addresses`: where this host serves, which its certificate has to bear out."""
+        """`addresses`: where this host serves, which its certificate has to bear out; `member`: its member of etcd."""
         self._host = host
+        self._member = member
         self._issuer = issuer
         self._keyring = issuer.keyring
         self._peer = peer
@@ -211,6 +218,8 @@ class CredentialsKeeper:
         return len(held) == len(self._credentials.authorities)
 
     async def _say_trust(self) -> None:
+        if self._member is not None and not await self._member.knows_authorities():
+            return  # it would refuse the others if the new one issued now; its start wakes this up
         used = tuple(sorted(fingerprint_of(one) for one in self._credentials.authorities))
         if self._host.mirror.trust.get(self._host.name) != used:
             await self._issuer.identities.put_trust(Trust(host=self._host.name, fingerprints=used))

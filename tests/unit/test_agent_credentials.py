@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -190,6 +191,28 @@ async def test_the_authority_is_replaced_while_everything_goes_on(world: World) 
     with pytest.raises(VdcError) as caught:
         await api.retire_authority()
     assert caught.value.code == "no-rotation"
+
+
+async def test_a_host_is_counted_on_when_its_etcd_knows_the_new_authority_too(world: World) -> None:
+    """Members that do not would refuse the others' new certificates, and a majority might be lost by that."""
+    await world.found("h1", "h2")
+    member = Member()
+    world.agents["h2"].keeper._member = cast(Any, member)
+    api = await world.ask("h1", admin())
+    await api.rotate_authority()
+    await world.settle(5)
+    status = await api.authority_status()
+    assert (status.phase, status.untrusting) == ("introduced", ("h2",))
+    member.knows = True
+    await world.settle()
+    assert (await api.authority_status()).phase == "issuing"
+
+
+class Member:
+    knows = False
+
+    async def knows_authorities(self) -> bool:
+        return self.knows
 
 
 async def test_a_host_that_does_not_answer_holds_a_rotation_up_and_is_named(world: World) -> None:
