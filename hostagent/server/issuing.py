@@ -5,6 +5,7 @@ Every full host has the authority's key. One that has not got it yet, and a witn
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address
@@ -20,7 +21,7 @@ from vdc.security.authorities import entry_of, sign, verify
 from vdc.security.authority import Authority
 from vdc.security.certificates import parse_certificate, public_key_of, read_certificate
 from vdc.security.cluster import enter_later
-from vdc.security.folder import ISSUED, read_private, write_authorities
+from vdc.security.folder import ISSUED, has_authority_key, read_private, write_authorities
 from vdc.security.keyring import Keyring
 from vdc.security.keys import key_digest, read_request
 from vdc.store.mirror import Mirror
@@ -38,6 +39,7 @@ class Issuer:
         self.keyring = keyring
         self.identities = identities
         self.now = now
+        self._rotating = asyncio.Lock()
 
     @property
     def authority(self) -> Authority:
@@ -160,13 +162,20 @@ class Issuer:
         return missing_trust(record, self._mirror.trust, self._mirror.hosts)
 
     async def rotate(self) -> None:
-        """Introduce a new authority; ConflictError (`rotation-running`, `contention`)."""
-        record, revision = await self.rotation()
-        old = self._signer(record)
-        new = Authority.create(old.cluster, self.now())
-        introduced = sign(begin(record, entry_of(new)), old)
-        write_authorities(self.keyring.folder, [*self.keyring.credentials.held, new])
-        await self.identities.put_authorities(introduced, revision)
+        """Introduce a new authority; ConflictError (`rotation-running`, `contention`).
+
+        One that is being introduced and whose key has not come here is taken for lost with the host that made it:
+        agents fetch keys within seconds.
+        """
+        async with self._rotating:  # of two at once the second would replace the first one's key
+            record, revision = await self.rotation()
+            old = self._signer(record)
+            new = Authority.create(old.cluster, self.now())
+            newest = parse_certificate(record.entries[-1].certificate)
+            is_key_lost = not has_authority_key(self.keyring.folder, newest)
+            introduced = sign(begin(record, entry_of(new), is_key_lost=is_key_lost), old)
+            write_authorities(self.keyring.folder, [*self.keyring.credentials.held, new])
+            await self.identities.put_authorities(introduced, revision)
 
     async def advance(self) -> bool:
         """Let the new authority issue where every host trusts it; says whether it has just come to that."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any, cast
 
@@ -213,6 +214,35 @@ class Member:
 
     async def knows_authorities(self) -> bool:
         return self.knows
+
+
+async def test_two_who_rotate_at_once_leave_an_authority_that_somebody_has_the_key_of(world: World) -> None:
+    await world.found("h1", "h2")
+    api = await world.ask("h1", admin())
+    ended = await asyncio.gather(api.rotate_authority(), api.rotate_authority(), return_exceptions=True)
+    assert sorted(type(each).__name__ for each in ended) == ["Acknowledged", "ConflictError"]
+    await world.settle(5)
+    assert (await api.authority_status()).phase == "issuing"
+
+
+async def test_a_rotation_whose_key_died_with_its_host_is_begun_anew(world: World) -> None:
+    await world.found("h1", "h2")
+    await (await world.ask("h1", admin())).rotate_authority()
+    await world.silence("h1")
+    await world.settle(5)
+    api = await world.ask("h2", admin())
+    assert (await api.authority_status()).phase == "introduced"
+    await world.store.commit([], [Delete(keys.machine("h1")), Delete(keys.host("h1"))])
+    await world.settle(5)
+    assert (await api.authority_status()).phase == "introduced", "nobody can sign by it"
+    await api.rotate_authority()
+    await world.settle(5)
+    status = await api.authority_status()
+    assert (status.phase, len(status.authorities)) == ("issuing", 2)
+    assert held(world.agents["h2"]) == {one.fingerprint for one in status.authorities}
+    with pytest.raises(VdcError) as caught:
+        await api.rotate_authority()
+    assert caught.value.code == "rotation-running"
 
 
 async def test_a_host_that_does_not_answer_holds_a_rotation_up_and_is_named(world: World) -> None:
