@@ -28,6 +28,7 @@ from vdc.security.certificates import (
     check_certificate,
     fingerprint_of,
     is_issued_by,
+    is_serial,
     key_identifier,
     parse_bundle,
     parse_certificate,
@@ -290,7 +291,7 @@ class CredentialsKeeper:
     # ---- revocations
 
     async def _write_revoked(self) -> None:
-        now, revoked = self._issuer.now(), frozenset(self._host.mirror.revoked)
+        now, revoked = self._issuer.now(), frozenset(filter(is_serial, self._host.mirror.revoked))
         listed, at = self._listed()
         if listed == revoked and now - at < LIST_EVERY:
             return

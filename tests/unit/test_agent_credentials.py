@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -13,7 +13,7 @@ from pki_support import CLUSTER, NOW, authority
 
 from hostagent.agent.credentials import open_keyring
 from vdc.api import identities as wire
-from vdc.model.credentials import Authorities
+from vdc.model.credentials import Authorities, Revocation
 from vdc.model.errors import VdcError
 from vdc.model.identity import Role
 from vdc.protection.rotation import Phase, begin, phase_of
@@ -148,6 +148,23 @@ async def test_revocations_are_written_out_signed_on_every_host(world: World) ->
         listed = x509.load_pem_x509_crl((agent.folder / "revoked.crl").read_bytes())
         assert [f"{entry.serial_number:032x}" for entry in listed] == [serial]
         assert listed.is_signature_valid(world.authority.certificate.public_key())
+
+
+@pytest.mark.parametrize("poison", ["zz", "", "0" * 32, "f" * 64, "0A" * 16, "a/b"])
+async def test_what_is_no_serial_number_keeps_nobody_from_being_revoked(world: World, poison: str) -> None:
+    """A witness can write it; every agent of the cluster would end by it, and again after each start."""
+    await world.found("h1", "h2", "w1")
+    serial = own(world.agents["w1"]).serial
+    said = Revocation(serial=serial, at=datetime(1900, 1, 1, tzinfo=UTC), until=NOW + DAY)
+    await world.store.commit([], [Put(keys.revoked(poison), "{}"), Put(keys.revoked(serial), said.to_json())])
+    await world.settle()
+    written = {}
+    for agent in world.agents.values():
+        listed = x509.load_pem_x509_crl((agent.folder / "revoked.crl").read_bytes())
+        assert [f"{entry.serial_number:032x}" for entry in listed] == [serial]
+        written[agent.name] = (agent.folder / "revoked.crl").read_bytes()
+    await world.settle()
+    assert written == {a.name: (a.folder / "revoked.crl").read_bytes() for a in world.agents.values()}
 
 
 async def test_a_revoked_host_does_not_renew_itself(world: World) -> None:
