@@ -117,6 +117,11 @@ class CredentialsKeeper:
             except OSError as error:
                 went_well = False
                 self._host.log.warning("credentials cannot be written", why=str(error))
+            except Exception:  # what others wrote into the records must not end an agent that guests live by
+                went_well = False
+                self._host.log.exception(
+                    "defect in the upkeep of credentials", doing=part.__name__.strip("_")
+                )
         return went_well
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -165,6 +166,27 @@ async def test_what_is_no_serial_number_keeps_nobody_from_being_revoked(world: W
         written[agent.name] = (agent.folder / "revoked.crl").read_bytes()
     await world.settle()
     assert written == {a.name: (a.folder / "revoked.crl").read_bytes() for a in world.agents.values()}
+
+
+async def test_records_that_make_no_sense_end_no_agent(world: World) -> None:
+    await world.found("h1", "h2", "w1")
+    own_record = await world.store.get(keys.certificate(own(world.agents["w1"]).serial))
+    found = await world.store.get(keys.AUTHORITIES)
+    assert own_record is not None and found is not None
+    naive = json.loads(own_record.value) | {"not_after": "2026-03-01T12:00:00", "serial": "1" * 32}
+    revoked = {"serial": "1" * 32, "at": "2026-03-01T12:00:00", "until": "2026-03-01T12:00:00"}
+    empty = json.loads(found.value) | {"entries": [], "number": 9}
+    await world.store.commit(
+        [],
+        [
+            Put(keys.certificate("1" * 32), json.dumps(naive)),
+            Put(keys.revoked("1" * 32), json.dumps(revoked)),
+            Put(keys.AUTHORITIES, json.dumps(empty)),
+            Put(keys.LEADER, "h1"),
+        ],
+    )
+    world.pass_time(2 * DAY)
+    await world.settle()
 
 
 async def test_a_revoked_host_does_not_renew_itself(world: World) -> None:
