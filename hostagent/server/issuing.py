@@ -14,11 +14,11 @@ from vdc.api import identities as wire
 from vdc.api.transport import DONE_ELSEWHERE
 from vdc.control.identities import Identities
 from vdc.model.credentials import Authorities, IssuedCertificate, Revocation
-from vdc.model.errors import ConflictError, InvalidError, UnavailableError
-from vdc.model.identity import Identity
+from vdc.model.errors import ConflictError, InvalidError, UnavailableError, VdcError
+from vdc.model.identity import Identity, Role
 from vdc.protection.rotation import Phase, advance, begin, holders, missing_trust, phase_of, retire
 from vdc.security.authorities import entry_of, sign, verify
-from vdc.security.authority import Authority
+from vdc.security.authority import Authority, cluster_of
 from vdc.security.certificates import parse_certificate, public_key_of, read_certificate
 from vdc.security.cluster import enter_later
 from vdc.security.folder import ISSUED, has_authority_key, read_private, write_authorities
@@ -153,9 +153,23 @@ class Issuer:
         return record, revision
 
     async def holders(self, record: Authorities) -> tuple[Identity, ...]:
-        """Whose newest certificate is of an authority that does not issue any more."""
+        """Who shows a certificate of an authority that does not issue any more: the newest one, or a host on record.
+
+        A host that was given a new one may not have got it, and is heard by the one in its host record.
+        """
         certificates = await self.identities.certificates()
-        return holders(record, certificates, await self.identities.revoked(), self.now())
+        found = holders(record, certificates, await self.identities.revoked(), self.now())
+        on_record = (
+            Identity(
+                cluster=cluster_of(self.keyring.credentials.authorities[0]),
+                role=Role(host.value.role),
+                name=name,
+            )
+            for name, host in self._mirror.hosts.items()
+            if host.value.certificate and _issuer_of(host.value.certificate) != record.issuer.key_id
+        )
+        by_uri = {identity.uri: identity for identity in (*found, *on_record)}
+        return tuple(identity for _, identity in sorted(by_uri.items()))
 
     def untrusting(self, record: Authorities) -> tuple[str, ...]:
         """The hosts that do not use every authority yet."""
@@ -212,3 +226,11 @@ class Issuer:
     def _held(self, fingerprint: str) -> Authority | None:
         held = self.keyring.credentials.held
         return next((found for found in held if found.fingerprint == fingerprint), None)
+
+
+def _issuer_of(certificate_pem: str) -> str:
+    """By which authority it says that it is; empty where it cannot be read."""
+    try:
+        return read_certificate(certificate_pem).issuer
+    except VdcError:
+        return ""

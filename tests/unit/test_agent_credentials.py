@@ -255,6 +255,27 @@ class Member:
         return self.knows
 
 
+async def test_an_authority_is_in_use_while_a_host_is_known_by_it(world: World) -> None:
+    """Its newest certificate was issued, and did not reach it: it would be a stranger, and taken for dead."""
+    await world.found("h1", "h2")
+    old = world.agents["h2"].keyring.credentials.certificate_pem
+    api = await world.ask("h1", admin())
+    await api.rotate_authority()
+    await world.settle(5)
+    await (await world.ask("h2", admin("admin"))).renew(wire.RenewRequest(request=make_request(new_key())))
+    for certificate, refusal in ((old, "used by host h2"), ("garbage", "used by host h2"), (None, "")):
+        shown = certificate or world.agents["h2"].keyring.credentials.certificate_pem
+        record = world.agents["h2"].record.with_(certificate=shown)
+        await world.store.commit([], [Put(keys.host("h2"), record.to_json())])
+        await world.settle()
+        if not refusal:
+            await api.retire_authority()
+            continue
+        with pytest.raises(VdcError, match=refusal) as caught:
+            await api.retire_authority()
+        assert caught.value.code == "authority-in-use"
+
+
 async def test_two_who_rotate_at_once_leave_an_authority_that_somebody_has_the_key_of(world: World) -> None:
     await world.found("h1", "h2")
     api = await world.ask("h1", admin())
