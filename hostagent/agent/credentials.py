@@ -51,11 +51,15 @@ COMPLAIN_EVERY = timedelta(hours=12)
 def open_keyring(folder: Path, now: datetime) -> Keyring:
     """This host's credentials, at the start of its agent; a full host renews what has run out meanwhile by itself.
 
+    What has not run out is renewed by the upkeep, which asks the records whether this is a host still: a renewal
+    has a serial number that nobody has revoked.
+
     Raises as `load_credentials`, and UnauthenticatedError (`certificate-expired`, `certificate-early`).
     """
     keyring = Keyring(folder)
     found = keyring.credentials
-    if found.authority is not None and now >= found.certificate.renewal_at:
+    has_ended = now > found.certificate.not_after and found.certificate.serial not in keyring.listed()
+    if has_ended and found.authority is not None:
         pki.write_private(folder / pki.CERTIFICATE, found.authority.renew(found.certificate_pem, now))
         keyring.reload()
     keyring.credentials.certificate.check_time(now)
@@ -133,9 +137,10 @@ class CredentialsKeeper:
     async def _enter_own(self) -> None:
         own = self._credentials.certificate
         if own.serial not in self._host.mirror.certificates and own.serial not in self._host.mirror.revoked:
-            await self._issuer.identities.enter_machine(
-                self._issuer.record_of(self._credentials.certificate_pem)
-            )
+            record = self._issuer.record_of(self._credentials.certificate_pem)
+            if not self._keyring.is_founding:  # one that was removed does not come back by itself
+                await self._issuer.identities.require_name(self._host.name, record.key)
+            await self._issuer.identities.enter_machine(record)
         folder = self._keyring.folder / pki.ISSUED
         for path in sorted(folder.glob("*.crt")) if folder.is_dir() else ():
             await self._enter(pki.read_private(path))

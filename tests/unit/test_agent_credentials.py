@@ -110,6 +110,39 @@ async def test_a_host_that_slept_past_its_expiry_renews_itself_at_its_start_and_
     assert caught.value.code == "certificate-early"
 
 
+@pytest.mark.parametrize("days", [70, 100])
+async def test_a_host_that_was_removed_while_it_was_off_stays_so(world: World, days: int) -> None:
+    await world.found("h1", "h2")
+    gone = world.agents["h2"]
+    serial = own(gone).serial
+    await world.silence("h2")
+    removed = [Delete(keys.machine("h2")), Delete(keys.host("h2"))]
+    await (await world.ask("h1", admin())).revoke(serial)
+    await world.store.commit([], removed)
+    world.pass_time(days * DAY)
+    await world.settle()
+
+    agent = Agent(world, "h2", 2, Role.HOST)
+    await agent.start()
+    assert (own(agent).serial == serial) == (days < 90), "else nobody would know it as revoked"
+    await world.store.commit([], [Delete(keys.host("h2"))])
+    for _ in range(2):
+        await agent.mirror.read_all()
+        await agent.keeper.step()
+    assert await world.store.get(keys.machine("h2")) is None
+    assert await world.store.get(keys.certificate(own(agent).serial)) is None or days < 90
+
+
+async def test_a_host_that_knows_that_it_was_revoked_does_not_give_itself_another(world: World) -> None:
+    await world.found("h1", "h2")
+    agent = world.agents["h2"]
+    await (await world.ask("h1", admin())).revoke(own(agent).serial)
+    await world.settle()
+    with pytest.raises(VdcError) as caught:
+        open_keyring(agent.folder, NOW + 100 * DAY)
+    assert caught.value.code == "certificate-expired"
+
+
 async def test_a_host_without_the_cluster_s_key_gets_it_from_another_and_a_witness_does_not(
     world: World,
 ) -> None:
