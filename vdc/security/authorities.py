@@ -35,6 +35,15 @@ def sign(authorities: Authorities, by: Authority) -> Authorities:
     return named.with_(signature=by.key.sign(_signed_bytes(named), _HASH).hex())
 
 
+def successors(trusted: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
+    """Of a bundle, whose signature may change it: the one that issues, which is the first, and what came after it.
+
+    One that is about to be retired, perhaps because its key was stolen, has no say in who takes its place.
+    """
+    first = trusted[0]
+    return (first, *(each for each in trusted[1:] if each.not_valid_before_utc > first.not_valid_before_utc))
+
+
 def verify(authorities: Authorities, trusted: tuple[x509.Certificate, ...]) -> None:
     """Whether it is signed by one of `trusted` and says of its authorities what they are; ForbiddenError."""
     signer = next((each for each in trusted if fingerprint_of(each) == authorities.signed_by), None)
