@@ -22,7 +22,7 @@ from vdc.model.event import Severity
 from vdc.model.identity import Role
 from vdc.protection.rotation import Phase, phase_of
 from vdc.security import folder as pki
-from vdc.security.authorities import first_record, successors, verify
+from vdc.security.authorities import believe, first_record
 from vdc.security.authority import Authority
 from vdc.security.certificates import (
     check_certificate,
@@ -171,8 +171,7 @@ class CredentialsKeeper:
             return
         if record.bundle == self._credentials.bundle_pem and record == seen:
             return
-        trusted, is_same = self._credentials.authorities, record.bundle == self._credentials.bundle_pem
-        verify(record, trusted if is_same else successors(trusted))
+        believe(record, self._credentials.bundle_pem)
         await self._adopt(record)
 
     async def _put_back(self, seen: Authorities, found: Authorities, revision: int) -> None:

@@ -17,7 +17,7 @@ from vdc.model.credentials import Authorities, IssuedCertificate, Revocation
 from vdc.model.errors import ConflictError, InvalidError, UnavailableError, VdcError
 from vdc.model.identity import Identity, Role
 from vdc.protection.rotation import Phase, advance, begin, holders, missing_trust, phase_of, retire
-from vdc.security.authorities import entry_of, sign, verify
+from vdc.security.authorities import believe, entry_of, sign
 from vdc.security.authority import Authority, cluster_of
 from vdc.security.certificates import parse_certificate, public_key_of, read_certificate
 from vdc.security.cluster import enter_later
@@ -149,7 +149,7 @@ class Issuer:
                 hint="try again in a moment",
                 code="not-synced",
             )
-        verify(record, self.keyring.credentials.authorities)
+        believe(record, self.keyring.credentials.bundle_pem)
         return record, revision
 
     async def holders(self, record: Authorities) -> tuple[Identity, ...]:
@@ -196,7 +196,7 @@ class Issuer:
         record, revision = await self.identities.authorities()
         if record is None or phase_of(record) is not Phase.INTRODUCED:
             return False
-        verify(record, self.keyring.credentials.authorities)
+        believe(record, self.keyring.credentials.bundle_pem)
         after = advance(record, self._mirror.trust, self._mirror.hosts)
         signer = self._held(record.issuing)
         if after is None or signer is None or self._held(after.issuing) is None:

@@ -129,5 +129,8 @@ async def test_an_authority_that_does_not_issue_any_more_has_no_say(rotated: Wor
 
     await rotated.store.commit([], [Put(keys.AUTHORITIES, stolen.to_json())])
     await rotated.settle()
+    with pytest.raises(VdcError) as caught:
+        await (await rotated.ask("h1", admin())).rotate_authority()
+    assert caught.value.code == "authority-forged"
     for host in rotated.agents.values():
         assert len(host.keyring.credentials.authorities) == 2

@@ -35,13 +35,16 @@ def sign(authorities: Authorities, by: Authority) -> Authorities:
     return named.with_(signature=by.key.sign(_signed_bytes(named), _HASH).hex())
 
 
-def successors(trusted: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
-    """Of a bundle, whose signature may change it: the one that issues, which is the first, and what came after it.
-
-    One that is about to be retired, perhaps because its key was stolen, has no say in who takes its place.
+def believe(authorities: Authorities, bundle_pem: str) -> None:
+    """`verify` for who trusts a bundle. It is changed by the signature of the authority that issues, the first in
+    it, or of one that came after: one that is about to be retired, perhaps because its key was stolen, has no say in
+    who takes its place.
     """
-    first = trusted[0]
-    return (first, *(each for each in trusted[1:] if each.not_valid_before_utc > first.not_valid_before_utc))
+    trusted = parse_bundle(bundle_pem)
+    since = trusted[0].not_valid_before_utc
+    if authorities.bundle != bundle_pem:
+        trusted = (trusted[0], *(each for each in trusted[1:] if each.not_valid_before_utc > since))
+    verify(authorities, trusted)
 
 
 def verify(authorities: Authorities, trusted: tuple[x509.Certificate, ...]) -> None:
