@@ -50,7 +50,7 @@ from hostagent.heartbeat.heartbeats import Heartbeats
 from hostagent.heartbeat.order import NetworkKind
 from hostagent.server.app import ApiServer, build_app
 from hostagent.server.context import ServerContext
-from hostagent.server.identity import Gate
+from hostagent.server.identity import Gate, revoked_by
 from hostagent.server.issuing import Issuer
 from hostagent.server.maintenance import promoter
 from hostagent.server.override import Override
@@ -159,7 +159,6 @@ class Agent:
         if self._member is not None and self._lineage.may_vote:
             self._member.check_data()
             group.create_task(self._member.run(), name="etcd")
-            group.create_task(keep_credentials(self._member, self._trust), name="etcd credentials")
 
     def _issuer(self, host: NodeContext) -> Issuer:
         def now() -> datetime:
@@ -169,8 +168,14 @@ class Agent:
         return Issuer(host.name, self._keyring, identities, host.mirror, now)
 
     def _keep_credentials(self, context: ServerContext, group: asyncio.TaskGroup) -> None:
-        keeper = CredentialsKeeper(context.host, context.issuer, context.peer, addresses_of(self.config))
+        keeper = CredentialsKeeper(
+            context.host, context.issuer, context.peer, addresses_of(self.config), self._member
+        )
         group.create_task(keeper.run(), name="credentials")
+
+        if self._member is not None and self._lineage.may_vote:
+            following = keep_credentials(self._member, self._trust, context.host.store)
+            group.create_task(following, name="etcd credentials")
 
     def _keep_lineage(self, host: NodeContext, store: EtcdStore, group: asyncio.TaskGroup) -> None:
         group.create_task(self._lineage.keep(host, store), name="lineage")
@@ -284,10 +289,8 @@ class Agent:
 
     def _api(self, context: ServerContext) -> ApiServer:
         mirror = context.host.mirror
-        gate = Gate(
-            context.host, self._trust.identity.cluster, is_revoked=lambda serial: serial in mirror.revoked
-        )
-        mirror.subscribe(lambda key: gate.drop_revoked() if not key or key.startswith(keys.REVOKED) else None)
+        gate = Gate(context.host, self._trust, revoked_by(mirror, self._keyring))
+        mirror.subscribe(lambda key: gate.drop_ended() if not key or key.startswith(keys.REVOKED) else None)
         return ApiServer(
             build_app(context, gate), self._trust, path=self.config.state_dir / "api.sock",
             address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,

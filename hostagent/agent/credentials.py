@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.server.issuing import Issuer
 from hostagent.supervisor.node import NodeContext
 from vdc.api import identities as wire
@@ -21,12 +22,13 @@ from vdc.model.event import Severity
 from vdc.model.identity import Role
 from vdc.protection.rotation import Phase, phase_of
 from vdc.security import folder as pki
-from vdc.security.authorities import first_record, verify
+from vdc.security.authorities import believe, first_record
 from vdc.security.authority import Authority
 from vdc.security.certificates import (
     check_certificate,
     fingerprint_of,
     is_issued_by,
+    is_serial,
     key_identifier,
     parse_bundle,
     parse_certificate,
@@ -49,11 +51,15 @@ COMPLAIN_EVERY = timedelta(hours=12)
 def open_keyring(folder: Path, now: datetime) -> Keyring:
     """This host's credentials, at the start of its agent; a full host renews what has run out meanwhile by itself.
 
+    What has not run out is renewed by the upkeep, which asks the records whether this is a host still: a renewal
+    has a serial number that nobody has revoked.
+
     Raises as `load_credentials`, and UnauthenticatedError (`certificate-expired`, `certificate-early`).
     """
     keyring = Keyring(folder)
     found = keyring.credentials
-    if found.authority is not None and now >= found.certificate.renewal_at:
+    has_ended = now > found.certificate.not_after and found.certificate.serial not in keyring.listed()
+    if has_ended and found.authority is not None:
         pki.write_private(folder / pki.CERTIFICATE, found.authority.renew(found.certificate_pem, now))
         keyring.reload()
     keyring.credentials.certificate.check_time(now)
@@ -64,10 +70,16 @@ class CredentialsKeeper:
     """One per agent. Whoever uses the credentials subscribes to the keyring."""
 
     def __init__(
-        self, host: NodeContext, issuer: Issuer, peer: Callable[[str], ApiClient], addresses: tuple[str, ...]
+        self,
+        host: NodeContext,
+        issuer: Issuer,
+        peer: Callable[[str], ApiClient],
+        addresses: tuple[str, ...],
+        member: EmbeddedMember | None = None,
     ) -> None:
-        """`addresses`: where this host serves, which its certificate has to bear out."""
+        """`addresses`: where this host serves, which its certificate has to bear out; `member`: its member of etcd."""
         self._host = host
+        self._member = member
         self._issuer = issuer
         self._keyring = issuer.keyring
         self._peer = peer
@@ -109,6 +121,11 @@ class CredentialsKeeper:
             except OSError as error:
                 went_well = False
                 self._host.log.warning("credentials cannot be written", why=str(error))
+            except Exception:  # what others wrote into the records must not end an agent that guests live by
+                went_well = False
+                self._host.log.exception(
+                    "defect in the upkeep of credentials", doing=part.__name__.strip("_")
+                )
         return went_well
 
     @property
@@ -120,9 +137,10 @@ class CredentialsKeeper:
     async def _enter_own(self) -> None:
         own = self._credentials.certificate
         if own.serial not in self._host.mirror.certificates and own.serial not in self._host.mirror.revoked:
-            await self._issuer.identities.enter_machine(
-                self._issuer.record_of(self._credentials.certificate_pem)
-            )
+            record = self._issuer.record_of(self._credentials.certificate_pem)
+            if not self._keyring.is_founding:  # one that was removed does not come back by itself
+                await self._issuer.identities.require_name(self._host.name, record.key)
+            await self._issuer.identities.enter_machine(record)
         folder = self._keyring.folder / pki.ISSUED
         for path in sorted(folder.glob("*.crt")) if folder.is_dir() else ():
             await self._enter(pki.read_private(path))
@@ -153,7 +171,7 @@ class CredentialsKeeper:
             return
         if record.bundle == self._credentials.bundle_pem and record == seen:
             return
-        verify(record, self._credentials.authorities)
+        believe(record, self._credentials.bundle_pem)
         await self._adopt(record)
 
     async def _put_back(self, seen: Authorities, found: Authorities, revision: int) -> None:
@@ -211,6 +229,8 @@ class CredentialsKeeper:
         return len(held) == len(self._credentials.authorities)
 
     async def _say_trust(self) -> None:
+        if self._member is not None and not await self._member.knows_authorities():
+            return  # it would refuse the others if the new one issued now; its start wakes this up
         used = tuple(sorted(fingerprint_of(one) for one in self._credentials.authorities))
         if self._host.mirror.trust.get(self._host.name) != used:
             await self._issuer.identities.put_trust(Trust(host=self._host.name, fingerprints=used))
@@ -281,7 +301,7 @@ class CredentialsKeeper:
     # ---- revocations
 
     async def _write_revoked(self) -> None:
-        now, revoked = self._issuer.now(), frozenset(self._host.mirror.revoked)
+        now, revoked = self._issuer.now(), frozenset(filter(is_serial, self._host.mirror.revoked))
         listed, at = self._listed()
         if listed == revoked and now - at < LIST_EVERY:
             return

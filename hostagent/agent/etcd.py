@@ -4,32 +4,86 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from contextlib import suppress
 
 import structlog
 
 from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.trust import Trust
 from hostagent.supervisor.node import NodeContext
-from vdc.model.errors import VdcError
+from vdc.model.errors import UnavailableError, VdcError
+from vdc.store import keys
 from vdc.store.etcd import EtcdStore
 from vdc.store.etcd_admin import MemberStatus
+from vdc.store.protocol import LeaseId, Put, StateStore, Unchanged
 
 ARBITER_REST_S = 10.0
+RETRY_S = 10.0
+TURN_S = 60  # more than a member takes to be healthy again, or to be given up (`wait_healthy`)
+ALONE_S = 30.0
 
 
-async def keep_credentials(member: EmbeddedMember, trust: Trust) -> None:
+async def keep_credentials(member: EmbeddedMember, trust: Trust, store: StateStore) -> None:
     """The member knows what this host shows and trusts; that may have changed while no agent ran. Never returns."""
     log, changed = structlog.get_logger(), asyncio.Event()
     trust.subscribe(changed.set)
     while True:
+        changed.clear()
+        again_s: float | None = None
         try:
-            await member.running()
-            if await member.renew_credentials():
+            await member.running()  # one that is not will be started with what is there then
+            again_s = RETRY_S
+            if await member.renew_credentials(Turn(store, member.host)):
                 log.info("etcd was started again, to know the cluster's authorities")
+            again_s = None
         except (VdcError, OSError) as error:
             log.warning("etcd does not know what this host shows now", why=str(error))
-        await changed.wait()
-        changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(again_s):
+                await changed.wait()
+
+
+class Turn:
+    """To be entered before this host's member is ended: all hosts hear of another authority in the same moment, and
+    members that start again together are without a majority.
+
+    One that does not come back keeps its turn for `TURN_S`. Where the store does not answer for `ALONE_S` there is no
+    majority to lose, and the start may be what brings one.
+    """
+
+    def __init__(self, store: StateStore, host: str, *, poll_s: float = 0.5) -> None:
+        self._store = store
+        self._host = host
+        self._poll_s = poll_s
+        self._lease: LeaseId | None = None
+
+    async def __aenter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        heard_at_s = loop.time()
+        while loop.time() - heard_at_s < ALONE_S:
+            try:
+                if await self._take():
+                    return
+                heard_at_s = loop.time()
+            except UnavailableError:
+                pass
+            await asyncio.sleep(self._poll_s)
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._lease is not None:
+            with suppress(UnavailableError):
+                await self._store.revoke_lease(self._lease)
+
+    async def _take(self) -> bool:
+        if await self._store.get(keys.MEMBER_TURN) is not None:
+            return False
+        lease = await self._store.grant_lease(TURN_S)
+        put = Put(keys.MEMBER_TURN, self._host, lease)
+        if (await self._store.commit([Unchanged(keys.MEMBER_TURN, 0)], [put])).succeeded:
+            self._lease = lease
+            return True
+        await self._store.revoke_lease(lease)
+        return False
 
 
 class ArbiterPlace:

@@ -66,14 +66,29 @@ class Presence:
 
     async def _publish(self, lease: LeaseId) -> None:
         host, certificate = self._host, self._keyring.credentials.certificate_pem
+        compares = [] if self._keyring.is_founding else [await self._claim()]
         present = await host.store.get(keys.host(host.name))
         kept = Host.from_json(present.value).schedulable if present else True
         record = host.record.with_(schedulable=kept, certificate=certificate)
-        await host.store.commit(
-            [],
+        done = await host.store.commit(
+            compares,
             [
                 Put(keys.host(host.name), record.to_json()),
                 Put(keys.liveness(host.name), str(record.incarnation), lease),
             ],
         )
+        if not done.succeeded:
+            raise UnavailableError(f"what the cluster knows of {host.name} has just changed")
         self._certificate = certificate
+
+    async def _claim(self) -> Unchanged:
+        """One that was removed does not come back by itself, whatever certificate it has made for itself meanwhile."""
+        key = keys.machine(self._host.name)
+        found = await self._host.store.get(key)
+        if found is None:
+            raise UnavailableError(
+                f"{self._host.name} was removed from the cluster",
+                hint="an admin makes a token, vdc cluster token create; here: hostagent join --anew --token TOKEN",
+                code="host-removed",
+            )
+        return Unchanged(key, found.mod_revision)

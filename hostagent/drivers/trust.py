@@ -8,9 +8,12 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 
+from cryptography import x509
+
 from hostagent.config import AgentConfig, EtcdConfig
 from vdc.model.errors import InvalidError, RefusedError
 from vdc.model.identity import Identity, Role
+from vdc.security.certificates import is_issued_by
 from vdc.security.folder import HostCredentials
 from vdc.security.keyring import Keyring
 from vdc.security.tls import client_context, server_context
@@ -27,6 +30,7 @@ class Trust:
         keyring.subscribe(self._follow)
 
     def _make(self, credentials: HostCredentials) -> None:
+        self._authorities = credentials.authorities
         self.server = server_context(credentials)
         self.client = client_context(credentials.bundle_pem, credentials.certificate_pem, credentials.key_pem)
 
@@ -34,6 +38,15 @@ class Trust:
     def identity(self) -> Identity:
         """Who this host is."""
         return self._keyring.credentials.identity
+
+    @property
+    def is_founding(self) -> bool:
+        """Whether this host has never read the cluster's records."""
+        return self._keyring.is_founding
+
+    def believes(self, certificate: x509.Certificate) -> bool:
+        """Whether an authority that is trusted now issued it."""
+        return any(is_issued_by(authority, certificate) for authority in self._authorities)
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each change."""

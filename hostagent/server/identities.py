@@ -77,7 +77,7 @@ class IdentityHandlers:
             return await self._identities.claim_name(name, key)
         except UnavailableError:
             embedded = self._context.host.config.etcd.embedded
-            if self._issuer.is_founding and embedded is not None and name in embedded.members:
+            if self._keyring.is_founding and embedded is not None and name in embedded.members:
                 return None
             raise
 
@@ -106,6 +106,9 @@ class IdentityHandlers:
         """See the route table."""
         body = wire.TokenRequest.model_validate(await parse_body(request))
         self._issuer.authority  # noqa: B018 - who cannot issue must not invite
+        if not self._keyring.is_founding:
+            # A minority has not heard who was revoked meanwhile, and a token outlives the partition.
+            await self._identities.require_host(self._context.host.name)
         token, known = self._tokens.create(
             role=body.role,
             authority=self._own_authority(),

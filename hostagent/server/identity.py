@@ -2,7 +2,8 @@
 
 Over TLS it is whom the connection's certificate speaks for; on the unix socket it is the kernel's word for who has
 connected. A certificate is read once per connection. What can change while a connection is open is looked at anew with
-each request: that the certificate has run out, was revoked, or is a host's that is used from another place.
+each request: that the certificate has run out, was revoked, or is a host's that is used from another place. The
+connections of an authority that is not trusted any more end with that trust.
 
 A host that hands a person's request on names that person in a header. It is believed, and the person's role counts:
 full hosts trust each other as root. Nobody else is believed.
@@ -19,14 +20,18 @@ from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
+from cryptography import x509
 
+from hostagent.drivers.trust import Trust
 from hostagent.server.http import Handler
 from hostagent.supervisor.node import NodeContext
 from vdc.api.routes import ROUTES, Route
 from vdc.api.transport import ACTING_FOR
 from vdc.model.errors import BugError, ForbiddenError, UnauthenticatedError, UnavailableError
 from vdc.model.identity import Identity, Role
-from vdc.security.certificates import Certificate, read_certificate
+from vdc.security.certificates import Certificate, parse_certificate, read_certificate
+from vdc.security.keyring import Keyring
+from vdc.store.mirror import Mirror
 
 ROOT = "root"  # the name of the administrator at the unix socket
 _UCRED = struct.Struct("3i")
@@ -36,10 +41,11 @@ _BY_PATH: dict[tuple[str, str], Route] = {(route.method, route.path): route for 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is at the other end of a connection; `certificate` is None on the unix socket."""
+    """Who is at the other end of a connection; both are None on the unix socket."""
 
     identity: Identity
     certificate: Certificate | None = None
+    shown: x509.Certificate | None = None  # what `certificate` was read from
 
 
 IDENTITY = web.RequestKey("identity", Identity)  # for whom the request is
@@ -77,22 +83,30 @@ def role_missing(identity: Identity | None, role: Role) -> ForbiddenError:
     return ForbiddenError(f"this needs the role {role}; {who}", hint=hint)
 
 
+def revoked_by(mirror: Mirror, keyring: Keyring) -> Callable[[str], bool]:
+    """Who was revoked: by the records; until they have been read, by the list that this host signed or got last."""
+    listed = keyring.listed()
+    return lambda serial: serial in mirror.revoked or (not mirror.synced.is_set() and serial in listed)
+
+
 class Gate:
     """One per agent; `middleware` goes around every handler."""
 
     def __init__(
         self,
         host: NodeContext,
-        cluster: str,
+        trust: Trust,
         is_revoked: Callable[[str], bool],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`is_revoked`: of a serial number."""
         self._host = host
-        self._cluster = cluster
+        self._trust = trust
+        self._cluster = trust.identity.cluster
         self._is_revoked = is_revoked
         self._now = now
         self._callers: WeakKeyDictionary[asyncio.Transport, Caller | None] = WeakKeyDictionary()
+        trust.subscribe(self.drop_ended)
 
     @property
     def middleware(self) -> Callable[[web.Request, Handler], Awaitable[object]]:
@@ -122,15 +136,21 @@ class Gate:
         self._check_certificate(
             caller, request.remote or "", is_newcomer=route is None or route.from_newcomers
         )
+        if caller.certificate is not None and request.method not in ("GET", "HEAD"):
+            self._check_records()
         request[IDENTITY] = identity = self._acting_for(request, caller.identity)
         if route is not None and not route.admits(identity.role):
             raise role_missing(identity, route.role)
 
-    def drop_revoked(self) -> None:
-        """End the open connections of certificates that were revoked: a stream has no next request."""
+    def drop_ended(self) -> None:
+        """End the open connections of certificates that count no more: a stream has no next request."""
         for transport, caller in tuple(self._callers.items()):
-            certificate = caller.certificate if caller is not None else None
-            if certificate is not None and self._is_revoked(certificate.serial):
+            if caller is None or caller.certificate is None or caller.shown is None:
+                continue
+            has_ended = self._now() > caller.certificate.not_after or self._is_revoked(
+                caller.certificate.serial
+            )
+            if has_ended or not self._trust.believes(caller.shown):
                 transport.abort()
 
     # ---- whose connection it is
@@ -146,11 +166,22 @@ class Gate:
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             shown = tls.getpeercert(binary_form=True)
-            caller = _of_certificate(shown) if shown else None
+            caller = self._of_certificate(shown) if shown else None
         else:
             caller = self._local(transport.get_extra_info("socket"))
         self._callers[transport] = caller
         return caller
+
+    def _of_certificate(self, der: bytes) -> Caller:
+        """The handshake may have been made when another authority was trusted still."""
+        shown = parse_certificate(der)
+        if not self._trust.believes(shown):
+            raise UnauthenticatedError(
+                "the certificate is of an authority that this cluster does not trust any more",
+                hint="ask an administrator for a new one", code="certificate-foreign",
+            )  # fmt: skip
+        certificate = read_certificate(shown)
+        return Caller(certificate.identity, certificate, shown)
 
     def _local(self, connection: socket.socket | None) -> Caller | None:
         """Whoever may open the unix socket as root is this host's administrator, and so the cluster's."""
@@ -182,6 +213,14 @@ class Gate:
         if identity.role.is_machine:
             self._check_place(certificate, remote, is_newcomer=is_newcomer)
 
+    def _check_records(self) -> None:
+        """Nothing is changed for a certificate that may have been revoked without this host's knowing."""
+        if not self._host.mirror.synced.is_set() and not self._trust.is_founding:
+            raise UnavailableError(
+                f"{self._host.name} has not read the records yet, and cannot tell who was revoked meanwhile",
+                hint="ask another host; without a majority of etcd nothing can be changed", code="not-synced",
+            )  # fmt: skip
+
     def _check_place(self, certificate: Certificate, remote: str, *, is_newcomer: bool) -> None:
         """A machine's certificate counts from that machine's own addresses alone."""
         identity = certificate.identity
@@ -209,8 +248,3 @@ class Gate:
         if person.role.is_machine or person.cluster != self._cluster:
             raise ForbiddenError(f"{caller.name} cannot speak for {person}", code="acting-for")
         return person
-
-
-def _of_certificate(der: bytes) -> Caller:
-    certificate = read_certificate(der)
-    return Caller(certificate.identity, certificate)

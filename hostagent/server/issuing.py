@@ -5,6 +5,7 @@ Every full host has the authority's key. One that has not got it yet, and a witn
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address
@@ -13,14 +14,14 @@ from vdc.api import identities as wire
 from vdc.api.transport import DONE_ELSEWHERE
 from vdc.control.identities import Identities
 from vdc.model.credentials import Authorities, IssuedCertificate, Revocation
-from vdc.model.errors import ConflictError, InvalidError, UnavailableError
-from vdc.model.identity import Identity
+from vdc.model.errors import ConflictError, InvalidError, UnavailableError, VdcError
+from vdc.model.identity import Identity, Role
 from vdc.protection.rotation import Phase, advance, begin, holders, missing_trust, phase_of, retire
-from vdc.security.authorities import entry_of, sign, verify
-from vdc.security.authority import Authority
+from vdc.security.authorities import believe, entry_of, sign
+from vdc.security.authority import Authority, cluster_of
 from vdc.security.certificates import parse_certificate, public_key_of, read_certificate
 from vdc.security.cluster import enter_later
-from vdc.security.folder import ISSUED, SEEN, read_private, write_authorities
+from vdc.security.folder import ISSUED, has_authority_key, read_private, write_authorities
 from vdc.security.keyring import Keyring
 from vdc.security.keys import key_digest, read_request
 from vdc.store.mirror import Mirror
@@ -38,6 +39,7 @@ class Issuer:
         self.keyring = keyring
         self.identities = identities
         self.now = now
+        self._rotating = asyncio.Lock()
 
     @property
     def authority(self) -> Authority:
@@ -69,12 +71,6 @@ class Issuer:
         revoked = self.revocation_list() if identity.role.is_machine else ""
         bundle = self.keyring.credentials.bundle_pem
         return wire.Membership(certificate=certificate, bundle=bundle, revoked=revoked)
-
-    @property
-    def is_founding(self) -> bool:
-        """Whether this host has never read the cluster's records: the first hosts of a cluster join before its
-        etcd can have a majority."""
-        return not (self.keyring.folder / SEEN).exists()
 
     def issue_early(
         self, identity: Identity, request_pem: str, *, addresses: Collection[str]
@@ -153,33 +149,54 @@ class Issuer:
                 hint="try again in a moment",
                 code="not-synced",
             )
-        verify(record, self.keyring.credentials.authorities)
+        believe(record, self.keyring.credentials.bundle_pem)
         return record, revision
 
     async def holders(self, record: Authorities) -> tuple[Identity, ...]:
-        """Whose newest certificate is of an authority that does not issue any more."""
+        """Who shows a certificate of an authority that does not issue any more: the newest one, or a host on record.
+
+        A host that was given a new one may not have got it, and is heard by the one in its host record.
+        """
         certificates = await self.identities.certificates()
-        return holders(record, certificates, await self.identities.revoked(), self.now())
+        found = holders(record, certificates, await self.identities.revoked(), self.now())
+        on_record = (
+            Identity(
+                cluster=cluster_of(self.keyring.credentials.authorities[0]),
+                role=Role(host.value.role),
+                name=name,
+            )
+            for name, host in self._mirror.hosts.items()
+            if host.value.certificate and _issuer_of(host.value.certificate) != record.issuer.key_id
+        )
+        by_uri = {identity.uri: identity for identity in (*found, *on_record)}
+        return tuple(identity for _, identity in sorted(by_uri.items()))
 
     def untrusting(self, record: Authorities) -> tuple[str, ...]:
         """The hosts that do not use every authority yet."""
         return missing_trust(record, self._mirror.trust, self._mirror.hosts)
 
     async def rotate(self) -> None:
-        """Introduce a new authority; ConflictError (`rotation-running`, `contention`)."""
-        record, revision = await self.rotation()
-        old = self._signer(record)
-        new = Authority.create(old.cluster, self.now())
-        introduced = sign(begin(record, entry_of(new)), old)
-        write_authorities(self.keyring.folder, [*self.keyring.credentials.held, new])
-        await self.identities.put_authorities(introduced, revision)
+        """Introduce a new authority; ConflictError (`rotation-running`, `contention`).
+
+        One that is being introduced and whose key has not come here is taken for lost with the host that made it:
+        agents fetch keys within seconds.
+        """
+        async with self._rotating:  # of two at once the second would replace the first one's key
+            record, revision = await self.rotation()
+            old = self._signer(record)
+            new = Authority.create(old.cluster, self.now())
+            newest = parse_certificate(record.entries[-1].certificate)
+            is_key_lost = not has_authority_key(self.keyring.folder, newest)
+            introduced = sign(begin(record, entry_of(new), is_key_lost=is_key_lost), old)
+            write_authorities(self.keyring.folder, [*self.keyring.credentials.held, new])
+            await self.identities.put_authorities(introduced, revision)
 
     async def advance(self) -> bool:
         """Let the new authority issue where every host trusts it; says whether it has just come to that."""
         record, revision = await self.identities.authorities()
         if record is None or phase_of(record) is not Phase.INTRODUCED:
             return False
-        verify(record, self.keyring.credentials.authorities)
+        believe(record, self.keyring.credentials.bundle_pem)
         after = advance(record, self._mirror.trust, self._mirror.hosts)
         signer = self._held(record.issuing)
         if after is None or signer is None or self._held(after.issuing) is None:
@@ -209,3 +226,11 @@ class Issuer:
     def _held(self, fingerprint: str) -> Authority | None:
         held = self.keyring.credentials.held
         return next((found for found in held if found.fingerprint == fingerprint), None)
+
+
+def _issuer_of(certificate_pem: str) -> str:
+    """By which authority it says that it is; empty where it cannot be read."""
+    try:
+        return read_certificate(certificate_pem).issuer
+    except VdcError:
+        return ""

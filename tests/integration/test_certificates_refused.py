@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from identity_world import World, world
 from pki_support import CLUSTER, authority
 
+from hostagent.drivers.trust import Trust
 from hostagent.server.http import errors_as_problems
 from hostagent.server.identity import Gate
 from vdc.api.client import ApiClient
@@ -39,7 +40,8 @@ async def endpoint(world: World) -> AsyncIterator[str]:
     world.clock.now = datetime.now(UTC)
     await world.found("h1", "h2", "w1")
     agent = world.agents["h1"]
-    gate = Gate(agent.host, CLUSTER, lambda serial: serial in agent.mirror.revoked, lambda: world.clock.now)
+    trust = Trust(agent.keyring)
+    gate = Gate(agent.host, trust, lambda serial: serial in agent.mirror.revoked, lambda: world.clock.now)
 
     @web.middleware
     async def current(request: web.Request, handler):

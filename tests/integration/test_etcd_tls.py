@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hostagent.agent.etcd import Turn
 from tests.integration.test_embedded_etcd import ROOT, WAIT_S, Hosts
 from vdc.model.identity import Role
 from vdc.security.authority import Authority
@@ -112,3 +113,30 @@ async def test_another_authority_is_trusted_after_a_restart_and_the_data_stays(h
     assert item and item.value == "1"
     await store.close()
     await later.close()
+
+
+async def test_members_that_hear_of_another_authority_together_start_again_one_by_one(hosts: Hosts) -> None:
+    new = Authority.create(held(hosts).cluster, datetime.now(UTC))
+    stores = {host: hosts.store(member.endpoints, host) for host, member in hosts.members.items()}
+    fewest = len(hosts.members)
+
+    async def count() -> None:
+        nonlocal fewest
+        while True:
+            handles = [member.handle for member in hosts.members.values()]
+            fewest = min(fewest, sum(handle is not None and handle.is_alive() for handle in handles))
+            await asyncio.sleep(0.01)
+
+    for keyring in hosts.keyrings.values():
+        write_private(keyring.folder / BUNDLE, held(hosts).pem + new.pem)
+        keyring.reload()
+    counting = asyncio.create_task(count())
+    try:
+        renewals = [m.renew_credentials(Turn(stores[host], host)) for host, m in hosts.members.items()]
+        assert await asyncio.gather(*renewals) == [True] * len(hosts.members)
+        assert fewest == len(hosts.members) - 1
+        assert [await member.knows_authorities() for member in hosts.members.values()] == [True] * 3
+    finally:
+        counting.cancel()
+        for store in stores.values():
+            await store.close()

@@ -48,7 +48,7 @@ class Agent:
             name="h1", mirror=mirror, store_silent_ms=lambda: 0.0, clock=SystemClock(), log=structlog.get_logger()
         )  # fmt: skip
         mirror.__dict__["hosts"] = _Hosts(self.known, type_of)
-        self.gate = Gate(self.host, CLUSTER, is_revoked=lambda serial: serial in self.revoked)
+        self.gate = Gate(self.host, self.trust, is_revoked=lambda serial: serial in self.revoked)
 
     def url(self, path: str) -> str:
         return f"https://{ADDRESS}:{self.port}{path}"

@@ -154,9 +154,7 @@ async def served(folder: Path) -> AsyncIterator[Served]:
     async with made_context(folder) as context:
         ready = asyncio.Event()
         path, trust = folder / "api.sock", Trust(context.issuer.keyring)
-        gate = Gate(
-            context.host, trust.identity.cluster, lambda serial: serial in context.host.mirror.revoked
-        )
+        gate = Gate(context.host, trust, lambda serial: serial in context.host.mirror.revoked)
         api = ApiServer(
             build_app(context, gate), trust, path=path, address="127.0.0.1", port=0, on_ready=ready.set
         )

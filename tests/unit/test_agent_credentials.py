@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -11,7 +14,7 @@ from pki_support import CLUSTER, NOW, authority
 
 from hostagent.agent.credentials import open_keyring
 from vdc.api import identities as wire
-from vdc.model.credentials import Authorities
+from vdc.model.credentials import Authorities, Revocation
 from vdc.model.errors import VdcError
 from vdc.model.identity import Role
 from vdc.protection.rotation import Phase, begin, phase_of
@@ -107,6 +110,39 @@ async def test_a_host_that_slept_past_its_expiry_renews_itself_at_its_start_and_
     assert caught.value.code == "certificate-early"
 
 
+@pytest.mark.parametrize("days", [70, 100])
+async def test_a_host_that_was_removed_while_it_was_off_stays_so(world: World, days: int) -> None:
+    await world.found("h1", "h2")
+    gone = world.agents["h2"]
+    serial = own(gone).serial
+    await world.silence("h2")
+    removed = [Delete(keys.machine("h2")), Delete(keys.host("h2"))]
+    await (await world.ask("h1", admin())).revoke(serial)
+    await world.store.commit([], removed)
+    world.pass_time(days * DAY)
+    await world.settle()
+
+    agent = Agent(world, "h2", 2, Role.HOST)
+    await agent.start()
+    assert (own(agent).serial == serial) == (days < 90), "else nobody would know it as revoked"
+    await world.store.commit([], [Delete(keys.host("h2"))])
+    for _ in range(2):
+        await agent.mirror.read_all()
+        await agent.keeper.step()
+    assert await world.store.get(keys.machine("h2")) is None
+    assert await world.store.get(keys.certificate(own(agent).serial)) is None or days < 90
+
+
+async def test_a_host_that_knows_that_it_was_revoked_does_not_give_itself_another(world: World) -> None:
+    await world.found("h1", "h2")
+    agent = world.agents["h2"]
+    await (await world.ask("h1", admin())).revoke(own(agent).serial)
+    await world.settle()
+    with pytest.raises(VdcError) as caught:
+        open_keyring(agent.folder, NOW + 100 * DAY)
+    assert caught.value.code == "certificate-expired"
+
+
 async def test_a_host_without_the_cluster_s_key_gets_it_from_another_and_a_witness_does_not(
     world: World,
 ) -> None:
@@ -146,6 +182,44 @@ async def test_revocations_are_written_out_signed_on_every_host(world: World) ->
         listed = x509.load_pem_x509_crl((agent.folder / "revoked.crl").read_bytes())
         assert [f"{entry.serial_number:032x}" for entry in listed] == [serial]
         assert listed.is_signature_valid(world.authority.certificate.public_key())
+
+
+@pytest.mark.parametrize("poison", ["zz", "", "0" * 32, "f" * 64, "0A" * 16, "a/b"])
+async def test_what_is_no_serial_number_keeps_nobody_from_being_revoked(world: World, poison: str) -> None:
+    """A witness can write it; every agent of the cluster would end by it, and again after each start."""
+    await world.found("h1", "h2", "w1")
+    serial = own(world.agents["w1"]).serial
+    said = Revocation(serial=serial, at=datetime(1900, 1, 1, tzinfo=UTC), until=NOW + DAY)
+    await world.store.commit([], [Put(keys.revoked(poison), "{}"), Put(keys.revoked(serial), said.to_json())])
+    await world.settle()
+    written = {}
+    for agent in world.agents.values():
+        listed = x509.load_pem_x509_crl((agent.folder / "revoked.crl").read_bytes())
+        assert [f"{entry.serial_number:032x}" for entry in listed] == [serial]
+        written[agent.name] = (agent.folder / "revoked.crl").read_bytes()
+    await world.settle()
+    assert written == {a.name: (a.folder / "revoked.crl").read_bytes() for a in world.agents.values()}
+
+
+async def test_records_that_make_no_sense_end_no_agent(world: World) -> None:
+    await world.found("h1", "h2", "w1")
+    own_record = await world.store.get(keys.certificate(own(world.agents["w1"]).serial))
+    found = await world.store.get(keys.AUTHORITIES)
+    assert own_record is not None and found is not None
+    naive = json.loads(own_record.value) | {"not_after": "2026-03-01T12:00:00", "serial": "1" * 32}
+    revoked = {"serial": "1" * 32, "at": "2026-03-01T12:00:00", "until": "2026-03-01T12:00:00"}
+    empty = json.loads(found.value) | {"entries": [], "number": 9}
+    await world.store.commit(
+        [],
+        [
+            Put(keys.certificate("1" * 32), json.dumps(naive)),
+            Put(keys.revoked("1" * 32), json.dumps(revoked)),
+            Put(keys.AUTHORITIES, json.dumps(empty)),
+            Put(keys.LEADER, "h1"),
+        ],
+    )
+    world.pass_time(2 * DAY)
+    await world.settle()
 
 
 async def test_a_revoked_host_does_not_renew_itself(world: World) -> None:
@@ -190,6 +264,78 @@ async def test_the_authority_is_replaced_while_everything_goes_on(world: World) 
     with pytest.raises(VdcError) as caught:
         await api.retire_authority()
     assert caught.value.code == "no-rotation"
+
+
+async def test_a_host_is_counted_on_when_its_etcd_knows_the_new_authority_too(world: World) -> None:
+    """Members that do not would refuse the others' new certificates, and a majority might be lost by that."""
+    await world.found("h1", "h2")
+    member = Member()
+    world.agents["h2"].keeper._member = cast(Any, member)
+    api = await world.ask("h1", admin())
+    await api.rotate_authority()
+    await world.settle(5)
+    status = await api.authority_status()
+    assert (status.phase, status.untrusting) == ("introduced", ("h2",))
+    member.knows = True
+    await world.settle()
+    assert (await api.authority_status()).phase == "issuing"
+
+
+class Member:
+    knows = False
+
+    async def knows_authorities(self) -> bool:
+        return self.knows
+
+
+async def test_an_authority_is_in_use_while_a_host_is_known_by_it(world: World) -> None:
+    """Its newest certificate was issued, and did not reach it: it would be a stranger, and taken for dead."""
+    await world.found("h1", "h2")
+    old = world.agents["h2"].keyring.credentials.certificate_pem
+    api = await world.ask("h1", admin())
+    await api.rotate_authority()
+    await world.settle(5)
+    await (await world.ask("h2", admin("admin"))).renew(wire.RenewRequest(request=make_request(new_key())))
+    for certificate, refusal in ((old, "used by host h2"), ("garbage", "used by host h2"), (None, "")):
+        shown = certificate or world.agents["h2"].keyring.credentials.certificate_pem
+        record = world.agents["h2"].record.with_(certificate=shown)
+        await world.store.commit([], [Put(keys.host("h2"), record.to_json())])
+        await world.settle()
+        if not refusal:
+            await api.retire_authority()
+            continue
+        with pytest.raises(VdcError, match=refusal) as caught:
+            await api.retire_authority()
+        assert caught.value.code == "authority-in-use"
+
+
+async def test_two_who_rotate_at_once_leave_an_authority_that_somebody_has_the_key_of(world: World) -> None:
+    await world.found("h1", "h2")
+    api = await world.ask("h1", admin())
+    ended = await asyncio.gather(api.rotate_authority(), api.rotate_authority(), return_exceptions=True)
+    assert sorted(type(each).__name__ for each in ended) == ["Acknowledged", "ConflictError"]
+    await world.settle(5)
+    assert (await api.authority_status()).phase == "issuing"
+
+
+async def test_a_rotation_whose_key_died_with_its_host_is_begun_anew(world: World) -> None:
+    await world.found("h1", "h2")
+    await (await world.ask("h1", admin())).rotate_authority()
+    await world.silence("h1")
+    await world.settle(5)
+    api = await world.ask("h2", admin())
+    assert (await api.authority_status()).phase == "introduced"
+    await world.store.commit([], [Delete(keys.machine("h1")), Delete(keys.host("h1"))])
+    await world.settle(5)
+    assert (await api.authority_status()).phase == "introduced", "nobody can sign by it"
+    await api.rotate_authority()
+    await world.settle(5)
+    status = await api.authority_status()
+    assert (status.phase, len(status.authorities)) == ("issuing", 2)
+    assert held(world.agents["h2"]) == {one.fingerprint for one in status.authorities}
+    with pytest.raises(VdcError) as caught:
+        await api.rotate_authority()
+    assert caught.value.code == "rotation-running"
 
 
 async def test_a_host_that_does_not_answer_holds_a_rotation_up_and_is_named(world: World) -> None:

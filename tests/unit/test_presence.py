@@ -20,7 +20,7 @@ from vdc.store.protocol import LeaseLostError, Put
 class Here:
     def __init__(self):
         self.store, clock = MemoryStore(), SystemClock()
-        self.ring = SimpleNamespace(credentials=SimpleNamespace(certificate_pem="first"))
+        self.ring = SimpleNamespace(credentials=SimpleNamespace(certificate_pem="first"), is_founding=True)
         self.node = SimpleNamespace(
             name="h1", record=host("h1").with_(incarnation=77), store=self.store, clock=clock,
             config=SimpleNamespace(timings=SimpleNamespace(liveness_ttl_s=3)), store_heard_at_s=0.0,
@@ -86,3 +86,15 @@ async def test_a_lost_lease_is_granted_anew(here):
         await here.presence.renew()
     await here.presence.renew()
     assert (await here.store.get(keys.liveness("h1"))).value == "77"
+
+
+async def test_a_host_that_was_removed_does_not_come_back_by_itself(here):
+    here.ring.is_founding = False
+    with pytest.raises(UnavailableError) as caught:
+        await here.presence.renew()
+    assert caught.value.code == "host-removed" and "hostagent join --anew" in caught.value.problem.hint
+    assert await here.store.get(keys.host("h1")) is None
+    assert await here.store.get(keys.liveness("h1")) is None
+    await here.store.commit([], [Put(keys.machine("h1"), "its key")])  # it joined by a token
+    await here.presence.renew()
+    assert (await here.published())[0].incarnation == 77

@@ -11,7 +11,14 @@ from pki_support import make_member
 
 from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd.argv import client_urls, member_argv, sandboxed
-from hostagent.drivers.etcd.credentials import FOLDER, MemberFiles, copy_credentials, files_in
+from hostagent.drivers.etcd.credentials import (
+    FOLDER,
+    MemberFiles,
+    copy_credentials,
+    copy_for_start,
+    files_in,
+    is_start_due,
+)
 from hostagent.drivers.etcd.member import EmbeddedMember, last_complaint
 from hostagent.drivers.etcd.timing import timing_warnings
 from hostagent.drivers.process import User
@@ -156,7 +163,8 @@ def test_a_member_that_lost_its_data_is_refused(tmp_path: Path) -> None:
 
 def test_what_a_member_sees_is_neither_the_clusters_key_nor_out_of_date(tmp_path: Path) -> None:
     source = make_member(tmp_path, "b").folder
-    assert copy_credentials(source, OWN)  # there was nothing
+    assert copy_credentials(source, OWN) and copy_credentials(source, OWN)  # there is nothing until it starts
+    copy_for_start(source, OWN)
     assert not copy_credentials(source, OWN)
     assert {path.name for path in (source / FOLDER).iterdir()} == {
         BUNDLE, CERTIFICATE, KEY, REVOKED
@@ -166,13 +174,17 @@ def test_what_a_member_sees_is_neither_the_clusters_key_nor_out_of_date(tmp_path
     assert not copy_credentials(source, OWN)  # which etcd reads by itself
     assert (source / FOLDER / REVOKED).read_text() == "another list"
     write_private(source / BUNDLE, "another authority")
-    assert copy_credentials(source, OWN)
+    assert is_start_due(source)
+    assert copy_credentials(source, OWN), "its agent was killed before it ended the member, say"
+    assert (source / FOLDER / BUNDLE).read_text() != "another authority", "which the member does not know yet"
+    copy_for_start(source, OWN)
+    assert not is_start_due(source)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_the_copies_are_etcds_own_users_and_the_originals_are_not(tmp_path: Path) -> None:
     source = make_member(tmp_path, "b").folder
-    copy_credentials(source, 0)  # as an agent did that ran etcd as root
+    copy_for_start(source, 0)  # as an agent did that ran etcd as root
     assert not copy_credentials(source, 1_900_000_007)
     write_private(source / KEY, "a new key")
     assert not copy_credentials(source, 1_900_000_007)
@@ -185,5 +197,5 @@ def test_the_copies_are_etcds_own_users_and_the_originals_are_not(tmp_path: Path
 def test_a_list_that_is_not_there_is_not_asked_for(tmp_path: Path) -> None:
     source = make_member(tmp_path, "b").folder
     (source / REVOKED).unlink()
-    copy_credentials(source, OWN)
+    copy_for_start(source, OWN)
     assert not any("crl" in option for option in files_in(source, Path("/seen")).options)

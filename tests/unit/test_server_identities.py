@@ -15,7 +15,7 @@ from vdc.security.certificates import check_certificate, read_certificate
 from vdc.security.keys import make_request, new_key
 from vdc.security.tokens import parse_token
 from vdc.store import keys
-from vdc.store.protocol import Delete
+from vdc.store.protocol import Delete, StoreUnavailableError
 
 __all__ = ["world"]
 DAY = timedelta(days=1)
@@ -113,6 +113,21 @@ async def test_a_witness_cannot_invite(pair: World) -> None:
     assert await code_of(api.create_token(wire.TokenRequest())) == "is-witness"
     assert await code_of(api.add_user(user_request())) == "is-witness"
     assert (await pair.agents["w1"].issuer.identities.user("admin"))[0].role is Role.ADMIN
+
+
+async def test_nobody_is_invited_without_a_majority(pair: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An admin who was revoked by the majority would else get a token of the minority, good for days."""
+
+    async def lost(*_: object, **__: object) -> None:
+        raise StoreUnavailableError("no majority")
+
+    api = await pair.ask("h1", admin())
+    await token_of(pair)
+    handlers = pair.agents["h1"].handlers
+    monkeypatch.setattr(handlers._identities._store, "get", lost)
+    assert await code_of(api.create_token(wire.TokenRequest())) == "store-unavailable"
+    (pair.agents["h1"].folder / "authorities.json").unlink()  # it has never been a member of anything
+    await api.create_token(wire.TokenRequest())
 
 
 async def test_the_bundle_is_public(pair: World) -> None:
@@ -246,4 +261,5 @@ async def test_a_certificate_is_revoked_by_the_digits_that_name_it(pair: World) 
     assert await code_of(api.revoke("0123")) == "serial-invalid"
     assert await code_of(api.revoke("not-a-serial")) == "serial-invalid"
     assert await code_of(api.revoke("00000000")) == "certificate-not-found"
-    assert "nobody who is known" in (await api.revoke("0" * 32)).sentence
+    assert await code_of(api.revoke("0" * 32)) == "serial-invalid"
+    assert "nobody who is known" in (await api.revoke("0" * 31 + "1")).sentence

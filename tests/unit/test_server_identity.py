@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -15,12 +16,13 @@ from aiohttp import web
 from gate_support import ADDRESS, MONTH, Agent, build, path_of, serial_of, session_of, shown
 from pki_support import CLUSTER, authority_now
 
+from hostagent.server.identity import revoked_by
 from vdc.api.openapi import build_openapi
 from vdc.api.routes import BY_NAME, ROUTES, Route
 from vdc.api.transport import ACTING_FOR
 from vdc.model.identity import USER_ROLES, Identity, Role
 from vdc.security.authority import Authority
-from vdc.security.folder import CERTIFICATE, write_private
+from vdc.security.folder import AUTHORITY_KEY, BUNDLE, CERTIFICATE, REVOKED, SEEN, write_private
 
 NAMES = {Role.HOST: "h2", Role.WITNESS: "w1"}
 SHOWN = [Role.NOBODY, *USER_ROLES, Role.WITNESS, Role.HOST]
@@ -149,10 +151,76 @@ async def test_a_revoked_certificate_ends_with_the_next_request_and_its_streams_
     reader, writer = await asyncio.open_connection(ADDRESS, agent.port, ssl=session_context(alice))
     writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"401" in await reader.readline()
-    agent.gate.drop_revoked()
+    agent.gate.drop_ended()
     await asyncio.wait_for(reader.read(), 5)
     assert reader.at_eof()
     writer.close()
+
+
+async def test_a_stream_ends_with_the_certificate_it_was_opened_by(agent: Agent) -> None:
+    at = datetime.now(UTC)
+    agent.gate._now = lambda: at
+    reader, writer = await asyncio.open_connection(
+        ADDRESS, agent.port, ssl=session_context(shown(Role.VIEWER, "alice"))
+    )
+    writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"200" in await reader.readline()
+    agent.gate.drop_ended()
+    at += MONTH + timedelta(seconds=1)
+    writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    while b"401" not in await asyncio.wait_for(reader.readline(), 5):
+        pass
+    agent.gate.drop_ended()
+    await asyncio.wait_for(reader.read(), 5)
+    assert reader.at_eof()
+    writer.close()
+
+
+async def test_a_connection_of_a_retired_authority_ends_with_it(agent: Agent) -> None:
+    """A key that was stolen is why it was retired: its thief would else stay for as long as a connection does."""
+    folder, new = agent.trust.folder, Authority.create(CLUSTER, datetime.now(UTC))
+    carol = shown(Role.ADMIN, "carol")
+    reader, writer = await asyncio.open_connection(ADDRESS, agent.port, ssl=session_context(carol))
+    writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"200" in await reader.readline()
+    early, waiting = await asyncio.open_connection(ADDRESS, agent.port, ssl=session_context(carol))
+
+    renewed = new.renew((folder / CERTIFICATE).read_text(), datetime.now(UTC))
+    write_private(folder / BUNDLE, new.pem)
+    write_private(folder / CERTIFICATE, renewed)
+    (folder / AUTHORITY_KEY).unlink()
+    agent.trust._keyring.reload()
+
+    await asyncio.wait_for(reader.read(), 5)
+    assert reader.at_eof()
+    waiting.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await asyncio.wait_for(early.readuntil(b"}"), 5)
+    assert b"401" in answer and b"certificate-foreign" in answer
+    for each in (writer, waiting):
+        each.close()
+
+
+async def test_before_the_records_are_read_the_last_list_counts_and_nothing_is_changed(agent: Agent) -> None:
+    alice, eve = shown(Role.ADMIN, "alice"), shown(Role.ADMIN, "eve")
+    keyring = agent.trust._keyring
+    assert keyring.credentials.authority is not None
+    now = datetime.now(UTC)
+    text = keyring.credentials.authority.revocation_list([(serial_of(eve[0]), now)], now)
+    write_private(keyring.folder / REVOKED, text)
+    mirror: Any = SimpleNamespace(revoked=set(), synced=agent.synced)
+    agent.gate._is_revoked = revoked_by(mirror, keyring)
+    agent.synced.is_set = lambda: False
+    async with session_of(*alice) as session, session_of(*eve) as revoked:
+        assert (await ask(agent, session, "create_token"))[0] == 200  # the cluster is only being founded
+        write_private(keyring.folder / SEEN, "{}")
+        for route in ("create_token", "add_user", "revoke", "promote_endophyte"):
+            status, answer = await ask(agent, session, route)
+            assert (status, answer["code"]) == (503, "not-synced")
+        assert (await ask(agent, session, "list_nodes"))[0] == 200
+        assert (await ask(agent, revoked, "list_nodes"))[1]["code"] == "certificate-revoked"
+        agent.synced.is_set = lambda: True
+        assert (await ask(agent, revoked, "list_nodes"))[0] == 200  # the records say that it was taken back
+        assert (await ask(agent, session, "create_token"))[0] == 200
 
 
 def session_context(pair: tuple[str, str]) -> Any:

@@ -2,6 +2,8 @@
 
 An agent that shows a certificate of an authority that a context does not know yet is asked whom to trust, over a
 connection that proves nothing. What it answers counts only if it is signed by an authority that the context trusts.
+A context that trusts two asks as well: until it has heard that the old one was retired, a thief of that one's key could
+pose as an agent to it.
 """
 
 from __future__ import annotations
@@ -26,19 +28,23 @@ async def learn_authorities(
     endpoints: Sequence[Endpoint], credentials: UserCredentials
 ) -> UserCredentials | None:
     """The credentials with the authorities that are trusted now; None where nobody can prove that they changed."""
-    from vdc.security.authorities import verify
-    from vdc.security.certificates import parse_bundle
+    from vdc.security.authorities import believe
 
     for endpoint in endpoints:
         if endpoint.unix_path or (answer := await _ask(endpoint)) is None or answer.record is None:
             continue
         try:
-            verify(answer.record, parse_bundle(credentials.authority_pem))
+            believe(answer.record, credentials.authority_pem)
         except VdcError:
             continue
         if answer.record.bundle != credentials.authority_pem:
             return replace(credentials, authority_pem=answer.record.bundle)
     return None
+
+
+def is_rotating(credentials: UserCredentials) -> bool:
+    """Whether these know of more than one authority."""
+    return credentials.authority_pem.count("-----BEGIN CERTIFICATE-----") > 1
 
 
 async def _ask(endpoint: Endpoint) -> AuthorityBundle | None:

@@ -23,7 +23,7 @@ import aiohttp
 from vdc.api.answers import LOST_ERRORS, read_error
 from vdc.api.call import Call
 from vdc.api.endpoints import Endpoint, parse_endpoint
-from vdc.api.learning import learn_authorities
+from vdc.api.learning import is_rotating, learn_authorities
 from vdc.api.refusals import FOREIGN, refusal_of
 from vdc.api.routes import BY_NAME, Body
 from vdc.model.errors import (
@@ -142,6 +142,12 @@ class Transport:
         if unwell is None:
             raise refusal or self._unreachable()
         return unwell
+
+    async def follow_rotation(self) -> None:
+        """Trust no authority longer than the cluster does: the agent that answered knows."""
+        if self.credentials is not None and self._good is not None and is_rotating(self.credentials):
+            learned = await learn_authorities([self._good], self.credentials)
+            self.credentials = learned or self.credentials
 
     async def request(self, call: Call) -> bytes:
         """The body of a successful answer; `vdc.model.errors` otherwise."""

@@ -28,7 +28,9 @@ def call(work: Callable[[ApiClient], Awaitable[T]]) -> T:
     async def with_client() -> T:
         async with ApiClient.of(context) as api:
             try:
-                return await work(api)
+                answer = await work(api)
+                await api.transport.follow_rotation()
+                return answer
             finally:
                 learned = api.transport.credentials
                 if learned is not None and learned != context.credentials:

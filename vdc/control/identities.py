@@ -119,7 +119,10 @@ class Identities:
         InvalidError (`serial-invalid`), NotFoundError (`certificate-not-found`).
         """
         serial = wanted.lower().replace(":", "")
-        if not (_LEAST_DIGITS <= len(serial) <= _SERIAL_DIGITS and set(serial) <= _HEX):
+        is_none = not (_LEAST_DIGITS <= len(serial) <= _SERIAL_DIGITS and set(serial) <= _HEX)
+        if (
+            is_none or serial == "0" * _SERIAL_DIGITS
+        ):  # which no certificate has, and no list of them can hold
             raise InvalidError(
                 f"{wanted[:60]!r} is not a serial number: {_LEAST_DIGITS} to {_SERIAL_DIGITS} hexadecimal digits",
                 hint="vdc cluster certificates",

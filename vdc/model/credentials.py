@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pydantic import AwareDatetime, Field
+
 from vdc.model.base import Record
 from vdc.model.identity import Identity, Role
 from vdc.model.ids import DnsLabel
@@ -14,7 +16,7 @@ class User(Record):
 
     name: DnsLabel
     role: Role
-    created_at: datetime
+    created_at: AwareDatetime
     created_by: str = ""
     valid_for_s: int | None = None  # asked for when it was added: then it is not renewed
 
@@ -24,8 +26,8 @@ class IssuedCertificate(Record):
 
     serial: str
     identity: Identity
-    not_after: datetime
-    issued_at: datetime
+    not_after: AwareDatetime
+    issued_at: AwareDatetime
     issuer: str  # key identifier of the authority
     key: str  # SHA-256 of the public key
     issued_by: str = ""  # the host
@@ -39,8 +41,8 @@ class Revocation(Record):
     """A certificate that counts no more; kept until it would have run out."""
 
     serial: str
-    at: datetime
-    until: datetime
+    at: AwareDatetime
+    until: AwareDatetime
     identity: Identity | None = None  # None: nobody knows whose it was
     by: str = ""
 
@@ -61,7 +63,7 @@ class Authorities(Record):
     """
 
     number: int
-    entries: tuple[AuthorityEntry, ...]  # oldest first
+    entries: tuple[AuthorityEntry, ...] = Field(min_length=1)  # oldest first
     issuing: str  # fingerprint
     signed_by: str = ""  # fingerprint
     signature: str = ""

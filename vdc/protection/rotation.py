@@ -34,9 +34,16 @@ def phase_of(authorities: Authorities) -> Phase:
     return Phase.ISSUING if authorities.issuing == authorities.entries[-1].fingerprint else Phase.INTRODUCED
 
 
-def begin(authorities: Authorities, new: AuthorityEntry) -> Authorities:
-    """STABLE -> INTRODUCED. ConflictError (`rotation-running`)."""
-    if phase_of(authorities) is not Phase.STABLE:
+def begin(authorities: Authorities, new: AuthorityEntry, *, is_key_lost: bool = False) -> Authorities:
+    """STABLE -> INTRODUCED. ConflictError (`rotation-running`).
+
+    `is_key_lost`: nobody has the key of the one that is being introduced; it has issued nothing, and `new` takes its
+    place.
+    """
+    phase = phase_of(authorities)
+    if phase is Phase.INTRODUCED and is_key_lost:
+        return _next(authorities, entries=(*authorities.entries[:-1], new))
+    if phase is not Phase.STABLE:
         raise ConflictError(
             "the cluster's authority is being rotated already",
             hint="vdc cluster ca show says what it waits for",

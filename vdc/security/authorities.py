@@ -35,6 +35,18 @@ def sign(authorities: Authorities, by: Authority) -> Authorities:
     return named.with_(signature=by.key.sign(_signed_bytes(named), _HASH).hex())
 
 
+def believe(authorities: Authorities, bundle_pem: str) -> None:
+    """`verify` for who trusts a bundle. It is changed by the signature of the authority that issues, the first in
+    it, or of one that came after: one that is about to be retired, perhaps because its key was stolen, has no say in
+    who takes its place.
+    """
+    trusted = parse_bundle(bundle_pem)
+    since = trusted[0].not_valid_before_utc
+    if authorities.bundle != bundle_pem:
+        trusted = (trusted[0], *(each for each in trusted[1:] if each.not_valid_before_utc > since))
+    verify(authorities, trusted)
+
+
 def verify(authorities: Authorities, trusted: tuple[x509.Certificate, ...]) -> None:
     """Whether it is signed by one of `trusted` and says of its authorities what they are; ForbiddenError."""
     signer = next((each for each in trusted if fingerprint_of(each) == authorities.signed_by), None)

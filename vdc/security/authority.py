@@ -20,6 +20,7 @@ from vdc.model.errors import InvalidError
 from vdc.model.identity import Identity, Role
 from vdc.security.certificates import (
     fingerprint_of,
+    is_serial,
     key_identifier,
     parse_certificate,
     public_key_of,
@@ -32,6 +33,7 @@ MACHINE_FOR = timedelta(days=90)
 USER_FOR = timedelta(days=365)
 BACKDATED = timedelta(minutes=5)  # for whoever's clock is a little behind
 CRL_FOR = timedelta(days=30)
+_FIRST_YEAR = 1950  # of a UTCTime (RFC 5280)
 MEMBER_NAME = "member.vdc.internal"  # etcd admits only certificates with this name
 LOOPBACK = "127.0.0.1"
 _COMMON_NAME = re.compile(r"VDC cluster ([0-9a-f]{12})")
@@ -149,7 +151,10 @@ class Authority:
         )
 
     def revocation_list(self, revoked: Iterable[tuple[str, datetime]], now: datetime) -> str:
-        """The signed list (PEM) of serial numbers and when each was revoked."""
+        """The signed list (PEM) of serial numbers and when each was revoked.
+
+        Whatever is among them that no list can hold (anybody who writes to the store can put it there) hinders none.
+        """
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
@@ -160,8 +165,9 @@ class Authority:
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
             )
         )
-        for serial, at in sorted(revoked):
-            entry = x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(at)
+        for serial, at in sorted((serial, at) for serial, at in revoked if is_serial(serial)):
+            entry = x509.RevokedCertificateBuilder().serial_number(int(serial, 16))
+            entry = entry.revocation_date(at if at.year >= _FIRST_YEAR else now)
             builder = builder.add_revoked_certificate(entry.build())
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from cryptography import x509
@@ -16,6 +17,7 @@ from vdc.security.keys import CURVE, MAX_PEM_BYTES
 
 MAX_BUNDLE_BYTES = 8 * MAX_PEM_BYTES
 _PEM_BEGIN = b"-----BEGIN"
+_SERIAL = re.compile(r"[0-9a-f]{32}")
 
 
 class Certificate(Record):
@@ -83,6 +85,11 @@ def fingerprint_of(certificate: x509.Certificate) -> str:
 def serial_of(certificate: x509.Certificate) -> str:
     """The serial number as it is written everywhere: 32 hexadecimal digits."""
     return f"{certificate.serial_number:032x}"
+
+
+def is_serial(text: str) -> bool:
+    """Whether a certificate can have this serial number: what else is in the records revokes nothing."""
+    return _SERIAL.fullmatch(text) is not None and int(text, 16) > 0
 
 
 def public_key_of(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:

@@ -144,6 +144,15 @@ def _load_held(folder: Path, bundle_pem: str) -> tuple[Authority, ...]:
     return held
 
 
+def has_authority_key(folder: Path, certificate: x509.Certificate) -> bool:
+    """Whether the key of an authority is here, trusted already or not; raises as `load_credentials`."""
+    if not (folder / AUTHORITY_KEY).exists():
+        return False
+    wanted = public_bytes(public_key_of(certificate))
+    found = keys_from_pem(read_private(folder / AUTHORITY_KEY))
+    return any(public_bytes(key.public_key()) == wanted for key in found)
+
+
 def read_private(path: Path) -> str:
     """A file that nobody else can read; RefusedError (`key-exposed`), NotFoundError (`not-a-member`)."""
     try:

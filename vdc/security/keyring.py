@@ -8,7 +8,8 @@ from pathlib import Path
 
 from vdc.model.credentials import Authorities
 from vdc.model.errors import VdcError
-from vdc.security.folder import SEEN, HostCredentials, load_credentials, read_private
+from vdc.security.certificates import read_revoked
+from vdc.security.folder import REVOKED, SEEN, HostCredentials, load_credentials, read_private
 
 Listener = Callable[[HostCredentials], None]
 
@@ -37,6 +38,19 @@ class Keyring:
             return Authorities.from_json(read_private(self.folder / SEEN))
         except (VdcError, ValueError):
             return None
+
+    @property
+    def is_founding(self) -> bool:
+        """Whether this host has never read the cluster's records: the first hosts of a cluster join before its
+        etcd can have a majority."""
+        return not (self.folder / SEEN).exists()
+
+    def listed(self) -> frozenset[str]:
+        """The revoked serial numbers as they were signed last: what is known before the records can be read."""
+        try:
+            return read_revoked(read_private(self.folder / REVOKED))[0]
+        except VdcError:
+            return frozenset()
 
     def reload(self) -> None:
         """Read the folder again, and tell."""

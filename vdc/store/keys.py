@@ -25,6 +25,7 @@ REVOKED = SECURITY + "revoked/"
 MACHINES = SECURITY + "machines/"
 TRUST = SECURITY + "trust/"
 AUTHORITIES = SECURITY + "authorities"
+MEMBER_TURN = SECURITY + "member-turn"  # whose etcd member is being started again
 
 # Outside of ROOT, which every agent's mirror reads as a whole.
 AUDIT = "/vdc-audit/"

@@ -45,18 +45,38 @@ class MemberFiles:
 def copy_credentials(source: Path, uid: int) -> bool:
     """Bring the copies up to date for etcd's user; whether a member that runs has to be started again to see all of it.
 
-    Raises as `read_private` does.
+    What it sees at its start alone is left to `copy_for_start`: so the copies are always what it knows, and an agent
+    that is killed before the start leaves nothing undone that the next one could not see. Raises as `read_private`.
     """
+    _copy(source, uid, [name for name in _changed(source) if not _needs_start(source, name)])
+    return is_start_due(source)
+
+
+def copy_for_start(source: Path, uid: int) -> None:
+    """Bring all of them up to date, of a member that does not run. Raises as `read_private`."""
+    _copy(source, uid, _changed(source))
+
+
+def is_start_due(source: Path) -> bool:
+    """What `copy_credentials` would say, without copying."""
+    return any(_needs_start(source, name) for name in _changed(source))
+
+
+def _copy(source: Path, uid: int, names: list[str]) -> None:
     folder = own_by(source / FOLDER, uid)
-    needs_start = False
-    for name in (BUNDLE, CERTIFICATE, KEY, REVOKED):
-        if name == REVOKED and not (source / name).exists():
-            continue
-        text, before = read_private(source / name), _present(folder / name)
-        if text != before:
-            needs_start |= name == BUNDLE or before is None
-            write_private(folder / name, text, owner=uid)
-    return needs_start
+    for name in names:
+        write_private(folder / name, read_private(source / name), owner=uid)
+
+
+def _needs_start(source: Path, name: str) -> bool:
+    return name == BUNDLE or not (source / FOLDER / name).exists()
+
+
+def _changed(source: Path) -> list[str]:
+    names = (
+        name for name in (BUNDLE, CERTIFICATE, KEY, REVOKED) if name != REVOKED or (source / name).exists()
+    )
+    return [name for name in names if read_private(source / name) != _present(source / FOLDER / name)]
 
 
 def files_in(source: Path, seen_at: Path) -> MemberFiles:

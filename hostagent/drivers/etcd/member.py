@@ -19,7 +19,7 @@ import json
 import logging
 import shutil
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from pathlib import Path
 
 from hostagent.config import EmbeddedEtcd
@@ -35,7 +35,7 @@ from hostagent.drivers.etcd.argv import (
     sandboxed,
 )
 from hostagent.drivers.etcd.credentials import FOLDER as CREDENTIALS_FOLDER
-from hostagent.drivers.etcd.credentials import copy_credentials, files_in
+from hostagent.drivers.etcd.credentials import copy_credentials, copy_for_start, files_in, is_start_due
 from hostagent.drivers.etcd.mark import Mark, MarkFile
 from hostagent.drivers.etcd.membership import initial_cluster, replaced
 from hostagent.drivers.etcd.wal import decided, make_durable
@@ -189,15 +189,23 @@ class EmbeddedMember:
                 code="etcd-not-running", hint=f"see {self.log_path}",
             ) from None  # fmt: skip
 
-    async def renew_credentials(self) -> bool:
+    async def renew_credentials(self, turn: AbstractAsyncContextManager[object] | None = None) -> bool:
         """Let the member have what the host's folder holds now; whether it had to be started again for that.
 
         A new certificate or revocation list it reads by itself; not a new authority, nor a first revocation list.
+        `turn` is entered before it is ended, and left when it is healthy again. Raises as `wait_healthy`.
         """
-        if not await self._copy_credentials():
+        if not await in_thread(copy_credentials, self._trust.folder, self.user.uid):
             return False
-        async with self.suspended():
-            return True
+        async with turn or nullcontext():
+            async with self.suspended():
+                pass
+            await self.wait_healthy()
+        return True
+
+    async def knows_authorities(self) -> bool:
+        """Whether it was started with those that the host trusts now."""
+        return not await in_thread(is_start_due, self._trust.folder)
 
     def suspended(self) -> AbstractAsyncContextManager[None]:
         """The process has ended with its log written out, and is not started before this is left."""
@@ -279,7 +287,7 @@ class EmbeddedMember:
         await in_thread(own_by, self.data_dir, self.user.uid)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         mark = await in_thread(self._mark_to_start_by)
-        await self._copy_credentials()
+        await in_thread(copy_for_start, self._trust.folder, self.user.uid)
         files = files_in(self._trust.folder, SANDBOX_CREDENTIALS)
         argv = member_argv(
             self.host, self.config, SANDBOX_DATA_DIR, files,
@@ -295,9 +303,6 @@ class EmbeddedMember:
             env=ENVIRONMENT,
             families=FAMILIES,
         )
-
-    async def _copy_credentials(self) -> bool:
-        return await in_thread(copy_credentials, self._trust.folder, self.user.uid)
 
     async def _mark_when_healthy(self) -> None:
         while True:
