@@ -118,9 +118,12 @@ async def test_a_refused_connection_is_tried_again_only_by_the_patient() -> None
 
 async def test_what_is_handed_over_is_marked_and_so_is_what_it_accepts() -> None:
     port = free_port()
-    with Network().listen(LOCAL, port) as listening:
-        with await Network().connect(LOCAL, port) as sock, listening.accept()[0] as accepted:
-            marks = {one.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) for one in (listening, sock, accepted)}
+    with (
+        Network().listen(LOCAL, port) as listening,
+        await Network().connect(LOCAL, port) as sock,
+        listening.accept()[0] as accepted,
+    ):
+        marks = {one.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) for one in (listening, sock, accepted)}
     assert marks == {HANDED_OVER}
 
 
