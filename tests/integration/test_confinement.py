@@ -31,6 +31,7 @@ from throwaway_namespace import Namespace
 from hostagent.drivers.net import open_taps, underlay
 from hostagent.drivers.process import ProcessHandle
 from hostagent.drivers.process.cgroup import Groups, Limits, Place, v2_place
+from hostagent.drivers.process.pidfile import OWNER_VARIABLE, TOKEN_VARIABLE
 from hostagent.drivers.process.users import GuestFolders, owner_of
 from hostagent.drivers.qemu.sockets import HOST
 from hostagent.supervisor.confinement import QEMU_LOG, spawn_guest
@@ -279,12 +280,18 @@ def _turned(
     return tried, [connection.fileno(), listening.fileno(), tap.fileno()]
 
 
-async def test_it_has_nothing_of_the_agent_but_what_it_was_given(host: Host) -> None:
+async def test_it_has_nothing_of_the_agent_but_what_it_was_given(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_SECRET", "of the agent's")
     with host.api.dup() as one:
         handle = await host.run("attempts", pass_fds=[one.fileno()])
         await host.said()
         opened = {int(path.name) for path in Path(f"/proc/{handle.pid}/fd").iterdir()}
         assert opened == {0, 1, 2, one.fileno()}
+        environment = Path(f"/proc/{handle.pid}/environ").read_text().split("\0")
+        names = {entry.partition("=")[0] for entry in environment if entry}
+        assert names == {"PATH", "LANG", "PWD", TOKEN_VARIABLE, OWNER_VARIABLE}
 
 
 async def test_it_is_nobody_and_sees_nobody(host: Host) -> None:

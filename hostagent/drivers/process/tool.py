@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hostagent.drivers.process.pidfile import OWNER_VARIABLE, TOKEN_VARIABLE, kill_carriers, owner
+from hostagent.drivers.process.sandbox import ENVIRONMENT
 from hostagent.drivers.process.seccomp import filter_descriptor
 from hostagent.drivers.process.spawn import SANDBOX_UMASK, finished
 
@@ -49,6 +50,7 @@ async def run_in_sandbox(
             deadline_s=deadline_s,
             stdin=stdin,
             limits=limits,
+            env=ENVIRONMENT,
             pass_fds=(filter_fd,),
             umask=SANDBOX_UMASK,
         )
@@ -60,10 +62,11 @@ async def run_tool(
     deadline_s: float,
     stdin: bytes | None = None,
     limits: ToolLimits | None = None,
+    env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
     umask: int = -1,
 ) -> tuple[int, bytes, bytes]:
-    """Run to the end; returns exit status, output and complaint.
+    """Run to the end; returns exit status, output and complaint. `env` replaces the agent's own environment.
 
     Raises FileNotFoundError where the program is missing and TimeoutError at the deadline; then, and when it
     is cancelled, nothing that it started is left.
@@ -75,7 +78,7 @@ async def run_tool(
         stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, TOKEN_VARIABLE: token, OWNER_VARIABLE: owner()},
+        env={**(os.environ if env is None else env), TOKEN_VARIABLE: token, OWNER_VARIABLE: owner()},
         pass_fds=pass_fds,
         umask=umask,
     )
