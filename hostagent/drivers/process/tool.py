@@ -19,7 +19,9 @@ from hostagent.drivers.process.sandbox import ENVIRONMENT
 from hostagent.drivers.process.seccomp import filter_descriptor
 from hostagent.drivers.process.spawn import SANDBOX_UMASK, finished
 
+MOST_BYTES = 16 << 20  # of what a program says; some thirty times what QEMU says about itself
 _GONE_DEADLINE_S = 5.0
+_CHUNK_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ async def run_tool(
 ) -> tuple[int, bytes, bytes]:
     """Run to the end; returns exit status, output and complaint. `env` replaces the agent's own environment.
 
+    Of either no more than MOST_BYTES: what a guest has written may make a tool say as much as it likes.
     Raises FileNotFoundError where the program is missing and TimeoutError at the deadline; then, and when it
     is cancelled, nothing that it started is left.
     """
@@ -84,13 +87,39 @@ async def run_tool(
     )
     try:
         async with asyncio.timeout(deadline_s):
-            output, complaint = await process.communicate(stdin)
+            output, complaint = await _communicate(process, stdin)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await finished(_end(process, token))
         raise
     return process.returncode or 0, output, complaint
+
+
+async def _communicate(process: asyncio.subprocess.Process, stdin: bytes | None) -> tuple[bytes, bytes]:
+    """As its own method, which keeps all."""
+    assert process.stdout is not None and process.stderr is not None
+    output, complaint, *_ = await asyncio.gather(
+        _heard(process.stdout), _heard(process.stderr), _say(process.stdin, stdin), process.wait()
+    )
+    return output, complaint
+
+
+async def _heard(stream: asyncio.StreamReader) -> bytes:
+    """All of it, or its beginning: the rest is read, and dropped."""
+    heard = bytearray()
+    while chunk := await stream.read(_CHUNK_BYTES):
+        heard += chunk[: MOST_BYTES - len(heard)]
+    return bytes(heard)
+
+
+async def _say(stream: asyncio.StreamWriter | None, text: bytes | None) -> None:
+    if stream is None or text is None:
+        return
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not listen to the end
+        stream.write(text)
+        await stream.drain()
+    stream.close()
 
 
 async def _end(process: asyncio.subprocess.Process, token: str) -> None:
