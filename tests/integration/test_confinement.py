@@ -343,6 +343,12 @@ async def test_it_takes_no_more_memory_than_it_may(host: Host) -> None:
     assert lines == ["ate 16", "done"]
 
 
+async def test_limits_that_were_set_can_be_set_higher_and_lower(host: Host) -> None:
+    for memory_bytes in (64 * MIB, 128 * MIB, 32 * MIB):
+        limits = Limits(memory_bytes=memory_bytes, pids=32, cpu_weight=100)
+        assert host.groups.create("web", limits) == ""
+
+
 async def test_the_group_goes_with_the_guest_and_not_with_the_agent(host: Host) -> None:
     handle = await host.run("attempts")
     await host.said()
