@@ -15,6 +15,7 @@ from hostagent.drivers.process.foreign import open_foreign, size_of_foreign
 LIMIT_BYTES = 8 << 20
 KEPT_BYTES = 4 << 20
 _READ_BYTES = 1 << 20
+_LINE_BYTES = 4 << 10
 _PANIC_SIGNS = (b"Kernel panic", b"BUG: ", b"Oops: ", b"general protection fault")
 
 
@@ -49,8 +50,9 @@ class ConsoleWatch:
 
 def last_line(path: Path) -> str:
     """What a process said last; empty where it said nothing."""
-    with suppress(OSError):
-        lines = path.read_text(errors="replace").strip().splitlines()
+    with suppress(OSError), path.open("rb") as file:  # of a long log the end alone
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LINE_BYTES))
+        lines = file.read(_LINE_BYTES).decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
     return ""
 

@@ -11,7 +11,7 @@ from vdc.lab import cgroups
 from vdc.lab.processes import Process
 
 _NONE = "0000000000000000"
-_OF_DHCP = f"{1 << 12 | 1 << 13 | 1 << 10:016x}"  # NET_ADMIN, NET_RAW, NET_BIND_SERVICE
+_OF_DHCP = f"{1 << 10:016x}"  # NET_BIND_SERVICE
 
 
 def status_of(pid: int) -> dict[str, str]:

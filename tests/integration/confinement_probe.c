@@ -11,6 +11,7 @@
 #include <linux/if.h>
 #include <linux/if_packet.h>
 #include <linux/if_tun.h>
+#include <linux/io_uring.h>
 #include <linux/netlink.h>
 #include <sched.h>
 #include <signal.h>
@@ -57,6 +58,49 @@ static int connects_tcp(const char *text) {
     return fd < 0 ? -1 : connect(fd, (struct sockaddr *)&address, sizeof address);
 }
 
+static int destination(const char *text, int *fd, struct sockaddr_in *address) { /* FD:HOST:PORT */
+    char host[64];
+    int port = 0;
+    if (sscanf(text, "%d:%63[^:]:%d", fd, host, &port) != 3)
+        return -1;
+    memset(address, 0, sizeof *address);
+    address->sin_family = AF_INET;
+    address->sin_port = htons(port);
+    return inet_pton(AF_INET, host, &address->sin_addr) - 1;
+}
+
+static int connects_again(const char *text) { /* a connection that it was given, with somebody else */
+    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+    struct sockaddr_in address;
+    struct timeval soon = {.tv_usec = 300000};
+    int fd;
+    if (destination(text, &fd, &address) || connect(fd, &nobody, sizeof nobody) < 0)
+        return -1;
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &soon, sizeof soon);
+    return connect(fd, (struct sockaddr *)&address, sizeof address);
+}
+
+static int connects_by_sending(const char *text) { /* with a socket that it was given to listen */
+    struct sockaddr_in address;
+    struct timeval soon = {.tv_usec = 300000};
+    int fd;
+    if (destination(text, &fd, &address) || shutdown(fd, SHUT_RD) < 0)
+        return -1;
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &soon, sizeof soon);
+    return sendto(fd, "x", 1, MSG_FASTOPEN, (struct sockaddr *)&address, sizeof address) < 0 ? -1 : 0;
+}
+
+static int lists_interfaces(int fd) {
+    char space[1024];
+    struct ifconf found = {.ifc_len = sizeof space, .ifc_buf = space};
+    return ioctl(fd, SIOCGIFCONF, &found);
+}
+
+static int changes_address(int tap) { /* the bridge takes frames to it for the host's own */
+    struct ifreq request = {.ifr_hwaddr = {.sa_family = 1, .sa_data = {0x52, 0x54, 0, 1, 2, 3}}};
+    return ioctl(tap, SIOCSIFHWADDR, &request);
+}
+
 static int makes_socket(int family, int type, int protocol) {
     int fd = socket(family, type, protocol);
     if (fd >= 0)
@@ -101,6 +145,14 @@ static int makes_node(const char *path) {
     if (mknod(path, S_IFCHR | 0600, makedev(1, 3)) < 0)
         return -1;
     return unlink(path);
+}
+
+static int makes_ring(void) { /* which makes and connects sockets past any filter of system calls */
+    struct io_uring_params parameters = {0};
+    long fd = syscall(SYS_io_uring_setup, 1, &parameters);
+    if (fd >= 0)
+        close((int)fd);
+    return fd < 0 ? -1 : 0;
 }
 
 static int links(const char *text) { /* FROM:TO */
@@ -154,6 +206,22 @@ static int attempt(const char *name, const char *argument) {
         return makes_node(argument);
     if (!strcmp(name, "link"))
         return links(argument);
+    if (!strcmp(name, "again"))
+        return connects_again(argument);
+    if (!strcmp(name, "by-sending"))
+        return connects_by_sending(argument);
+    if (!strcmp(name, "unmark"))
+        return setsockopt(atoi(argument), SOL_SOCKET, SO_MARK, &(int){0}, sizeof(int));
+    if (!strcmp(name, "interfaces"))
+        return lists_interfaces(atoi(argument));
+    if (!strcmp(name, "tap-address"))
+        return changes_address(atoi(argument));
+    if (!strcmp(name, "tap-owner"))
+        return ioctl(atoi(argument), TUNSETOWNER, 0);
+    if (!strcmp(name, "tap-carrier"))
+        return ioctl(atoi(argument), TUNSETCARRIER, &(int){1});
+    if (!strcmp(name, "ring"))
+        return makes_ring();
     if (!strcmp(name, "raw-socket"))
         return makes_socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
     if (!strcmp(name, "packet-socket"))

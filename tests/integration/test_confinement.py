@@ -17,7 +17,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from lockstep_support import RUNTIME, missing
 from throwaway_namespace import Namespace
 
+from hostagent.drivers.net import open_taps, underlay
 from hostagent.drivers.process import ProcessHandle
 from hostagent.drivers.process.cgroup import Groups, Limits, Place, v2_place
+from hostagent.drivers.process.pidfile import OWNER_VARIABLE, TOKEN_VARIABLE
 from hostagent.drivers.process.users import GuestFolders, owner_of
+from hostagent.drivers.qemu.sockets import HOST
 from hostagent.supervisor.confinement import QEMU_LOG, spawn_guest
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
@@ -124,12 +128,13 @@ class Host:
         alike = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "sleep", "1000"]
         self.others = [subprocess.Popen(["sleep", "1000"]), subprocess.Popen(alike)]
 
-    async def run(self, *arguments: str) -> ProcessHandle:
+    async def run(self, *arguments: str, pass_fds: Sequence[int] = ()) -> ProcessHandle:
         """The probe, exactly as QEMU is started."""
         assert self.groups.create("web", LIMITS) == ""
         handle = await spawn_guest(
             ["/vm/probe", *arguments], self.folder / "vms/web", self.guest, runtime_root=RUNTIME.resolve(),
             image_dir=self.folder / "images", accelerator="tcg", tag="t", join=self.groups.joiner("web"),
+            pass_fds=pass_fds,
         )  # fmt: skip
         self.handles.append(handle)
         return handle
@@ -142,15 +147,15 @@ class Host:
                 await asyncio.sleep(0.02)
         return lines
 
-    async def attempts(self, tried: dict[str, str]) -> dict[str, str]:
+    async def attempts(self, tried: dict[str, str], pass_fds: Sequence[int] = ()) -> dict[str, str]:
         """What came of each attempt, inside."""
-        await self.run("attempts", *_words(tried))
+        await self.run("attempts", *_words(tried), pass_fds=pass_fds)
         return _outcomes(await self.said())
 
-    def control(self, tried: dict[str, str]) -> dict[str, str]:
+    def control(self, tried: dict[str, str], pass_fds: Sequence[int] = ()) -> dict[str, str]:
         """What comes of them as root, outside."""
         with subprocess.Popen(
-            [self.probe, "attempts", *_words(tried)], stdout=subprocess.PIPE, text=True
+            [self.probe, "attempts", *_words(tried)], stdout=subprocess.PIPE, text=True, pass_fds=pass_fds
         ) as one:
             assert one.stdout is not None
             lines = []
@@ -238,6 +243,57 @@ async def test_it_reaches_nothing_that_is_not_its_own(host: Host, network: Names
     assert set(refused.values()) <= REFUSALS, refused
 
 
+async def test_what_it_was_given_of_the_network_stays_what_it_is(host: Host) -> None:
+    """QEMU has connections and taps of the host's network, where a socket can be turned to anybody."""
+    here, port = IPv4Address(ADDRESS), host.management.getsockname()[1]
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((ADDRESS, port)))
+        listening = stack.enter_context(socket.create_server((ADDRESS, 0)))
+        tried, descriptors = _turned(stack, connection, listening, port)
+        assert host.control(tried, descriptors) == dict.fromkeys(tried, "ok")
+    rules = underlay.rules(
+        underlay.Underlay("br0", "br0", here, 7401, None), underlay.Admitted(*[frozenset({here})] * 3)
+    )
+    subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True, timeout=20)
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(await HOST.connect(ADDRESS, port))
+        listening = stack.enter_context(HOST.listen(ADDRESS, 0))
+        tried, descriptors = _turned(stack, connection, listening, port)
+        found = await host.attempts(tried, descriptors)
+    assert {name: found.pop(name) for name in ("again", "by-sending")} == dict.fromkeys(
+        ("again", "by-sending"), "EINPROGRESS"
+    ), "whoever connects waits for an answer to what never left"
+    assert found == dict.fromkeys(found, "EPERM") and len(found) == len(tried) - 2
+
+
+def _turned(
+    stack: contextlib.ExitStack, connection: socket.socket, listening: socket.socket, port: int
+) -> tuple[dict[str, str], list[int]]:
+    """What to try with these, and with a tap; and the descriptors."""
+    (tap,) = map(stack.enter_context, open_taps(["own0"]))
+    whom = f"{ADDRESS}:{port}"
+    tried = {
+        "unmark": str(connection.fileno()), "again": f"{connection.fileno()}:{whom}",
+        "by-sending": f"{listening.fileno()}:{whom}", "interfaces": str(listening.fileno()), "ring": "",
+        **dict.fromkeys(("tap-address", "tap-owner", "tap-carrier"), str(tap.fileno())),
+    }  # fmt: skip
+    return tried, [connection.fileno(), listening.fileno(), tap.fileno()]
+
+
+async def test_it_has_nothing_of_the_agent_but_what_it_was_given(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_SECRET", "of the agent's")
+    with host.api.dup() as one:
+        handle = await host.run("attempts", pass_fds=[one.fileno()])
+        await host.said()
+        opened = {int(path.name) for path in Path(f"/proc/{handle.pid}/fd").iterdir()}
+        assert opened == {0, 1, 2, one.fileno()}
+        environment = Path(f"/proc/{handle.pid}/environ").read_text().split("\0")
+        names = {entry.partition("=")[0] for entry in environment if entry}
+        assert names == {"PATH", "LANG", "PWD", TOKEN_VARIABLE, OWNER_VARIABLE}
+
+
 async def test_it_is_nobody_and_sees_nobody(host: Host) -> None:
     handle = await host.run("attempts", "read-proc=/proc/1/status")
     assert _outcomes(await host.said()) == {"read-proc": "ok"}
@@ -285,6 +341,12 @@ async def test_it_takes_no_more_memory_than_it_may(host: Host) -> None:
         assert await much.wait_gone() == -signal.SIGKILL
     lines = (host.folder / "vms/web" / QEMU_LOG).read_text().splitlines()
     assert lines == ["ate 16", "done"]
+
+
+async def test_limits_that_were_set_can_be_set_higher_and_lower(host: Host) -> None:
+    for memory_bytes in (64 * MIB, 128 * MIB, 32 * MIB):
+        limits = Limits(memory_bytes=memory_bytes, pids=32, cpu_weight=100)
+        assert host.groups.create("web", limits) == ""
 
 
 async def test_the_group_goes_with_the_guest_and_not_with_the_agent(host: Host) -> None:

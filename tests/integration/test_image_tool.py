@@ -11,7 +11,7 @@ import pytest
 
 from hostagent.drivers.disk import images
 from hostagent.drivers.disk.images import DiskToolError, QemuImg, require_self_contained
-from hostagent.drivers.process.tool import ToolLimits, run_tool
+from hostagent.drivers.process.tool import MOST_BYTES, ToolLimits, run_tool
 from hostagent.drivers.process.users import own_by
 from vdc.images.inspect import inspect_disk
 from vdc.model.errors import InvalidError, RefusedError
@@ -122,3 +122,11 @@ async def test_the_kernel_ends_what_takes_too_much() -> None:
         ["dd", "if=/dev/zero", "of=/dev/null", "bs=128M", "count=1"], deadline_s=30, limits=small
     )
     assert status != 0
+
+
+async def test_a_tool_that_never_stops_talking_fills_no_memory() -> None:
+    flood = f"head -c {MOST_BYTES + 5} /dev/zero; head -c {MOST_BYTES + 5} /dev/zero >&2; cat"
+    status, output, complaint = await run_tool(["sh", "-c", flood], deadline_s=30, stdin=b"heard")
+    assert (status, len(output), len(complaint)) == (0, MOST_BYTES, MOST_BYTES)
+    unheard = await run_tool(["sh", "-c", "exec <&-; sleep 0.1; echo x"], deadline_s=30, stdin=bytes(1 << 20))
+    assert unheard == (0, b"x\n", b"")

@@ -192,6 +192,12 @@ def test_a_guest_that_remembers_its_address_is_not_refused_by_new_servers(lab: L
     assert {address for address, *_ in dhcp(guest, 1, seconds=3.0)} == {ADDRESS}
 
 
+def test_who_reads_what_guests_send_may_open_its_ports_and_nothing_else(lab: Lab) -> None:
+    status = Path(f"/proc/{lab.servers[0].pid}/status").read_text()
+    found = {line.split()[1] for line in status.splitlines() if line.startswith("Cap")}
+    assert found == {f"{1 << 10:016x}"}  # NET_BIND_SERVICE
+
+
 def test_an_unknown_mac_gets_no_answer(lab: Lab) -> None:
     stranger = plug_guest(lab, "uid-s", STRANGER)
     known = plug_guest(lab, "uid-a", MAC)

@@ -53,6 +53,17 @@ def _nd(kind: int) -> bytes:
     return ipv6("fe80::1", struct.pack("!BBHI", kind, 0, 0, 0) + MARK, ICMPV6)
 
 
+def _behind_options(packet: bytes) -> bytes:
+    """The same content, with options before it for who receives it."""
+    options = struct.pack("!BBBB4x", packet[6], 0, 1, 4)
+    return ipv6("fe80::1", options + packet[40:], 60)
+
+
+def _fragment(first: int, offset: int, content: bytes, *, is_last: bool) -> bytes:
+    return ipv6("fe80::1", struct.pack("!BBHI", first, 0, offset | (not is_last), 7) + content, 44)
+
+
+_LONG_OPTIONS = struct.pack("!BBBB", ICMPV6, 3, 1, 28)  # 32 bytes
 _TAG = struct.pack("!HH", 7, IPV4)
 HONEST = {
     "IPv4": (IPV4, _ip(ADDRESS)),
@@ -68,6 +79,10 @@ HONEST = {
     "IPv6 link-local": (IPV6, ipv6("fe80::1", udp(5000, 5000, MARK))),
     "IPv6 duplicate detection": (IPV6, ipv6("::", udp(5000, 5000, MARK))),
     "neighbour advertisement": (IPV6, _nd(136)),
+    "IPv6 behind options": (IPV6, _behind_options(_nd(136))),
+    "IPv6 of another protocol": (IPV6, ipv6("fe80::1", MARK, 132)),
+    "IPv6 in fragments: first": (IPV6, _fragment(UDP, 0, udp(5000, 5000, MARK + bytes(2)), is_last=False)),
+    "IPv6 in fragments: last": (IPV6, _fragment(UDP, 24, MARK, is_last=True)),
 }
 SPOOFED = {
     "IPv4 of another guest": (IPV4, _ip(ADDRESS_B)),
@@ -91,6 +106,11 @@ SPOOFED = {
     "RARP for another": (RARP, rarp(MAC_B) + MARK),
     "IPv6 with an address": (IPV6, ipv6(GLOBAL, udp(5000, 5000, MARK))),
     "router advertisement": (IPV6, _nd(134)),
+    "router advertisement behind options": (IPV6, _behind_options(_nd(134))),
+    "router advertisement in fragments": (
+        IPV6,
+        _fragment(60, 0, _LONG_OPTIONS + MARK.ljust(20), is_last=False),
+    ),
     "IPv6 redirect": (IPV6, _nd(137)),
     "answer of a DHCPv6 server": (IPV6, ipv6("fe80::1", udp(547, 546, MARK))),
     "802.1Q": (0x8100, _TAG + _ip(ADDRESS)),
@@ -263,6 +283,10 @@ def test_a_promoted_copy_is_confined_from_its_first_frame(lab: Lab) -> None:
     host = lab.hosts[0]
     copy = Wire(host, Port.of("uid-a", 0, MAC, ADDRESS, is_gated=False), live=False)
     listener = Wire(host, Port.of("uid-b", 0, MAC_B, ADDRESS_B, is_gated=False))
+    host.do(host.net.go_live([(copy.port.ifname, MAC)]))
+    wait_until(lambda: reaches(copy, listener), "the listener's port forwards")
+    listener.drain()
+    host.do(host.net.go_silent(copy.port.ifname))
     took = []
     for _ in range(20):
         took.append(host.do(timed(host.net.go_live([(copy.port.ifname, MAC)]))))

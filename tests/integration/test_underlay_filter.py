@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import socket
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from hostagent.agent import packetfilter
 from hostagent.agent.packetfilter import PacketFilter
 from hostagent.config import AgentConfig
 from hostagent.drivers.net import Port, nft, underlay
+from hostagent.drivers.qemu.sockets import Network
 from tests.integration.netns_support import ADDRESS, MAC, NETWORK, Host, Lab, Place, run, wait_until
 from tests.integration.packets import ARP, BROADCAST, arp, frame
 from tests.integration.wires import Wire
@@ -169,6 +172,36 @@ def test_the_hosts_get_everything_and_a_stranger_only_what_asks_who_it_is(lab: L
     assert subject.open_to(lab.hosts[1]) == ALL
     assert subject.open_to(lab.hosts[2]) == FOR_ANYBODY
     assert subject.filter.trouble == ""
+
+
+def test_what_was_made_for_a_qemu_leads_nowhere_else(lab: Lab, subject: Subject) -> None:
+    """As `test_confinement` tries it from inside; here, what is left of the host's network to such a socket."""
+    host, peer = subject.host, lab.hosts[1]
+    listen, connect = partial(host.call, Network().listen), Network().connect
+    with (
+        peer.call(socket.create_server, ("", REPLICATION)),
+        host.do(connect("10.8.0.2", REPLICATION)) as sock,
+        host.do(connect("10.8.0.2", REPLICATION)) as control,
+        listen(FAR, 0) as listening,
+    ):
+        assert lets_in(peer, FAR, listening.getsockname()[1]), "what it is for"
+        control.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0)
+        for address, port in (("10.8.0.2", REPLICATION), (NEAR, API), (FAR, SSH), ("127.0.0.1", SSH)):
+            assert turned(control, address, port)
+            assert not turned(sock, address, port)
+    with listen(NEAR, 0) as listening:
+        port = listening.getsockname()[1]
+        assert not lets_in(lab.hosts[2], NEAR, port)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0)
+        assert lets_in(lab.hosts[2], NEAR, port)
+
+
+def turned(sock: socket.socket, address: str, port: int) -> bool:
+    """Whether a connection that exists can be made one with somebody else."""
+    nobody = ctypes.create_string_buffer(16)
+    assert ctypes.CDLL(None).connect(sock.fileno(), nobody, len(nobody)) == 0  # AF_UNSPEC ends it
+    sock.settimeout(0.3)
+    return sock.connect_ex((address, port)) == 0
 
 
 def test_a_stranger_does_not_come_to_the_replication_address_by_the_other_network(

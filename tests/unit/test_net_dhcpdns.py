@@ -52,6 +52,7 @@ dhcp-ignore=tag:!known
 dhcp-ignore-names
 leasefile-ro
 no-ping
+dhcp-broadcast
 dhcp-option=option:dns-server,10.77.0.1,10.77.0.2
 dhcp-option=option:router
 dhcp-option-force=option:mtu,1400

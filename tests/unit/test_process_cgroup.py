@@ -62,8 +62,38 @@ def test_v1_groups_are_below_the_agents_and_a_root_group_is_nobodys(tmp_path: Pa
 
 
 def test_shares_and_weights_are_the_same_part_of_an_ordinary_group() -> None:
-    assert LIMITS.values("cpu", is_v2=False) == {"cpu.shares": 2048}
-    assert LIMITS.values("cpu", is_v2=True) == {"cpu.weight": 200}
+    assert LIMITS.values("cpu", is_v2=False) == [("cpu.shares", 2048)]
+    assert LIMITS.values("cpu", is_v2=True) == [("cpu.weight", 200)]
+
+
+def test_one_limit_that_cannot_be_set_keeps_none_of_the_others_away(tmp_path: Path) -> None:
+    for name in ("memory", "pids"):
+        (tmp_path / name / "lab-h1" / "vm-web").mkdir(parents=True)
+    (tmp_path / "memory/lab-h1/vm-web/memory.limit_in_bytes").mkdir()  # as little to be written
+    own = "2:pids:/lab-h1\n1:memory:/lab-h1\n"
+    mounts = [(name, "cgroup", f"rw,{name}") for name in ("memory", "pids")]
+    found = find_groups(machine(tmp_path, own, mounts))
+    assert "memory.limit_in_bytes: Is a directory" in found.create("web", LIMITS)
+    assert (tmp_path / "pids/lab-h1/vm-web/pids.max").read_text() == "300"
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "expected"),
+    [("cgroup2", "memory.swap.max", "0"), ("cgroup", "memory.memsw.limit_in_bytes", str(GIB))],
+)
+def test_a_guest_has_no_swap_space_where_it_is_accounted_for(
+    tmp_path: Path, kind: str, file: str, expected: str
+) -> None:
+    (tmp_path / "cg/unit/agent").mkdir(parents=True)
+    (tmp_path / "cg/unit/cgroup.controllers").write_text("memory\n")
+    is_v2 = kind == "cgroup2"
+    own = "0::/unit/agent\n" if is_v2 else "1:memory:/unit\n"
+    found = find_groups(machine(tmp_path, own, [("cg", kind, "rw" if is_v2 else "rw,memory")]))
+    group = tmp_path / "cg/unit/vm-web"
+    assert found.create("web", LIMITS) == "" and not (group / file).exists()
+    (group / file).touch()
+    assert found.create("web", LIMITS) == ""
+    assert (group / file).read_text() == expected
 
 
 def test_groups_of_guests_that_are_gone_are_swept(tmp_path: Path) -> None:

@@ -17,7 +17,15 @@ from hostagent.drivers.process.foreign import (
     size_of_foreign,
 )
 from hostagent.drivers.process.sandbox import sandboxed
-from hostagent.drivers.process.seccomp import AF_INET, AF_NETLINK, AF_PACKET, AF_UNIX, REFUSED, syscall_filter
+from hostagent.drivers.process.seccomp import (
+    AF_INET,
+    AF_NETLINK,
+    AF_PACKET,
+    AF_UNIX,
+    REFUSED,
+    TAP_REQUESTS,
+    syscall_filter,
+)
 from hostagent.drivers.process.users import GuestFolders, choose, conflicts, owner_of
 from vdc.model.errors import RefusedError
 
@@ -54,12 +62,10 @@ def test_only_what_is_said_to_be_writable_is() -> None:
 # ---- the filter, run as the kernel would
 
 
-def verdict(
-    number: int, argument: int = 0, *, arch: int = X86_64, families: tuple[int, ...] = (AF_UNIX,)
-) -> int:
+def verdict(number: int, *arguments: int, arch: int = X86_64, families: tuple[int, ...] = (AF_UNIX,)) -> int:
     """What the program says of a call."""
     steps = list(struct.iter_unpack("=HBBI", syscall_filter(families)))
-    data = struct.pack("=IIQQ", number, arch, 0, argument)
+    data = struct.pack("=IIQ6Q", number, arch, 0, *(*arguments, 0, 0, 0, 0, 0, 0)[:6])
     value, at = 0, 0
     while True:
         code, if_true, if_false, operand = steps[at]
@@ -73,6 +79,8 @@ def verdict(
                 at += if_true if value >= operand else if_false
             case 0x45:
                 at += if_true if value & operand else if_false
+            case 0x54:
+                value &= operand
             case 0x06:
                 return operand
 
@@ -102,8 +110,30 @@ def test_the_call_whose_flags_cannot_be_seen_is_done_without() -> None:
 def test_sockets_have_the_families_that_are_named() -> None:
     assert verdict(41, AF_UNIX) == ALLOW
     assert verdict(41, AF_INET) == EAFNOSUPPORT
+    assert verdict(53, AF_UNIX) == ALLOW and verdict(53, 30) == EAFNOSUPPORT  # pairs; TIPC knows some too
     assert verdict(41, AF_NETLINK, families=(AF_UNIX, AF_NETLINK)) == ALLOW
     assert verdict(41, AF_PACKET, families=(AF_UNIX, AF_NETLINK)) == EAFNOSUPPORT
+
+
+@pytest.mark.parametrize("request_of_tap", TAP_REQUESTS.values())
+def test_a_tap_stays_the_one_that_it_is(request_of_tap: int) -> None:
+    assert verdict(16, 7, request_of_tap) == EPERM
+    assert verdict(16, 7, 0xFFFFFFFF_00000000 + request_of_tap) == EPERM, "the kernel looks at the lower half"
+
+
+def test_only_who_has_netlink_asks_about_interfaces() -> None:
+    for request in (0x8912, 0x8924, 0x89FF):  # SIOCGIFCONF, SIOCSIFHWADDR
+        assert verdict(16, 7, request) == EPERM
+        assert verdict(16, 7, request, families=(AF_UNIX, AF_NETLINK)) == ALLOW
+    for request in (
+        0x541B,
+        0x88FF,
+        0x8A00,
+        0xAE80,
+        0x800454D2,
+        0x400454D0,
+    ):  # FIONREAD, KVM_RUN, TUNGETIFF, ...
+        assert verdict(16, 7, request) == ALLOW
 
 
 def test_another_architecture_is_no_way_around() -> None:

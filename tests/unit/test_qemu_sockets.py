@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from qemu_support import PLAN, ModelQemu
 
+from hostagent.drivers.net.underlay import HANDED_OVER
 from hostagent.drivers.qemu.incoming import Incoming
 from hostagent.drivers.qemu.plan import LockstepPorts
 from hostagent.drivers.qemu.sockets import Network, connected, give_listening
@@ -113,6 +114,17 @@ async def test_a_refused_connection_is_tried_again_only_by_the_patient() -> None
     assert not connecting.done()
     with Network().listen(LOCAL, port), await connecting as sock:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def test_what_is_handed_over_is_marked_and_so_is_what_it_accepts() -> None:
+    port = free_port()
+    with (
+        Network().listen(LOCAL, port) as listening,
+        await Network().connect(LOCAL, port) as sock,
+        listening.accept()[0] as accepted,
+    ):
+        marks = {one.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) for one in (listening, sock, accepted)}
+    assert marks == {HANDED_OVER}
 
 
 async def test_a_peer_that_is_never_accepted_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hostagent.agent import storage
 from hostagent.drivers.host import room as rooms
 from hostagent.server.endophytes import _read_log
-from hostagent.supervisor.logs import bound_log
+from hostagent.supervisor.logs import bound_log, last_line
 from vdc.model.errors import RefusedError
 from vdc.model.event import Severity
 from vdc.model.units import GIB, MIB
@@ -90,3 +90,15 @@ async def test_the_alarm_is_raised_once_and_taken_back(tmp_path, monkeypatch):
     free = 900 * MIB
     await watch.look()
     assert told == [("disk-low", Severity.WARNING), ("disk-room", Severity.NORMAL)]
+
+
+def test_of_a_log_however_long_the_end_alone_is_read(tmp_path):
+    log = tmp_path / "qemu.log"
+    assert last_line(log) == ""
+    log.write_bytes(b"first\nlast\n")
+    assert last_line(log) == "last"
+    with log.open("ab") as file:
+        file.truncate(1 << 33)  # a hole
+        file.seek(0, 2)
+        file.write(b"\nafter all\n")
+    assert last_line(log) == "after all"

@@ -1,6 +1,6 @@
 """The command line of an embedded etcd member. Pure.
 
-etcd also reads its options from ETCD_* in the environment, so it is started with an environment of its own.
+etcd also reads its options from ETCD_* in the environment, of which it gets nothing in its sandbox.
 Clients on the network use the JSON gateway, which speaks gRPC to the member in turn. That would show it a certificate
 which no check of its name lets pass, so it does so over a unix socket.
 fsync stays on: an acknowledged epoch that is lost in a power cut could be given out twice.
@@ -23,7 +23,6 @@ SANDBOX_DATA_DIR = Path("/vm")  # a mount point that every runtime root has
 SANDBOX_CREDENTIALS = Path("/tmp/credentials")  # noqa: S108 - inside the sandbox
 SNAPSHOT_ENTRIES = 10_000  # entries kept in memory between snapshots
 FAMILIES = (AF_UNIX, AF_INET, AF_INET6, AF_NETLINK)  # it looks its host's addresses up
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 def client_url(host: str, config: EmbeddedEtcd) -> str:

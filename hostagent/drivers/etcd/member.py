@@ -24,7 +24,6 @@ from pathlib import Path
 
 from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd.argv import (
-    ENVIRONMENT,
     FAMILIES,
     SANDBOX_CREDENTIALS,
     SANDBOX_DATA_DIR,
@@ -300,7 +299,6 @@ class EmbeddedMember:
             pidfile=self.pidfile,
             log_path=self.log_path,
             tag="etcd",
-            env=ENVIRONMENT,
             families=FAMILIES,
         )
 

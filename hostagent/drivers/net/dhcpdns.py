@@ -7,6 +7,9 @@ for ever, so no lease needs to be remembered and none can be given twice. Unknow
 Danger: never `dhcp-authoritative` here. With it each server refuses (NAK) a request that was meant for
 another one, and the refusal races the other's consent.
 
+Answers are broadcast: to send one to a guest that has no address yet takes an ARP entry, and that the right to
+administer the host's network, which a program that reads guests' packets must not have.
+
 The reservations and names are in `--dhcp-hostsfile` and `--addn-hosts`, read again on SIGHUP: the directories
 that dnsmasq watches by inotify never forget an entry whose file was deleted.
 """
@@ -107,6 +110,7 @@ def render_config(config: DhcpDnsConfig, folder: Path) -> str:
         "dhcp-ignore-names",
         "leasefile-ro",
         "no-ping",
+        "dhcp-broadcast",
         f"dhcp-option=option:dns-server,{servers}",
         "dhcp-option=option:router",
         f"dhcp-option-force=option:mtu,{config.mtu}",

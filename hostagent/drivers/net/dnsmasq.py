@@ -21,11 +21,11 @@ from hostagent.drivers.net.dhcpdns import (
     render_dns_hosts,
 )
 from hostagent.drivers.process import Bind, User, sandbox
-from hostagent.drivers.process.seccomp import AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX
+from hostagent.drivers.process.seccomp import AF_INET, AF_INET6, AF_NETLINK, AF_UNIX
 
 SEEN_AS = Path("/vm")  # a mount point that every runtime root has
-FAMILIES = (AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET)
-_CAPABILITIES = ("NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE")
+FAMILIES = (AF_UNIX, AF_INET, AF_INET6, AF_NETLINK)
+_CAPABILITIES = ("NET_BIND_SERVICE",)
 
 
 class Change(StrEnum):
@@ -42,7 +42,7 @@ def dnsmasq_argv(folder: Path, *, program: str = "dnsmasq") -> list[str]:
 
 
 def sandboxed(argv: list[str], uid: int, *, runtime_root: Path | None, folder: Path) -> list[str]:
-    """`argv` as `uid`, with what DHCP takes (its port, raw answers to guests without an address) and no more.
+    """`argv` as `uid`, with what its ports take and no more.
 
     Of the host it sees its own folder, to read, as `SEEN_AS`, and the network.
     """

@@ -4,8 +4,9 @@ A frame from a guest's tap has to carry the guest's MAC and one of its addresses
 sender in ARP and RARP (by which QEMU announces the guest). Addresses are the allotted one and what the manifest
 allows beyond it, never the range of hosts and other guests. IPv6, where it passes at all, is link-local: the
 overlay allots no IPv6 addresses. No frame types but these four, so no VLAN tags, no spanning tree, no pause frames;
-no answers of DHCP servers, no router advertisements. What comes out of the tunnel may not claim the address of a
-guest that has a tap here, nor this host's own.
+no answers of DHCP servers, no router advertisements, and no first fragment of IPv6 that does not show what it begins:
+without it the others make nothing. What comes out of the tunnel may not claim the address of a guest that has a tap
+here, nor this host's own.
 
 One map sends a frame to its checks by the interface that it came in by; the rest is sets with an element per tap.
 They take in an interface by its name, so a tap has its elements before it is made, and promotion touches nothing.
@@ -66,9 +67,11 @@ _RULES = """\
     counter drop
   }
   chain ip6_of_guest {
-    udp sport 547 counter drop
-    icmpv6 type { nd-router-advert, nd-redirect } counter drop
-    ip6 saddr { ::, fe80::/10 } accept
+    ip6 saddr != { ::, fe80::/10 } counter drop
+    frag frag-off != 0 accept
+    udp sport != 547 accept
+    icmpv6 type != { nd-router-advert, nd-redirect } accept
+    meta l4proto != { udp, icmpv6 } accept
     counter drop
   }
   chain from_tunnel {

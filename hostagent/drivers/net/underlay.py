@@ -7,6 +7,10 @@ else on the management network is the administrator's business, and the API has 
 A source address can be forged by whoever is on the same segment: what then proves who speaks is TLS (heartbeats:
 their MAC); VXLAN has neither. Where both networks share an interface or an address the replication ports cannot be
 told apart, and only what can be is closed.
+
+QEMU has no network, but connections that the agent made for it. The kernel lets who holds a connection end it and
+make another one with it, from the network in which it was made, to whomever. So these connections carry a mark, which
+takes a capability to change, and by that they make no others and lead to no one but hosts.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from ipaddress import IPv4Address
 from hostagent.drivers.net.segment import VXLAN_PORT
 
 TABLE = "vdc_underlay"
+HANDED_OVER = 0x2077  # the mark; 0x0f00, 0xc000 and what is above are commonly taken
 NAME = f"inet {TABLE}"
 REMOVAL = f"add table {NAME}\ndelete table {NAME}\n"
 
@@ -57,6 +62,14 @@ def rules(underlay: Underlay, admitted: Admitted) -> str:
     if underlay.etcd_peer_port is not None:
         lines.append(f"    tcp dport {underlay.etcd_peer_port} ip saddr != @hosts counter drop")
     lines += [f"    {rule}" for rule in _replication(underlay)]
+    lines += [
+        "  }",
+        "  chain output {",
+        "    type filter hook output priority filter; policy accept;",
+        f"    meta mark != {HANDED_OVER:#x} accept",
+        "    tcp flags & (syn | ack) == syn counter drop",
+        "    ip daddr != @replication counter drop",
+    ]
     return "\n".join([*lines, "  }", "}", ""])
 
 

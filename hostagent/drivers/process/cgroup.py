@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ LEAF = "agent"
 PREFIX = "vm-"
 CONTROLLERS = ("memory", "pids", "cpu")
 _PROCS = "cgroup.procs"
+_WITH_SWAP = frozenset({"memory.swap.max", "memory.memsw.limit_in_bytes"})  # of kernels that account for it
 _LEAF_WEIGHT = 10_000  # what decides and answers comes before guests, as its niceness has it without groups
 _SHARES_PER_WEIGHT = 1024 / 100  # both are what an ordinary group has
 _REMOVE_DEADLINE_S = 2.0
@@ -36,16 +37,26 @@ class Limits:
     pids: int
     cpu_weight: int  # 100 is what an ordinary group has
 
-    def values(self, controller: str, *, is_v2: bool) -> Mapping[str, int]:
-        """The files of a controller, and what is written into them."""
+    def values(self, controller: str, *, is_v2: bool) -> Sequence[tuple[str, int]]:
+        """The files of a controller, and what is written into them, one after the other.
+
+        Nothing of a guest is swapped out: else it takes all of the host's swap space beside its memory. With v1 the
+        limit of both together is never below that of memory, which may grow.
+        """
         match controller:
+            case "memory" if is_v2:
+                return [("memory.max", self.memory_bytes), ("memory.swap.max", 0)]
             case "memory":
-                return {"memory.max" if is_v2 else "memory.limit_in_bytes": self.memory_bytes}
+                return [
+                    ("memory.memsw.limit_in_bytes", -1),
+                    ("memory.limit_in_bytes", self.memory_bytes),
+                    ("memory.memsw.limit_in_bytes", self.memory_bytes),
+                ]
             case "pids":
-                return {"pids.max": self.pids}
+                return [("pids.max", self.pids)]
             case _ if is_v2:
-                return {"cpu.weight": self.cpu_weight}
-        return {"cpu.shares": round(self.cpu_weight * _SHARES_PER_WEIGHT)}
+                return [("cpu.weight", self.cpu_weight)]
+        return [("cpu.shares", round(self.cpu_weight * _SHARES_PER_WEIGHT))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +82,7 @@ class Groups:
 
     def create(self, name: str, limits: Limits) -> str:
         """Make the guest's group, or set its limits anew; says in one sentence what could not be done."""
-        for place in self.places:
-            group = place.folder / f"{PREFIX}{name}"
-            try:
-                group.mkdir(exist_ok=True)
-                for controller in place.controllers:
-                    for file, value in limits.values(controller, is_v2=place.is_v2).items():
-                        (group / file).write_text(str(value))
-            except OSError as error:
-                return f"the control group {group} cannot be set: {error.strerror}"
-        return ""
+        return next(filter(None, [_limit(place, name, limits) for place in self.places]), "")
 
     def joiner(self, name: str) -> Callable[[int], None]:
         """What puts a process into the guest's group; it never raises, one that has ended needs none."""
@@ -115,6 +117,24 @@ class Groups:
                         group.rmdir()
                         removed.append(str(group))
         return removed
+
+
+def _limit(place: Place, name: str, limits: Limits) -> str:
+    """Each limit as far as it goes, whatever becomes of the others; the first complaint."""
+    group, complaints = place.folder / f"{PREFIX}{name}", list[str]()
+    try:
+        group.mkdir(exist_ok=True)
+    except OSError as error:
+        return f"the control group {group} cannot be set: {error.strerror}"
+    for controller in place.controllers:
+        for file, value in limits.values(controller, is_v2=place.is_v2):
+            if file in _WITH_SWAP and not (group / file).exists():
+                continue
+            try:
+                (group / file).write_text(str(value))
+            except OSError as error:
+                complaints.append(f"the control group {group} cannot be set: {file}: {error.strerror}")
+    return next(iter(complaints), "")
 
 
 def find_groups(proc: Path = Path("/proc/self")) -> Groups:

@@ -9,7 +9,8 @@ over the runtime root, which has none, the host's is bound.
 
 The program is process 1 of its pid namespace, so that `--json-status-fd` names it and not a reaper; a process 1
 that does not handle a signal is not ended by it from inside, but SIGKILL and SIGSTOP from outside always work, and
-all else that it started ends with it. There is no `--die-with-parent`: a guest outlives the agent.
+all else that it started ends with it. There is no `--die-with-parent`: a guest outlives the agent. Of the agent's
+environment it gets nothing (`ENVIRONMENT`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 _TMP = "/tmp"  # noqa: S108 - the sandbox's own
 _TMP_BYTES = 16 << 20
 _RUN_BYTES = 64 << 10
+ENVIRONMENT: Final = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+}
 _HOST_LINKS = ("bin", "sbin", "lib", "lib64")
 _HOST_SETPRIV = "/usr/bin/setpriv"
 _BOUND_SETPRIV = "/run/setpriv"

@@ -40,6 +40,7 @@ from hostagent.drivers.process.pidfile import (
     remove_pidfile,
     write_pidfile,
 )
+from hostagent.drivers.process.sandbox import ENVIRONMENT
 from hostagent.drivers.process.seccomp import FAMILIES, filter_descriptor
 
 SANDBOX_UMASK = 0o077
@@ -90,7 +91,6 @@ async def spawn_in_sandbox(
     pidfile: Path,
     log_path: Path,
     tag: str = "",
-    env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
     niceness: int | None = None,
@@ -113,7 +113,9 @@ async def spawn_in_sandbox(
             added = ("--json-status-fd", str(status.writer.fileno()), "--seccomp", str(filter_fd))
             full = (*_renice(niceness), argv[0], *added, "--block-fd", str(closed), *argv[1:])
             fds = (*pass_fds, status.writer.fileno(), filter_fd, closed)
-            request = _Request(full, record, pidfile, log_path, env, cwd, fds, SANDBOX_UMASK, join, opener)
+            request = _Request(
+                full, record, pidfile, log_path, ENVIRONMENT, cwd, fds, SANDBOX_UMASK, join, opener
+            )
             return await _start(request, status)
     except BaseException:
         status.reader.close()

@@ -1,7 +1,8 @@
 """Connections that the agent makes and QEMU keeps: QEMU itself has no network.
 
 The agent binds, listens and connects in the host's network and hands a duplicate over (`QmpSession.give`); its own
-is closed then, so a connection lives and dies with its QEMU, whatever becomes of the agent.
+is closed then, so a connection lives and dies with its QEMU, whatever becomes of the agent. All that is handed over
+is marked as such for the packet filter (drivers/net/underlay.py): it stays what it is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hostagent.drivers.net.underlay import HANDED_OVER
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.qmp import QmpSession
 from hostagent.drivers.qemu.steps import poll
@@ -42,6 +44,7 @@ class Network:
         sock = self.make_socket()
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _mark(sock)  # what it accepts has its mark
             sock.bind((address, port))
             sock.listen(_BACKLOG)
         except OSError as error:
@@ -61,6 +64,7 @@ class Network:
                 async with asyncio.timeout(max(0.0, give_up_at - time.monotonic())):
                     await asyncio.get_running_loop().sock_connect(sock, (address, port))
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                _mark(sock)  # only now: what is marked cannot connect
                 return sock
             except OSError as error:  # TimeoutError is one
                 sock.close()
@@ -73,6 +77,10 @@ class Network:
                 sock.close()
                 raise
             await asyncio.sleep(_RETRY_S)
+
+
+def _mark(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, HANDED_OVER)
 
 
 HOST: Final = Network()
