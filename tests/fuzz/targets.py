@@ -279,7 +279,7 @@ def _qcow2() -> bytes:
 _KV = {"key": base64.b64encode(b"/vdc/x").decode(), "value": "e30=", "mod_revision": "7", "lease": "1"}
 _HEADER = {"header": {"revision": "7", "member_id": "1"}}
 _BODIES: tuple[Record, ...] = (
-    wire.PromoteRequest(to="h2"), wire.DrainRequest(by="a"),
+    wire.PromoteRequest(to="h2"), wire.DrainRequest(reason="a"),
     wire.DigestRequest(epoch=1, from_host="h1", chunks={"a": (1,)}),
     wire.ImageRegistration(name="a/b", image=Image(kind=ImageKind.KERNEL)),
 )  # fmt: skip

@@ -25,11 +25,11 @@ __all__ = ["cluster"]
         (("unprotect", "a"), ("protect", {"enabled": False})),
         (
             ("promote", "replica"),
-            ("promote", ("a", {"to": None, "force": False, "confirm": "", "by": ""})),
+            ("promote", ("a", {"to": None, "force": False, "confirm": ""})),
         ),
         (
             ("promote", "replica", "a", "--to", "h2"),
-            ("promote", ("a", {"to": "h2", "force": False, "confirm": "", "by": ""})),
+            ("promote", ("a", {"to": "h2", "force": False, "confirm": ""})),
         ),
     ],
 )

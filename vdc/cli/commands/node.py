@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -70,7 +68,7 @@ def drain(
     from vdc.cli.render import print_values, values_of
     from vdc.cli.session import call
 
-    request = DrainRequest(by=whoami(), reason=reason, leave_stopped=leave_stopped, dry_run=dry_run)
+    request = DrainRequest(reason=reason, leave_stopped=leave_stopped, dry_run=dry_run)
     result, alive = call(lambda api: _drain(api, host, request, timeout if wait else None))
     if output in ("json", "yaml"):
         print_values(values_of(result), output)
@@ -136,11 +134,3 @@ def remove(host: str, force: bool, confirm: str | None) -> None:
             f"--force needs the host's name once more: --confirm {host}", click.get_current_context()
         )
     print(f"node/{host}: {call(lambda api: api.remove_node(host, force=force)).sentence}")
-
-
-def whoami() -> str:
-    """Who asks, for the others to see; empty where the system does not say."""
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"[:200]
-    except (OSError, KeyError):
-        return ""
