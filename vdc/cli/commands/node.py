@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vdc.cli.base import VdcGroup, output_option, to_reason
+from vdc.cli.text import clean
 
 if TYPE_CHECKING:
     from vdc.api.client import ApiClient
@@ -110,7 +111,7 @@ def resume(host: str) -> None:
     """Use a drained host again; spares and replicas come back by themselves."""
     from vdc.cli.session import call
 
-    print(f"node/{host}: {call(lambda api: api.resume_node(host)).sentence}")
+    print(f"node/{host}: {clean(call(lambda api: api.resume_node(host)).sentence)}")
 
 
 @node.command("remove", example="vdc node remove h3\nvdc node remove h3 --force --confirm h3")
@@ -133,4 +134,4 @@ def remove(host: str, force: bool, confirm: str | None) -> None:
         raise click.UsageError(
             f"--force needs the host's name once more: --confirm {host}", click.get_current_context()
         )
-    print(f"node/{host}: {call(lambda api: api.remove_node(host, force=force)).sentence}")
+    print(f"node/{host}: {clean(call(lambda api: api.remove_node(host, force=force)).sentence)}")
