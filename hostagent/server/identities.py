@@ -10,7 +10,7 @@ from aiohttp import web
 
 from hostagent.server.context import ServerContext
 from hostagent.server.http import parse_body
-from hostagent.server.identity import IDENTITY, ROOT, person_of
+from hostagent.server.identity import IDENTITY, ROOT, name_of, person_of
 from vdc.api import identities as wire
 from vdc.api.models import Acknowledged
 from vdc.model.credentials import User
@@ -117,7 +117,7 @@ class IdentityHandlers:
             ),
             now=self._issuer.now(),
             ttl=timedelta(seconds=min(body.ttl_s, 10**9)),
-            by=_name_of(request),
+            by=name_of(request),
         )
         return wire.TokenCreated(**self._view(known).model_dump(), token=token.text)
 
@@ -193,7 +193,7 @@ class IdentityHandlers:
         authority, now = self._issuer.authority, self._issuer.now()
         self._issuer.key_of(body.request)
         user = User(
-            name=body.name, role=body.role, created_at=now, created_by=_name_of(request), valid_for_s=body.valid_for_s
+            name=body.name, role=body.role, created_at=now, created_by=name_of(request), valid_for_s=body.valid_for_s
         )  # fmt: skip
         await self._identities.add_user(user)
         _, claim = await self._identities.user(body.name)
@@ -233,7 +233,7 @@ class IdentityHandlers:
     async def remove_user(self, request: web.Request) -> Acknowledged:
         """See the route table."""
         name = request.match_info["name"]
-        by = _name_of(request)
+        by = name_of(request)
         count = await self._identities.remove_user(name, now=self._issuer.now(), by=by)
         sentence = f"{by} removed {name}; {count} certificates revoked"
         await self._log(name, "user-removed", sentence, kind="user")
@@ -256,7 +256,7 @@ class IdentityHandlers:
 
     async def revoke(self, request: web.Request) -> Acknowledged:
         """See the route table."""
-        by = _name_of(request)
+        by = name_of(request)
         revoked = await self._identities.revoke(request.match_info["serial"], now=self._issuer.now(), by=by)
         whose = str(revoked.identity) if revoked.identity else "nobody who is known"
         sentence = f"{by} revoked the certificate {revoked.serial} of {whose}"
@@ -305,7 +305,7 @@ class IdentityHandlers:
     async def rotate_authority(self, request: web.Request) -> Acknowledged:
         """See the route table."""
         await self._issuer.rotate()
-        by = _name_of(request)
+        by = name_of(request)
         await self._log(
             "authority",
             "authority-rotating",
@@ -317,7 +317,7 @@ class IdentityHandlers:
     async def retire_authority(self, request: web.Request) -> Acknowledged:
         """See the route table."""
         await self._issuer.retire()
-        by = _name_of(request)
+        by = name_of(request)
         await self._log(
             "authority", "authority-retired", f"{by} retired the cluster's old authority", kind="cluster"
         )
@@ -348,8 +348,3 @@ def _endpoint(address: str, port: int) -> str:
 
 def _is_local(request: web.Request) -> bool:
     return request.query.get("local", "") in ("1", "true")
-
-
-def _name_of(request: web.Request) -> str:
-    identity = request[IDENTITY]
-    return identity.name

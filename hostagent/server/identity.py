@@ -69,6 +69,12 @@ def person_of(request: web.Request) -> Identity | None:
     return None if identity is None or identity.role.is_machine else identity
 
 
+def name_of(request: web.Request) -> str:
+    """Whom records and events name as the one who asked; never what the request says of itself."""
+    identity = identity_of(request)
+    return identity.name if identity is not None else ""
+
+
 def require_role(request: web.Request, role: Role) -> None:
     """Raises ForbiddenError (`role-missing`) unless the request's role includes this one."""
     identity = identity_of(request)

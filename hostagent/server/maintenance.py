@@ -7,6 +7,7 @@ from aiohttp import web
 from hostagent.server import views
 from hostagent.server.context import ServerContext
 from hostagent.server.http import parse_body
+from hostagent.server.identity import name_of
 from hostagent.server.promotion import promote
 from vdc.api import models as wire
 from vdc.control.drain import Promote
@@ -37,7 +38,11 @@ class MaintenanceHandlers:
         name = request.match_info["name"]
         body = wire.DrainRequest.model_validate(await parse_body(request))
         report = await self._wishes.drain(
-            name, by=body.by, reason=body.reason, leave_stopped=body.leave_stopped, dry_run=body.dry_run
+            name,
+            by=name_of(request),
+            reason=body.reason,
+            leave_stopped=body.leave_stopped,
+            dry_run=body.dry_run,
         )
         if not body.dry_run:
             because = f": {body.reason}" if body.reason else ""
@@ -83,7 +88,7 @@ class MaintenanceHandlers:
         if body.to is None:
             endophyte = await self._wishes.give_up_move(name)
         else:
-            endophyte = await self._wishes.move(name, body.to, by=body.by)
+            endophyte = await self._wishes.move(name, body.to, by=name_of(request))
         await self._mirror.refresh(keys.endophyte(name))
         return views.endophyte_view(self._mirror, endophyte)
 

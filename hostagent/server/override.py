@@ -106,8 +106,8 @@ class Override:
         self._work: asyncio.Task[wire.PromoteResult] | None = None
         self.doing = ""  # a few words for whoever watches
 
-    async def promote(self, name: str, body: wire.PromoteRequest) -> wire.PromoteResult:
-        """Carry it out on this host, which must be the secondary's.
+    async def promote(self, name: str, body: wire.PromoteRequest, by: str) -> wire.PromoteResult:
+        """Carry it out on this host, which must be the secondary's. `by`: who asserts it, for the record.
 
         Raises InvalidError without confirmation, RefusedError with the reason why not even by force,
         ConflictError where the pair has moved on, UnavailableError where it takes too long.
@@ -124,14 +124,14 @@ class Override:
                     return await asyncio.shield(work)
                 await asyncio.wait([work])
             try:
-                order = await self._checked(name, body)
+                order = await self._checked(name, by)
             finally:
                 self.doing = ""
             self._work = asyncio.create_task(self._carry_out(order), name=_title(name))
             self._work.add_done_callback(self._ended)
             return await asyncio.shield(self._work)
 
-    async def _checked(self, name: str, body: wire.PromoteRequest) -> _Order:
+    async def _checked(self, name: str, by: str) -> _Order:
         """Nothing is changed by this, and it may be cancelled."""
         host = self._host
         await views.find_endophyte(host.mirror, name)
@@ -140,7 +140,7 @@ class Override:
             raise ConflictError(f"{host.name} has no copy of {name}", code="no-copy")
         is_primary = before.primary == host.name
         order = _Order(
-            supervisor=self._find(name), before=before, by=body.by, began_s=host.clock.boottime_s(),
+            supervisor=self._find(name), before=before, by=by, began_s=host.clock.boottime_s(),
             is_new_lineage=False, record=None,
         )  # fmt: skip
         if not is_primary:
@@ -161,7 +161,7 @@ class Override:
             return order
         if order.other is not None:
             await self._wait_until_isolated(order.other)
-        return replace(order, is_new_lineage=True, record=await self._new_lineage(name, body.by))
+        return replace(order, is_new_lineage=True, record=await self._new_lineage(name, by))
 
     async def _carry_out(self, order: _Order) -> wire.PromoteResult:
         host, before, name = self._host, order.before, order.before.name
@@ -173,7 +173,7 @@ class Override:
         after = await self._take_over(order.supervisor, before)
         what = f"lineage {host.lineage} begins" if order.is_new_lineage else "a majority was there"
         sentence = (
-            f"forced by {order.by or 'somebody'}: {name} goes on on {after.primary}, epoch {after.epoch}; {what}; "
+            f"forced by {order.by}: {name} goes on on {after.primary}, epoch {after.epoch}; {what}; "
             f"it was asserted that {order.other or 'every lost host'} is off and stays off"
         )
         await host.tell(

@@ -31,12 +31,13 @@ async def promote(
     mirror = context.host.mirror
     endophyte = await views.find_endophyte(mirror, name)
     if body.force:
+        assert person is not None  # the role that forcing needs is a person's
         return await force(context, name, body, person)
     await check_writable(context.host)
     await mirror.refresh(keys.pair(name))  # another agent may have seen it in sync before this one
     pair = _promotable(endophyte, mirror.pair(name), body.to)
     if body.to is not None and body.to != pair.secondary:
-        return await _by_move(context, pair, body.to)
+        return await _by_move(context, pair, body.to, person)
     assert pair.secondary is not None
     if pair.secondary != context.host.name:
         peer = context.peer(pair.secondary, person)
@@ -77,7 +78,7 @@ def _reason(endophyte: Endophyte, pair: Pair, *, is_drained: bool) -> str:
 
 
 async def force(
-    context: ServerContext, name: str, body: wire.PromoteRequest, person: Identity | None
+    context: ServerContext, name: str, body: wire.PromoteRequest, person: Identity
 ) -> wire.PromoteResult:
     """The human override, on the secondary's host; raises as `Override.promote`."""
     pair = context.host.mirror.pair(name)
@@ -90,9 +91,9 @@ async def force(
     if target not in pair.hosts:
         raise ConflictError(f"{target} has no copy of {name}", code="no-copy")
     if target == context.host.name:
-        return await context.override.promote(name, body)
+        return await context.override.promote(name, body, person.name)
     peer = context.peer(target, person)
-    return await peer.promote_endophyte(name, to=body.to, force=True, confirm=body.confirm, by=body.by)
+    return await peer.promote_endophyte(name, to=body.to, force=True, confirm=body.confirm)
 
 
 def _promotable(endophyte: Endophyte, pair: Pair | None, to: str | None) -> Pair:
@@ -112,12 +113,14 @@ def _promotable(endophyte: Endophyte, pair: Pair | None, to: str | None) -> Pair
     return pair
 
 
-async def _by_move(context: ServerContext, pair: Pair, to: str) -> wire.PromoteResult:
+async def _by_move(
+    context: ServerContext, pair: Pair, to: str, person: Identity | None
+) -> wire.PromoteResult:
     """Wish that it run on `to`, as `vdc migrate` does, and wait until it does."""
     host, name = context.host, pair.name
     context.peer(to)  # raises where it is unknown or does not answer
     began = host.clock.boottime_s()
-    await context.maintenance.move(name, to, by="vdc promote replica")
+    await context.maintenance.move(name, to, by=person.name if person is not None else host.name)
     await host.mirror.refresh(keys.endophyte(name))
     after = await _until_there(context, name, to)
     return wire.PromoteResult(

@@ -33,6 +33,7 @@ from hostagent.server.http import number
 from hostagent.server.undecided import pairs_in
 from hostagent.supervisor.journal import Entry
 from hostagent.supervisor.state import CopyState
+from tests.fuzz import identities
 from vdc.api import models as wire
 from vdc.api.answers import parse_json as parse_answer
 from vdc.api.context import parse_contexts
@@ -41,7 +42,9 @@ from vdc.api.routes import ROUTES
 from vdc.images.inspect import inspect_disk
 from vdc.images.reference import check_digest, normalise_reference
 from vdc.images.source import Recipe
+from vdc.model.audit import AuditAnchor, AuditEntry, AuditHead, RememberedHead
 from vdc.model.base import Record
+from vdc.model.credentials import Authorities, IssuedCertificate, Revocation, Trust, User
 from vdc.model.endophyte import Endophyte, Observed
 from vdc.model.errors import BugError, InvalidError, Problem, VdcError
 from vdc.model.event import Event
@@ -55,13 +58,15 @@ from vdc.model.network import Network
 from vdc.model.pair import Pair
 from vdc.model.strict_yaml import StrictError, dump, parse_documents, parse_json
 from vdc.model.units import format_size, parse_duration, parse_size
+from vdc.security.tokens import KnownToken
 from vdc.store import etcd_codec as codec
 from vdc.store.etcd_admin import parse_member, parse_status
 from vdc.store.etcd_errors import error_of
 
 RECORDS: tuple[type[Record], ...] = (
     CopyRecord, CopyState, Mark, PidRecord, Entry, Endophyte, Observed, Event, Host, Image, ImageEntry, Lineage,
-    Maintenance, Network, Pair, Problem, Recipe,
+    Maintenance, Network, Pair, Problem, Recipe, Authorities, IssuedCertificate, KnownToken, Revocation, Trust, User,
+    AuditAnchor, AuditEntry, AuditHead, RememberedHead,
 )  # fmt: skip
 REQUESTS = tuple(route.request for route in ROUTES if route.request is not None)
 ANSWERS = tuple({route.response for route in ROUTES if route.response is not None} - {wire.Acknowledged})
@@ -279,7 +284,7 @@ def _qcow2() -> bytes:
 _KV = {"key": base64.b64encode(b"/vdc/x").decode(), "value": "e30=", "mod_revision": "7", "lease": "1"}
 _HEADER = {"header": {"revision": "7", "member_id": "1"}}
 _BODIES: tuple[Record, ...] = (
-    wire.PromoteRequest(to="h2"), wire.DrainRequest(by="a"),
+    wire.PromoteRequest(to="h2"), wire.DrainRequest(reason="a"),
     wire.DigestRequest(epoch=1, from_host="h1", chunks={"a": (1,)}),
     wire.ImageRegistration(name="a/b", image=Image(kind=ImageKind.KERNEL)),
 )  # fmt: skip
@@ -317,5 +322,6 @@ TARGETS: tuple[Target, ...] = (
     )),
     Target("ram-blocks", ram_blocks, (RAM_BLOCKS.encode(),)),
     Target("sandbox-status", sandbox_status, (b'{"child-pid":1}\n{"exit-code":0}\n',)),
+    *(Target(*about) for about in identities.TARGETS),
 )  # fmt: skip
 BY_NAME = {target.name: target for target in TARGETS}

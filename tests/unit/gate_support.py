@@ -36,6 +36,8 @@ MONTH = timedelta(days=30)
 class Agent:
     """h1's, as others reach it. `known`: hosts by name and address; `revoked`: serial numbers."""
 
+    audit: Audit
+
     def __init__(self, folder: Path, port: int) -> None:
         self.port, self.socket = port, folder / "api.sock"
         self.known = {"h1": ADDRESS, "h2": ADDRESS, "w1": ADDRESS}
@@ -99,7 +101,8 @@ def build(agent: Agent, monkeypatch: Any) -> web.Application:
             monkeypatch.setattr(app_module, name, Reached)
     spool = Spool(agent.socket.parent / "audit", agent.host.name)
     spool.load()
-    context: Any = SimpleNamespace(host=agent.host, audit=Audit(spool, agent.host))
+    agent.audit = Audit(spool, agent.host)
+    context: Any = SimpleNamespace(host=agent.host, audit=agent.audit)
     return build_app(context, agent.gate)
 
 

@@ -59,6 +59,18 @@ def handmade(by: Authority, *names: x509.GeneralName, is_authority: bool = False
     return builder.sign(by.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
 
+def contradictory(by: Authority) -> str:
+    """A certificate whose extensions are there twice: it can be loaded, and not looked at."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
+    issuer = by.certificate.subject
+    builder = x509.CertificateBuilder(issuer, subject, new_key().public_key(), 7, NOW - DAY, NOW + DAY)
+    once = x509.Extension(
+        x509.BasicConstraints.oid, critical=True, value=x509.BasicConstraints(ca=True, path_length=0)
+    )
+    builder._extensions = [once, once]
+    return builder.sign(by.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
 def make_member(state_dir: Path, name: str, *addresses: str, role: Role = Role.HOST) -> Trust:
     """The credentials of a host, valid now, in its state folder."""
     folder = pki_folder(state_dir)

@@ -108,6 +108,13 @@ def test_unreadable(text: str) -> None:
     assert chain.check()[0] == ["entry 2 cannot be read"]
 
 
+@pytest.mark.parametrize("value", ['"\\ud800"', "NaN", "1e999", "[" * 900 + "]" * 900, '1,"who":"nobody"'])
+def test_what_could_not_be_handed_on_is_unreadable(value: str) -> None:
+    chain = Chain(1)
+    assert parse_entry(chain.texts[1][:-1] + ',"x":"y"}') is not None
+    assert parse_entry(chain.texts[1][:-1] + f',"x":{value}}}') is None
+
+
 def test_cut_at_the_end() -> None:
     chain = Chain(5)
     del chain.texts[5]

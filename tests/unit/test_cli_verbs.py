@@ -25,11 +25,11 @@ __all__ = ["cluster"]
         (("unprotect", "a"), ("protect", {"enabled": False})),
         (
             ("promote", "replica"),
-            ("promote", ("a", {"to": None, "force": False, "confirm": "", "by": ""})),
+            ("promote", ("a", {"to": None, "force": False, "confirm": ""})),
         ),
         (
             ("promote", "replica", "a", "--to", "h2"),
-            ("promote", ("a", {"to": "h2", "force": False, "confirm": "", "by": ""})),
+            ("promote", ("a", {"to": "h2", "force": False, "confirm": ""})),
         ),
     ],
 )
@@ -40,6 +40,31 @@ def test_verbs_send_what_they_say(
     code, out, _ = vdc(capsys, *arguments)
     assert code == 0 and out.startswith("endophyte/a")
     assert cluster.asked == [asked]
+
+
+HOSTILE = "QEMU says \x1b[2J\x9b2J\x7f\u2028"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("start", "a", "--wait"),
+        ("protect", "a", "--wait"),
+        ("get", "ep", "a"),
+        ("get", "ep", "a", "-o", "wide"),
+        ("get", "ep", "a", "-o", "json"),
+        ("get", "ep", "a", "-o", "yaml"),
+        ("describe", "ep", "a"),
+    ],
+)
+def test_no_terminal_obeys_what_comes_from_a_guest(
+    cluster: Cluster, capsys: Capture, arguments: tuple[str, ...]
+) -> None:
+    cluster.add("a", sentence=HOSTILE)
+    code, out, err = vdc(capsys, *arguments)
+    assert code == 0 and not set(out + err) & {"\x1b", "\x9b", "\u2028"}
+    if "json" in arguments:
+        assert json.loads(out)["status"]["sentence"] == HOSTILE
 
 
 def test_promote_needs_a_name_where_several_could_be_meant(cluster: Cluster, capsys: Capture) -> None:

@@ -8,7 +8,7 @@ import pytest
 from drain_support import cluster
 from pki_support import CLUSTER, NOW, identity
 
-from vdc.control.identities import BATCH, Identities
+from vdc.control.identities import BATCH, MOST_VALID, Identities
 from vdc.model.credentials import IssuedCertificate, User
 from vdc.model.errors import VdcError
 from vdc.model.identity import Role
@@ -69,11 +69,33 @@ async def test_a_certificate_that_is_entered_while_its_user_is_removed_is_revoke
     assert await code_of(records.enter(certificate(4), claim)) == "contention"
 
 
-async def test_more_certificates_than_a_transaction_takes_are_all_revoked(records: Identities) -> None:
+async def enter(records: Identities, item: IssuedCertificate) -> None:
+    _, claim = await records.user("alice")
+    await records.enter(item, claim)
+
+
+async def test_who_renews_without_end_does_not_fill_the_store(
+    store: MemoryStore, records: Identities
+) -> None:
+    await records.add_user(ALICE)
+    old = certificate(1000).with_(not_after=NOW - DAY)
+    for item in (old, *(certificate(number) for number in range(MOST_VALID - 1))):
+        await store.commit([], [Put(keys.certificate(item.serial), item.to_json())])
+    await enter(records, certificate(500))
+    assert await code_of(enter(records, certificate(501))) == "certificates-many"
+    assert await store.get(keys.certificate(f"{501:032x}")) is None
+    await enter(records, certificate(501, role=Role.HOST))  # a machine has to be able to go on
+    await records.revoke(f"{500:032x}", now=NOW, by="root")
+    await enter(records, certificate(501))
+
+
+async def test_more_certificates_than_a_transaction_takes_are_all_revoked(
+    store: MemoryStore, records: Identities
+) -> None:
     await records.add_user(ALICE)
     for number in range(BATCH + 30):
-        _, claim = await records.user("alice")
-        await records.enter(certificate(number), claim)
+        item = certificate(number)
+        await store.commit([], [Put(keys.certificate(item.serial), item.to_json())])
     assert await records.remove_user("alice", now=NOW, by="root") == BATCH + 30
     assert len(await records.revoked()) == BATCH + 30
 

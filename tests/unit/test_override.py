@@ -17,7 +17,7 @@ from vdc.store import keys
 
 __all__ = ["config", "etcd"]
 
-BODY = PromoteRequest(force=True, confirm="web", by="somebody")
+BODY = PromoteRequest(force=True, confirm="web")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ async def agent(etcd: Etcd, config: AgentConfig) -> Any:
 
 
 def force(agent: Agent) -> asyncio.Task[PromoteResult]:
-    return asyncio.create_task(agent.override.promote("web", BODY))
+    return asyncio.create_task(agent.override.promote("web", BODY, "somebody"))
 
 
 async def leave(request: asyncio.Task[PromoteResult]) -> None:

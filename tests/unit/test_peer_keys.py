@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from heartbeat_support import make_beats
-from pki_support import CLUSTER, NOW, authority, identity
+from pki_support import CLUSTER, NOW, authority, contradictory, identity
 from protection_world import host
 
 from hostagent.agent.doctor import _links
@@ -90,13 +90,17 @@ def foreign():
     [
         ("", "its host record has no certificate"),
         ("-----BEGIN nonsense", "this is not a certificate"),
+        (contradictory(authority()), "the certificate's extensions make no sense"),
+        (contradictory(authority(number=1)), "was not issued by this cluster's authority"),
+        ("\udc80", "this is not a certificate"),
         (foreign(), "was not issued by this cluster's authority"),
         (authority().pem, "was not issued by this cluster's authority"),
         (certificate("h3"), f"is that of vdc://{CLUSTER}/host/h3, not of vdc://{CLUSTER}/host/h2"),
         (certificate("h2", role=Role.WITNESS), f"vdc://{CLUSTER}/witness/h2, not of"),
         (authority().issue(identity(Role.ADMIN, "h2"), KEYS["h2"].public_key(), NOW), "/admin/h2, not of"),
     ],
-    ids=["none", "garbage", "another authority", "the authority's own", "another host", "a witness", "a person"],
+    ids=["none", "garbage", "extensions twice", "extensions twice, of another authority", "no text",
+         "another authority", "the authority's own", "another host", "a witness", "a person"],
 )  # fmt: skip
 def test_a_record_without_its_own_certificate_gives_a_peer_that_is_never_heard(keys, said, pem, why):
     for _ in range(3):

@@ -45,6 +45,13 @@ def test_another_table_is_refused(text):
         parse_ram_blocks(text)
 
 
+@pytest.mark.parametrize("name", ["\x1b[2J", "\x9b2J", "x" * 300], ids=["escape", "control", "long"])
+def test_a_name_that_qemu_would_not_give_is_refused_in_few_words(name):
+    with pytest.raises(ValueError, match="unknown line") as caught:
+        parse_ram_blocks(TABLE.replace("pc.ram", name))
+    assert len(str(caught.value)) < 200 and "\x1b" not in str(caught.value)
+
+
 ROW = TABLE.splitlines()[1] + "\n"
 
 

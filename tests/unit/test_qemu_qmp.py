@@ -217,7 +217,7 @@ async def test_an_answer_of_another_shape_is_an_error_of_that_command(
 
 
 async def test_qemus_words_are_one_line_that_can_be_stored(tmp_path: Path) -> None:
-    text = "no\n\ud800 such\tnode " + "x" * 100_000
+    text = "no\n\ud800 \x1b\x9b\u202esuch\tnode " + "x" * 100_000
 
     async def talk(request: dict[str, Any], wire: Wire) -> None:
         wire.send({"event": "STOP", "data": {"reason": text}, "timestamp": {"seconds": 1, "microseconds": 0}})
@@ -229,9 +229,9 @@ async def test_qemus_words_are_one_line_that_can_be_stored(tmp_path: Path) -> No
         session.add_listener(lambda event, data, at_s: heard.append(data["reason"]))
         with pytest.raises(QmpCommandError) as caught:
             await session.execute("stop")
-        assert heard[0].startswith("no ? such node xxx") and len(heard[0]) <= MAX_TEXT
+        assert heard[0].startswith("no such node xxx") and len(heard[0]) <= MAX_TEXT
         caught.value.problem.to_json()
-        assert str(caught.value).startswith("QEMU refused stop: no ? such node xxx")
+        assert str(caught.value).startswith("QEMU refused stop: no such node xxx")
         assert len(str(caught.value)) < MAX_TEXT + 50
         await session.close()
 

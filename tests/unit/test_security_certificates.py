@@ -10,7 +10,18 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from pki_support import ALICE, CLUSTER, DAY, HOST, NOW, authority, certificate, handmade, identity
+from pki_support import (
+    ALICE,
+    CLUSTER,
+    DAY,
+    HOST,
+    NOW,
+    authority,
+    certificate,
+    contradictory,
+    handmade,
+    identity,
+)
 
 from vdc.model.errors import InvalidError, UnauthenticatedError, VdcError
 from vdc.model.identity import Role
@@ -150,6 +161,16 @@ def test_a_bundle_holds_authorities_alone() -> None:
     with pytest.raises(InvalidError) as caught:
         parse_bundle(authority().pem + certificate())
     assert caught.value.code == "certificate-invalid"
+
+
+def test_what_contradicts_itself_is_refused_like_what_is_garbage() -> None:
+    pem = contradictory(authority())
+    assert code_of(pem) == "certificate-invalid"
+    assert code_of(contradictory(authority(number=1))) == "certificate-foreign"
+    for text in (pem, "\udc80"):
+        with pytest.raises(InvalidError) as caught:
+            parse_bundle(text)
+        assert caught.value.code == "certificate-invalid"
 
 
 def test_an_authority_issues_for_its_own_cluster_alone() -> None:

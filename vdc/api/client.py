@@ -190,20 +190,20 @@ class ApiClient:
         )
 
     async def promote_endophyte(
-        self, name: str, *, to: str | None = None, force: bool = False, confirm: str = "", by: str = ""
+        self, name: str, *, to: str | None = None, force: bool = False, confirm: str = ""
     ) -> wire.PromoteResult:
         """Make the secondary the primary; `RefusedError` with the reason where that is not safe.
 
         With `to` the replica may have to be moved there first, which takes as long as copying memory and disk.
         `force` needs `confirm`, see `PromoteRequest`.
         """
-        body = wire.PromoteRequest(to=to, force=force, confirm=confirm, by=by)
+        body = wire.PromoteRequest(to=to, force=force, confirm=confirm)
         patience_s = MOVE_PATIENCE_S if to else FORCE_PATIENCE_S if force else None
         return await self._post(wire.PromoteResult, "promote_endophyte", name, body, first_byte_s=patience_s)
 
-    async def move_endophyte(self, name: str, to: str | None, *, by: str = "") -> wire.EndophyteView:
+    async def move_endophyte(self, name: str, to: str | None) -> wire.EndophyteView:
         """Wish that it run on another host (None: no more); `RefusedError` with the reason why it cannot."""
-        return await self._post(wire.EndophyteView, "move_endophyte", name, wire.MoveRequest(to=to, by=by))
+        return await self._post(wire.EndophyteView, "move_endophyte", name, wire.MoveRequest(to=to))
 
     async def verify_endophyte(self, name: str, *, dry_run: bool = False) -> wire.VerifyResult:
         """Compare memory and disks of both copies; `ConflictError` where they are not in lockstep."""

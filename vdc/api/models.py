@@ -88,13 +88,11 @@ class PromoteRequest(StrictRecord):
 
     `force`: the human override, where the cluster cannot decide. `confirm` is then the VM's name, typed once
     more: it asserts that the primary's host, and every host with a lost etcd member, is off and stays off.
-    `by`: who asserts it, for the record.
     """
 
     to: str | None = Field(default=None, max_length=63)
     force: bool = False
     confirm: str = Field(default="", max_length=63)
-    by: str = Field(default="", max_length=200)
 
 
 class PromoteResult(Record):
@@ -112,7 +110,6 @@ class PromoteResult(Record):
 class DrainRequest(StrictRecord):
     """Empty a host. `leave_stopped`: disks of stopped VMs may stay; `dry_run`: only the plan."""
 
-    by: str = Field(default="", max_length=200)
     reason: str = Field(default="", max_length=500)
     leave_stopped: bool = False
     dry_run: bool = False
@@ -122,7 +119,6 @@ class MoveRequest(StrictRecord):
     """Let a VM run on the host `to`; none takes an earlier wish back."""
 
     to: str | None = Field(max_length=63)
-    by: str = Field(default="", max_length=200)
 
 
 class PeerRequest(Record):

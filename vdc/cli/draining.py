@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from vdc.api.client import ApiClient
 from vdc.api.models import DrainRequest
 from vdc.cli.progress import StatusLine, StepLines
-from vdc.cli.text import Column, Table
+from vdc.cli.text import Column, Table, clean
 from vdc.model.base import Record
 from vdc.model.errors import UnavailableError
 from vdc.model.maintenance import DrainItem, DrainReport, DrainState, DrainWay, Maintenance
@@ -161,7 +161,7 @@ def print_result(result: DrainResult, *, alive: bool) -> None:
 def print_warnings(result: DrainResult) -> None:
     """What to know before the host is switched off, on stderr."""
     for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {clean(warning)}", file=sys.stderr)
 
 
 def print_items(items: Iterable[DrainItem], *, to_stderr: bool = False) -> None:

@@ -7,8 +7,6 @@ first that is the right one does it.
 from __future__ import annotations
 
 import asyncio
-import getpass
-import socket
 import sys
 from collections.abc import Awaitable
 from contextlib import suppress
@@ -34,7 +32,7 @@ async def forced(context: Context, name: str, to: str | None, confirm: str | Non
     for endpoint in context.endpoints:
         async with ApiClient.of(context, endpoint) as api:
             try:
-                request = api.promote_endophyte(name, to=to, force=True, confirm=name, by=_who())
+                request = api.promote_endophyte(name, to=to, force=True, confirm=name)
                 return await _told(api, request)
             except VdcError as error:
                 is_better = failure.code in _ELSEWHERE or error.code not in _ELSEWHERE
@@ -143,11 +141,3 @@ def confirm_name(name: str, confirm: str | None) -> None:
         raise UsageFault(
             Problem(code="confirm-wrong", message=f"{confirm[:60]!r} is not {name}: nothing was done")
         )
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "?"
-    return f"{user}@{socket.gethostname()}"[:200]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -11,6 +12,9 @@ from vdc.cli.text import Column, Table
 from vdc.model.base import Record
 
 R = TypeVar("R")
+_OBEYED = re.compile(
+    r"[\x7f-\x9f\u2028\u2029]"
+)  # what JSON may hold as it is, and terminals or readers act on
 
 
 def values_of(record: Any) -> Any:
@@ -25,7 +29,8 @@ def values_of(record: Any) -> Any:
 def print_values(values: Any, output: str, *, compact: bool = False) -> None:
     """Plain values as JSON or YAML; `compact` JSON is one line."""
     if output == "json":
-        print(json.dumps(values, indent=None if compact else 2, ensure_ascii=False, allow_nan=False))
+        text = json.dumps(values, indent=None if compact else 2, ensure_ascii=False, allow_nan=False)
+        print(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
         return
     from vdc.model.strict_yaml import dump
 

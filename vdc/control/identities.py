@@ -22,6 +22,7 @@ UNKNOWN_FOR = timedelta(days=3650)  # a revocation of a certificate that nobody 
 KEPT_AFTER = timedelta(days=1)  # records of certificates that have run out: clocks differ
 BATCH = 100
 ATTEMPTS = 8
+MOST_VALID = 16  # certificates of one person: each is a record for a year, in the store and in every agent
 _HEX = frozenset("0123456789abcdef")
 _SERIAL_DIGITS = 32
 _LEAST_DIGITS = 8
@@ -90,13 +91,31 @@ class Identities:
         """Record a certificate before it is handed out.
 
         `claim` is the record of the user or machine that it is for. Touching it makes whoever removes that record
-        look for certificates again: ConflictError (`contention`) where it was removed or touched meanwhile.
+        look for certificates again: ConflictError (`contention`) where it was removed or touched meanwhile,
+        `certificates-many` where a person has MOST_VALID that count.
         """
+        if certificate.identity.role in USER_ROLES:
+            await self._check_count(certificate)
         put = Put(keys.certificate(certificate.serial), certificate.to_json())
         compare = Unchanged(claim.key, claim.mod_revision)
         if not (await self._store.commit([compare], [put, Put(claim.key, claim.value)])).succeeded:
             raise ConflictError(
                 f"{certificate.identity} was changed by somebody else", hint="try again", code="contention"
+            )
+
+    async def _check_count(self, new: IssuedCertificate) -> None:
+        """A person who renews without end would fill the store, and then nobody is promoted any more."""
+        revoked = await self.revoked()
+        whose = new.identity
+        count = sum(
+            found.identity == whose and found.is_valid(new.issued_at) and found.serial not in revoked
+            for found in await self.certificates()
+        )
+        if count >= MOST_VALID:
+            raise ConflictError(
+                f"{whose.name} has {count} certificates that count already",
+                hint="an admin revokes those that nobody uses: vdc cluster certificates, vdc cluster revoke",
+                code="certificates-many",
             )
 
     async def certificates(self) -> tuple[IssuedCertificate, ...]:

@@ -18,9 +18,11 @@ from typing import Any
 from pydantic import Field
 
 from vdc.model.base import Record
+from vdc.model.strict_yaml import parse_json
 
 KEEP = 100_000  # entries that are never trimmed
 MOST_SEQ = 10**11
+_MOST_VALUES = 1_000  # of one entry, which has twenty
 ORIGIN = "0" * 64  # what the first entry follows
 NOBODY = "nobody"
 OK, UNKNOWN, CANCELLED = "ok", "unknown", "cancelled"  # results that are no error's code
@@ -115,11 +117,11 @@ def hash_of(values: Mapping[str, Any]) -> str:
 
 
 def parse_entry(text: str) -> dict[str, Any] | None:
-    """All that is stored of an entry; None where it is none."""
+    """All that is stored of an entry; None where it is none, or could not be handed on as it is."""
     try:
-        values = json.loads(text)
+        values = parse_json(text.encode(), max_values=_MOST_VALUES)
         AuditEntry.model_validate(values, strict=True)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     is_placed = isinstance(values, dict) and {"seq", "prev", "hash", "lineage"} <= values.keys()
     return values if is_placed else None

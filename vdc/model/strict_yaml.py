@@ -21,6 +21,7 @@ MAX_DEPTH = 32
 MAX_VALUES = 50_000  # in one text, each use of an alias counted with all that it stands for
 _MAX_DIGITS = 40
 
+_HALF = re.compile(r"[\ud800-\udfff]")
 _NULL = re.compile(r"|~|null|Null|NULL")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -255,6 +256,9 @@ def _check_size(value: Any, max_values: int) -> None:
         if seen > max_values:
             raise StrictError(f"it has more than {max_values} values")
         containers = [item for item in level if isinstance(item, dict | list)]
+        keys = (key for item in containers if isinstance(item, dict) for key in item)
+        if any(isinstance(text, str) and _HALF.search(text) for text in (*level, *keys)):
+            raise StrictError("it has half of a surrogate pair, which no text has")
         if not containers:
             return
         if depth >= MAX_DEPTH:

@@ -19,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from vdc.model.errors import InvalidError
 from vdc.model.identity import Identity, Role
 from vdc.security.certificates import (
+    MAKES_NO_SENSE,
     fingerprint_of,
     is_serial,
     key_identifier,
@@ -179,7 +180,10 @@ class Authority:
 
 def cluster_of(authority: x509.Certificate) -> str:
     """The id of the cluster whose authority this is; InvalidError (`certificate-invalid`)."""
-    names = authority.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    try:
+        names = authority.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except MAKES_NO_SENSE:
+        names = []
     match = _COMMON_NAME.fullmatch(str(names[0].value)) if len(names) == 1 else None
     if match is None:
         raise InvalidError("the certificate is not a cluster's authority's", code="certificate-invalid")

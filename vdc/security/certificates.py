@@ -18,6 +18,10 @@ from vdc.security.keys import CURVE, MAX_PEM_BYTES
 MAX_BUNDLE_BYTES = 8 * MAX_PEM_BYTES
 _PEM_BEGIN = b"-----BEGIN"
 _SERIAL = re.compile(r"[0-9a-f]{32}")
+MAKES_NO_SENSE = (  # what `cryptography` raises, some of it only when a part is looked at
+    ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)  # fmt: skip
 
 
 class Certificate(Record):
@@ -54,13 +58,13 @@ class Certificate(Record):
 
 def parse_certificate(data: str | bytes) -> x509.Certificate:
     """One certificate, PEM or DER; InvalidError (`certificate-invalid`)."""
-    raw = data.encode() if isinstance(data, str) else data
     try:
+        raw = data.encode() if isinstance(data, str) else data
         if len(raw) > MAX_PEM_BYTES:
             raise ValueError("too long")
         is_pem = raw.lstrip().startswith(_PEM_BEGIN)
         return x509.load_pem_x509_certificate(raw) if is_pem else x509.load_der_x509_certificate(raw)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except MAKES_NO_SENSE as error:
         raise InvalidError("this is not a certificate", code="certificate-invalid") from error
 
 
@@ -72,7 +76,7 @@ def parse_bundle(pem: str) -> tuple[x509.Certificate, ...]:
         found = tuple(x509.load_pem_x509_certificates(pem.encode()))
         if found and all(_is_authority(each) for each in found):
             return found
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except MAKES_NO_SENSE as error:
         raise InvalidError("this is not a bundle of certificates", code="certificate-invalid") from error
     raise InvalidError("a certificate of the bundle is not an authority's", code="certificate-invalid")
 
@@ -94,7 +98,10 @@ def is_serial(text: str) -> bool:
 
 def public_key_of(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     """Its key; InvalidError (`certificate-invalid`) where it is not of EC P-256."""
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except MAKES_NO_SENSE as error:
+        raise InvalidError("the certificate's key makes no sense", code="certificate-invalid") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, CURVE):
         raise InvalidError("the certificate's key is not one of EC P-256", code="certificate-invalid")
     return key
@@ -104,7 +111,7 @@ def key_identifier(authority: x509.Certificate) -> str:
     """By what the certificates that an authority issued name it (`Certificate.issuer`)."""
     try:
         return authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
-    except x509.ExtensionNotFound:
+    except (x509.ExtensionNotFound, *MAKES_NO_SENSE):
         return ""
 
 
@@ -113,7 +120,7 @@ def read_certificate(data: str | bytes | x509.Certificate) -> Certificate:
     found = data if isinstance(data, x509.Certificate) else parse_certificate(data)
     try:
         extensions = found.extensions
-    except ValueError as error:
+    except MAKES_NO_SENSE as error:
         raise InvalidError(
             "the certificate's extensions make no sense", code="certificate-invalid"
         ) from error
@@ -154,14 +161,14 @@ def read_revoked(pem: str) -> tuple[frozenset[str], datetime]:
     try:
         found = x509.load_pem_x509_crl(pem.encode())
         return frozenset(f"{entry.serial_number:032x}" for entry in found), found.last_update_utc
-    except ValueError as error:
+    except MAKES_NO_SENSE as error:
         raise InvalidError("this is not a list of revoked certificates", code="list-invalid") from error
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *MAKES_NO_SENSE):
         return False
 
 
@@ -171,7 +178,7 @@ def is_issued_by(authority: x509.Certificate, certificate: x509.Certificate) -> 
         return False
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (InvalidSignature, *MAKES_NO_SENSE):
         return False
     return True
 

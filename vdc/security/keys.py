@@ -81,7 +81,7 @@ def read_request(pem: str) -> ec.EllipticCurvePublicKey:
         request = x509.load_pem_x509_csr(pem.encode())
         key = request.public_key()
         is_signed = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
         raise _refused("it is not a certificate request in PEM form") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, CURVE):
         raise _refused("its key is not one of EC P-256")

@@ -159,7 +159,7 @@ def _read_request(request: str) -> ec.EllipticCurvePublicKey:
             raise ValueError("not signed by its own key")
         if not isinstance(key.curve, ec.SECP256R1):
             raise ValueError("another curve")
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise InvalidError(
             "this is not a request for a pair's certificate", code="request-invalid"
         ) from error

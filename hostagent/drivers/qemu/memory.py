@@ -31,7 +31,7 @@ _HEX = r"0x([0-9a-f]+)"
 # QEMU says how much there is, and may have been taken over by its guest.
 _HIGHEST_ADDRESS, _MOST_BLOCKS, _MOST_BYTES = 2**57, 256, 2 * TIB
 _PAGEMAP_PIECE_BYTES = 8 * MIB
-_ROW = re.compile(rf"\s*(\S+)\s+\d+ \w+\s+{_HEX}\s+{_HEX}\s+{_HEX}\s+{_HEX}\s+(r[ow])\s*")
+_ROW = re.compile(rf"\s*([!-~]{{1,255}})\s+\d+ \w+\s+{_HEX}\s+{_HEX}\s+{_HEX}\s+{_HEX}\s+(r[ow])\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ def parse_ram_blocks(text: str) -> tuple[RamBlock, ...]:
     """The writable blocks in the table that `x-query-ramblock` prints; raises ValueError where it is another one."""
     title, *rows = [line for line in text.splitlines() if line.strip()] or [""]
     if title.split() != ["Block", "Name", "PSize", "Offset", "Used", "Total", "HVA", "RO"]:
-        raise ValueError(f"an unknown table of memory blocks: {title!r}")
+        raise ValueError(f"an unknown table of memory blocks: {title[:100]!r}")
     blocks: list[RamBlock] = []
     for row in rows:
         match = _ROW.fullmatch(row)
         if match is None:
-            raise ValueError(f"an unknown line in the table of memory blocks: {row!r}")
+            raise ValueError(f"an unknown line in the table of memory blocks: {row[:100]!r}")
         name, _offset, used, _total, address, access = match.groups()
         if max(int(address, 16), int(used, 16)) > _HIGHEST_ADDRESS or len(blocks) >= _MOST_BLOCKS:
             raise ValueError("more memory than a process has")

@@ -68,9 +68,9 @@ def _misfit(value: object, shape: Shape, place: str) -> str:
 
 
 def line(text: object) -> str:
-    """QEMU's words for logs and events: one line of a bounded length, in characters that can be stored."""
-    whole = str(text)[:MAX_TEXT].encode("utf-8", "replace").decode()
-    return " ".join(whole.split())
+    """QEMU's words for logs and events: one line of a bounded length, with nothing that a terminal would obey."""
+    shown = "".join(char if char.isprintable() else " " for char in str(text)[:MAX_TEXT])
+    return " ".join(shown.split())
 
 
 def event(message: object) -> tuple[str, dict[str, Any]] | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vdc.cli.base import VdcCommand, output_option, wait_options
+from vdc.cli.text import clean
 
 if TYPE_CHECKING:
     from vdc.api.client import ApiClient
@@ -117,7 +118,7 @@ async def _wait_all(api: ApiClient, results: dict[str, ApplyResult], timeout_s: 
             line.clear()
             return _complain(error)
         line.clear()
-        print(f"endophyte/{name} is {goal.words}: {view.status.sentence}", flush=True)
+        print(f"endophyte/{name} is {goal.words}: {clean(view.status.sentence)}", flush=True)
         return 0
 
     with StatusLine() as line:

@@ -9,6 +9,7 @@ import click
 from vdc.cli.base import VdcGroup, output_option
 from vdc.cli.commands import identities
 from vdc.cli.commands.founding import init
+from vdc.cli.text import clean
 
 if TYPE_CHECKING:
     from vdc.api.models import ClusterStatus
@@ -60,10 +61,10 @@ def status_text(found: ClusterStatus) -> list[str]:
     ]
     if found.lineage.number:
         left_out = f", left out: {', '.join(found.lineage.left_out)}" if found.lineage.left_out else ""
-        since = f"since {found.lineage.at}, from {found.lineage.host}, by {found.lineage.by or '?'}"
+        since = f"since {found.lineage.at}, from {found.lineage.host}, by {clean(found.lineage.by) or '?'}"
         lines.append(f"Lineage:   {found.lineage.number} ({since}{left_out})")
     if found.forcing:
-        lines.append(f"Forcing:   {found.forcing}")
+        lines.append(f"Forcing:   {clean(found.forcing)}")
     lines.append(f"Members:   {healthy} of {len(found.members)} answer")
     for member in found.members:
         word = (
@@ -71,7 +72,7 @@ def status_text(found: ClusterStatus) -> list[str]:
             if member["leader"]
             else "ok"
             if member["healthy"]
-            else f"lost: {member.get('error') or '?'}"
+            else f"lost: {clean(str(member.get('error') or '?'))}"
         )
         lines.append(f"  {member['endpoint']}  {word}")
-    return lines + [f"note: {note}" for note in found.notes]
+    return lines + [f"note: {clean(note)}" for note in found.notes]

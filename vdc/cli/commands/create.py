@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vdc.cli.base import VdcCommand, output_option, to_name, to_reference, to_size, wait_options
+from vdc.cli.text import clean
 
 if TYPE_CHECKING:
     from vdc.api.client import ApiClient
@@ -105,7 +106,7 @@ async def _create(
         with StatusLine() as line:
             view = await wait_for(api, name, goal, wait_s, line)
         if not quiet:
-            print(f"endophyte/{name} is {goal.words}: {view.status.sentence}")
+            print(f"endophyte/{name} is {goal.words}: {clean(view.status.sentence)}")
     if quiet:
         _print_view(view, output)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vdc.cli.base import VdcCommand, output_option
+from vdc.cli.text import clean
 
 if TYPE_CHECKING:
     from vdc.api.models import Check, DoctorReport
@@ -112,7 +113,7 @@ def _print_reports(reports: list[DoctorReport], output: str) -> None:
     print(Table(check_columns(), wide=output == "wide").render(rows, sys.stdout))
     hints = dict.fromkeys(_hint(check) for _, check in rows if check.hint and check.level != "ok")
     for hint in hints:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {clean(hint)}", file=sys.stderr)
 
 
 def _hint(check: Check) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vdc.cli.base import VdcCommand, output_option, to_name
+from vdc.cli.text import clean
 
 if TYPE_CHECKING:
     from vdc.api.client import ApiClient
@@ -77,7 +78,7 @@ def _text(result: DrillResult) -> str:
 
     return "\n".join(
         [
-            f"endophyte/{result.name}: {result.sentence} (epoch {result.epoch})",
+            f"endophyte/{result.name}: {clean(result.sentence)} (epoch {result.epoch})",
             f"  longest time without an answer   {figure(result.gap_ms, 'ms')}",
             f"  echoes lost                      {result.lost_probes} of {result.probes}",
             f"  arbitration                      {figure(result.arbitrated_ms, 'ms')}",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vdc.cli.base import VdcCommand, VdcGroup, output_option, to_duration, to_name
+from vdc.cli.text import clean
 
 if TYPE_CHECKING:
     from vdc.api.context import Contexts
@@ -86,7 +87,7 @@ def revoke_token(token_id: str) -> None:
     """Make a token worthless before it is used."""
     from vdc.cli.session import call
 
-    print(call(lambda api: api.identities.revoke_token(token_id)).sentence)
+    print(clean(call(lambda api: api.identities.revoke_token(token_id)).sentence))
 
 
 # ---- users
@@ -179,7 +180,7 @@ def remove_user(name: str) -> None:
     """Forget a user; every certificate of the user counts no more, at once and everywhere."""
     from vdc.cli.session import call
 
-    print(f"user/{name}: {call(lambda api: api.identities.remove_user(name)).sentence}")
+    print(f"user/{name}: {clean(call(lambda api: api.identities.remove_user(name)).sentence)}")
 
 
 # ---- certificates
@@ -214,7 +215,7 @@ def revoke(serial: str) -> None:
     """
     from vdc.cli.session import call
 
-    print(call(lambda api: api.identities.revoke(serial)).sentence)
+    print(clean(call(lambda api: api.identities.revoke(serial)).sentence))
 
 
 @click.command(cls=VdcCommand, example="vdc cluster renew")
@@ -284,7 +285,7 @@ def rotate() -> None:
     """Begin to replace the authority. Nothing stops meanwhile, and hosts renew by themselves."""
     from vdc.cli.session import call
 
-    print(call(lambda api: api.identities.rotate_authority()).sentence)
+    print(clean(call(lambda api: api.identities.rotate_authority()).sentence))
 
 
 @ca.command("retire", example="vdc cluster ca retire")
@@ -292,4 +293,4 @@ def retire() -> None:
     """Give up the old authority, when nobody has a certificate of it any more."""
     from vdc.cli.session import call
 
-    print(call(lambda api: api.identities.retire_authority()).sentence)
+    print(clean(call(lambda api: api.identities.retire_authority()).sentence))

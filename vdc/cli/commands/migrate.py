@@ -19,7 +19,6 @@ def migrate(name: str, to: str | None, cancel: bool, wait: bool, timeout: float)
     it is moved to HOST first and promoted there.
     """
     from vdc.api.client import ApiClient
-    from vdc.cli.commands.node import whoami
     from vdc.cli.progress import StatusLine
     from vdc.cli.session import call
     from vdc.cli.waiting import moved_to, wait_for
@@ -28,7 +27,7 @@ def migrate(name: str, to: str | None, cancel: bool, wait: bool, timeout: float)
         raise click.UsageError("say where to (--to HOST), or --cancel", click.get_current_context())
 
     async def work(api: ApiClient) -> None:
-        view = await api.move_endophyte(name, to, by=whoami())
+        view = await api.move_endophyte(name, to)
         if to is None:
             print(f"endophyte/{name} stays on {view.status.primary.host if view.status.primary else '-'}")
             return

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import socket
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from vdc.cli.base import VdcGroup, output_option, to_reason
+from vdc.cli.text import clean
 
 if TYPE_CHECKING:
     from vdc.api.client import ApiClient
@@ -70,7 +69,7 @@ def drain(
     from vdc.cli.render import print_values, values_of
     from vdc.cli.session import call
 
-    request = DrainRequest(by=whoami(), reason=reason, leave_stopped=leave_stopped, dry_run=dry_run)
+    request = DrainRequest(reason=reason, leave_stopped=leave_stopped, dry_run=dry_run)
     result, alive = call(lambda api: _drain(api, host, request, timeout if wait else None))
     if output in ("json", "yaml"):
         print_values(values_of(result), output)
@@ -112,7 +111,7 @@ def resume(host: str) -> None:
     """Use a drained host again; spares and replicas come back by themselves."""
     from vdc.cli.session import call
 
-    print(f"node/{host}: {call(lambda api: api.resume_node(host)).sentence}")
+    print(f"node/{host}: {clean(call(lambda api: api.resume_node(host)).sentence)}")
 
 
 @node.command("remove", example="vdc node remove h3\nvdc node remove h3 --force --confirm h3")
@@ -135,12 +134,4 @@ def remove(host: str, force: bool, confirm: str | None) -> None:
         raise click.UsageError(
             f"--force needs the host's name once more: --confirm {host}", click.get_current_context()
         )
-    print(f"node/{host}: {call(lambda api: api.remove_node(host, force=force)).sentence}")
-
-
-def whoami() -> str:
-    """Who asks, for the others to see; empty where the system does not say."""
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"[:200]
-    except (OSError, KeyError):
-        return ""
+    print(f"node/{host}: {clean(call(lambda api: api.remove_node(host, force=force)).sentence)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from vdc.cli.base import VdcCommand, wait_options
+from vdc.cli.text import clean
 
 
 @click.command(cls=VdcCommand, example="vdc protect web --wait")
@@ -37,6 +38,6 @@ def _switch(name: str, *, enabled: bool, wait_s: float | None) -> None:
             return
         with StatusLine() as line:
             view = await wait_for(api, name, goal, wait_s, line)
-        print(f"endophyte/{name} is {goal.words}: {view.status.sentence}")
+        print(f"endophyte/{name} is {goal.words}: {clean(view.status.sentence)}")
 
     call(work)

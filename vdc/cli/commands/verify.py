@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vdc.cli.base import VdcCommand, output_option, to_name
+from vdc.cli.text import clean
 
 if TYPE_CHECKING:
     from vdc.api.client import ApiClient
@@ -47,21 +48,22 @@ async def _verify(api: ApiClient, name: str | None, *, dry_run: bool, is_quiet: 
         return estimate
     if not is_quiet:
         click.echo(
-            f"{name}: {estimate.sentence}; comparing {estimate.primary} and {estimate.secondary}", err=True
+            f"{name}: {clean(estimate.sentence)}; comparing {estimate.primary} and {estimate.secondary}",
+            err=True,
         )
     return await api.verify_endophyte(name)
 
 
 def _text(result: VerifyResult) -> str:
     if result.is_same is None:
-        return f"endophyte/{result.name}: {result.sentence}"
+        return f"endophyte/{result.name}: {clean(result.sentence)}"
     word = "the same" if result.is_same else "DIFFERENT"
     lines = [
         f"endophyte/{result.name}: {result.primary} and {result.secondary} are {word} (epoch {result.epoch})",
-        f"  {result.sentence}",
+        f"  {clean(result.sentence)}",
     ]
     lines += [
-        f"  memory {block.block}: {block.differing_pages} of {block.pages} pages differ"
+        f"  memory {clean(block.block)}: {block.differing_pages} of {block.pages} pages differ"
         for block in result.memory
     ]
     for disk in result.disks:
