@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -143,6 +144,27 @@ def test_a_host_answers_echo_at_its_overlay_address_alone(lab: Lab, guest: Guest
     for address in (MANAGEMENT, REPLICATION):
         assert not guest.place.reaches(address)
         assert lab.hosts[1].reaches(address, 2.0)
+
+
+def test_a_host_says_of_its_overlay_address_alone_that_it_has_it(lab: Lab) -> None:
+    """Linux answers ARP on every interface for every address: a guest would find out those of the other networks."""
+    host = lab.hosts[0]
+    mac = mac_of(host, host.net.bridge)
+    wire = Wire(host, Port.of("uid-a", 0, MAC, ADDRESS))
+
+    def is_answered(address: str) -> bool:
+        wire.drain()
+        wire.send(ARP, arp(MAC, ADDRESS, address))
+        answer = struct.pack(">H", 2) + bytes.fromhex(mac.replace(":", "")) + socket.inet_aton(address)
+        while wire.has_frame(0.2):
+            if answer in wire.receive():
+                return True
+        return False
+
+    wait_until(lambda: is_answered(OVERLAY), "the host answers")
+    assert not is_answered(MANAGEMENT)
+    assert not is_answered(REPLICATION)
+    wire.close()
 
 
 def test_ipv6_of_a_guest_does_not_reach_the_host(lab: Lab) -> None:

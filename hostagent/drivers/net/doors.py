@@ -8,6 +8,8 @@ does not open a connection may come to the ports from which the host itself open
 that is forged could lower the MTU towards a peer.
 
 A tap that is not in the bridge (a secondary's) would hand its frames to the host's own IP stack: they are dropped.
+Linux answers ARP on every interface for every address that it has: it is asked for those of the overlay alone.
+
 What is bridged passes here as well where br_netfilter is on, with the bridge on both sides.
 """
 
@@ -18,11 +20,12 @@ from collections.abc import Iterable
 from hostagent.drivers.net import names
 from hostagent.drivers.net.segment import Segment
 
+FAMILIES = ("inet", "arp")
 _EPHEMERAL = 32768  # net.ipv4.ip_local_port_range
 
 
 def rules(segment: Segment, taps: Iterable[str]) -> str:
-    """The table for `nft -f`, in the place of an earlier one."""
+    """The tables for `nft -f`, in the place of earlier ones."""
     table, bridge, own = names.doors_table(segment.network.name), segment.bridge, segment.overlay_address
     return f"""{removal(segment)}table inet {table} {{
   set taps {{ type ifname; }}
@@ -46,6 +49,12 @@ def rules(segment: Segment, taps: Iterable[str]) -> str:
     oifname "{bridge}" iifname != "{bridge}" counter drop
   }}
 }}
+table arp {table} {{
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iifname "{bridge}" arp daddr ip != {segment.network.cidr} counter drop
+  }}
+}}
 {admission(segment, taps)}"""
 
 
@@ -62,6 +71,6 @@ def admission(segment: Segment, taps: Iterable[str]) -> str:
 
 
 def removal(segment: Segment) -> str:
-    """Take the table away, if it is there."""
+    """Take both tables away, if they are there."""
     table = names.doors_table(segment.network.name)
-    return f"add table inet {table}\ndelete table inet {table}\n"
+    return "".join(f"{verb} table {kind} {table}\n" for kind in FAMILIES for verb in ("add", "delete"))

@@ -17,7 +17,7 @@ class NftError(UnavailableError):
     """The kernel's packet filter could not be set or read."""
 
     default_code = "nftables-failed"
-    default_hint = "install nftables; the kernel needs nf_tables with bridge and netdev support"
+    default_hint = "install nftables; the kernel needs nf_tables with arp, bridge and netdev support"
 
 
 async def apply(script: str) -> None:

@@ -64,7 +64,8 @@ class OverlayNetwork:
     def tables(self) -> frozenset[str]:
         """The nftables tables that `secure` makes, each with its family."""
         name = self._segment.network.name
-        return frozenset({f"bridge {names.ports_table(name)}", f"inet {names.doors_table(name)}"})
+        own = {f"{family} {names.doors_table(name)}" for family in doors.FAMILIES}
+        return frozenset({f"bridge {names.ports_table(name)}", *own})
 
     @property
     def bridge(self) -> str:
