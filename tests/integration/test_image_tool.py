@@ -130,3 +130,12 @@ async def test_a_tool_that_never_stops_talking_fills_no_memory() -> None:
     assert (status, len(output), len(complaint)) == (0, MOST_BYTES, MOST_BYTES)
     unheard = await run_tool(["sh", "-c", "exec <&-; sleep 0.1; echo x"], deadline_s=30, stdin=bytes(1 << 20))
     assert unheard == (0, b"x\n", b"")
+
+
+async def test_links_of_a_guest_s_making_lift_no_limit_and_stop_nothing(tool: QemuImg) -> None:
+    (tool.folder / "a.qcow2").symlink_to("/proc/kcore")
+    (tool.folder / "b.qcow2").symlink_to("/nowhere")
+    os.mkfifo(tool.folder / "c.qcow2")
+    await tool.create("disk0.qcow2", MIB)
+    present = (tool.folder / "disk0.qcow2").stat().st_size
+    assert tool._limits("commit", 1).file_bytes == present + present // 64 + images._TABLES_BYTES

@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostagent.drivers.process.foreign import size_of_foreign
 from hostagent.drivers.process.sandbox import User
 from hostagent.drivers.process.tool import ToolLimits, run_in_sandbox
 from hostagent.drivers.process.users import owner_of
@@ -140,7 +141,7 @@ class QemuImg:
 
     def _limits(self, verb: str, deadline_s: float) -> ToolLimits:
         """No file grows beyond what all layers here hold together; what is only read is not written at all."""
-        present = sum(path.stat().st_size for path in self.folder.glob("*.qcow2")) if verb in _WRITES else 0
+        present = sum(map(_size_here, self.folder.glob("*.qcow2"))) if verb in _WRITES else 0
         return ToolLimits(
             memory_bytes=_MEMORY_BYTES,
             file_bytes=present + present // 64 + _TABLES_BYTES if verb in _WRITES else 0,
@@ -156,6 +157,14 @@ def require_self_contained(info: ImageInfo) -> None:
         raise RefusedError(
             "the image keeps its data in another file; convert it first", code="image-not-self-contained"
         )
+
+
+def _size_here(path: Path) -> int:
+    """Of what is a file here: a link of the guest's making may lead to anything, of any size, or nowhere."""
+    try:
+        return size_of_foreign(path) or 0
+    except PermissionError:
+        return 0
 
 
 def _own(name: str) -> str:
