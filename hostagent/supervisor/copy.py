@@ -17,7 +17,7 @@ from hostagent.drivers.disk.copy import CopyRecord, DiskSet, older_copy, remove_
 from hostagent.drivers.disk.images import QemuImg
 from hostagent.drivers.firmware import find_firmware, prepare_vars
 from hostagent.drivers.host.room import require_memory
-from hostagent.drivers.net import Port, consent, tap_name
+from hostagent.drivers.net import consent, tap_name
 from hostagent.drivers.process import ProcessHandle, ProcessStartError, adopt
 from hostagent.drivers.process.oom import PRIMARY, SECONDARY, set_oom_score
 from hostagent.drivers.process.users import GUEST_DIR
@@ -35,6 +35,7 @@ from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.journal import Journal
 from hostagent.supervisor.launch import join_group, launch
 from hostagent.supervisor.logs import ConsoleWatch, bound_log, last_line
+from hostagent.supervisor.ports import ports_of
 from hostagent.supervisor.state import CopyState, load_state, save_state
 from hostagent.supervisor.trouble import DiskTrouble
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
@@ -177,12 +178,7 @@ class Copy:
         whose = "" if is_primary else "the secondary of "
         require_memory(cost_bytes, f"{whose}{self.name} on {self.host.name}")
         await consent.end_if_any(endophyte.uid)  # of a QEMU before this one
-        manifest = endophyte.manifest.spec
-        for index, (nic, wanted) in enumerate(zip(endophyte.nics, manifest.networks, strict=True)):
-            port = Port.of(
-                endophyte.uid, index, nic.mac, nic.address,
-                allowed=wanted.allowed_addresses, is_gated=manifest.is_gated,
-            )  # fmt: skip
+        for port in ports_of(endophyte):
             await self.host.overlay.attach_port(port, live=is_primary, owner=_TAP_OWNER)
         await self.reach(Step.POWER_ON_PORTS)
         if spec.firmware is not Firmware.BIOS:

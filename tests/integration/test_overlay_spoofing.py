@@ -65,14 +65,17 @@ def _fragment(first: int, offset: int, content: bytes, *, is_last: bool) -> byte
 
 _LONG_OPTIONS = struct.pack("!BBBB", ICMPV6, 3, 1, 28)  # 32 bytes
 _TAG = struct.pack("!HH", 7, IPV4)
+SHARED = "10.77.0.13"  # of the guest's other NIC
 HONEST = {
     "IPv4": (IPV4, _ip(ADDRESS)),
+    "IPv4 of its other NIC": (IPV4, _ip(SHARED)),
     "IPv4 from a prefix that is allowed": (IPV4, _ip("192.0.2.7")),
     "IPv4 from an address that is allowed": (IPV4, _ip("10.77.0.250")),
     "DHCP discover": (IPV4, _ip(ANY, 68, 67, "255.255.255.255")),
     "DHCP renewal": (IPV4, _ip(ADDRESS, 68, 67, "10.77.0.1")),
     "ARP request": (ARP, arp(MAC, ADDRESS) + MARK),
     "ARP answer": (ARP, arp(MAC, ADDRESS, operation=2) + MARK),
+    "ARP answer for its other NIC": (ARP, arp(MAC, SHARED, operation=2) + MARK),
     "ARP probe": (ARP, arp(MAC, ANY, ADDRESS) + MARK),
     "ARP from an address that is allowed": (ARP, arp(MAC, "10.77.0.250") + MARK),
     "RARP": (RARP, rarp(MAC) + MARK),
@@ -137,7 +140,9 @@ def lab() -> Iterator[Lab]:
 def wires(lab: Lab) -> Iterator[tuple[Wire, Wire]]:
     """The guest that is watched, and its neighbour on the same host; neither is gated."""
     allowed = (IPv4Network(ROUTED), IPv4Network(VIP))
-    guest = Wire(lab.hosts[0], Port.of("uid-a", 0, MAC, ADDRESS, allowed=allowed, is_gated=False))
+    guest = Wire(
+        lab.hosts[0], Port.of("uid-a", 0, MAC, ADDRESS, shared=[SHARED], allowed=allowed, is_gated=False)
+    )
     neighbour = Wire(lab.hosts[0], Port.of("uid-b", 0, MAC_B, ADDRESS_B, is_gated=False))
     wait_until(lambda: reaches(guest, neighbour) and reaches(neighbour, guest), "the ports forward")
     guest.drain()

@@ -15,12 +15,13 @@ from hostagent.drivers.net.names import PortTag
 from hostagent.drivers.net.ports import PortState, bindings_of
 from hostagent.drivers.net.portsecurity import Binding, without
 from hostagent.drivers.net.segment import Segment
-from vdc.model.network import Network
+from vdc.model.manifest import MAX_ALLOWED_ADDRESSES, MAX_NICS
+from vdc.model.network import MAX_NAME, Network
 
 GOLDEN = Path(__file__).parent / "golden" / "net"
 SEGMENT = Segment(Network(), IPv4Address("192.0.2.11"), IPv4Address("10.77.0.1"))
 PLAIN = Binding.of("vdc000000001n0", "52:54:00:00:00:0A", "10.77.0.10")
-ROUTER = Binding.of("vdc000000002n0", "52:54:00:00:00:0b", "10.77.0.11", ["0.0.0.0/0"])
+ROUTER = Binding.of("vdc000000002n0", "52:54:00:00:00:0b", "10.77.0.11", "0.0.0.0/0")
 PLACE = underlay.Underlay("eth0", "eth1", IPv4Address("198.51.100.11"), 7401, 7380)
 ADMITTED = underlay.Admitted(
     hosts=frozenset(map(IPv4Address, ("192.0.2.12", "192.0.2.11", "198.51.100.11", "198.51.100.12"))),
@@ -80,24 +81,33 @@ def test_ranges_hold_what_the_prefixes_hold_but_for_what_is_reserved(prefixes, o
 )
 def test_what_is_no_address_never_becomes_a_rule(mac, address, allowed) -> None:
     with pytest.raises(ValueError, match=r"invalid literal|permitted|valid netmask"):
-        Binding.of("vdc000000001n0", mac, address, allowed)
+        Binding.of("vdc000000001n0", mac, address, *allowed)
 
 
 def test_a_tap_is_bound_as_its_tag_says() -> None:
-    port = Port.of("uid", 0, "52:54:00:00:00:0A", "10.77.0.10", allowed=[IPv4Network("192.0.2.0/24")])
+    port = Port.of(
+        "uid", 0, "52:54:00:00:00:0A", "10.77.0.10",
+        shared=["10.77.0.11"], allowed=[IPv4Network("192.0.2.0/24")],
+    )  # fmt: skip
     states = [
-        PortState(port.ifname, "uid", port.mac, addresses, is_live=False, is_up=True, is_open=False)
-        for addresses in ((port.address, *port.allowed), (), ("nonsense",))
+        PortState(port.ifname, "uid", port.mac, senders, is_live=False, is_up=True, is_open=False)
+        for senders in (port.senders, (), ("nonsense",))
     ]
     assert bindings_of(states) == [port.binding]
     assert port.binding == Binding(
-        port.ifname, "52:54:00:00:00:0a", IPv4Address("10.77.0.10"), (IPv4Network("192.0.2.0/24"),)
+        port.ifname,
+        "52:54:00:00:00:0a",
+        (IPv4Address("10.77.0.10"), IPv4Address("10.77.0.11")),
+        (IPv4Network("192.0.2.0/24"),),
     )
 
 
 def test_the_longest_tag_fits_into_an_alias() -> None:
     longest = PortTag(
-        "n" * 63, "1" * 36, "52:54:00:00:00:0a", ("255.255.255.255", *["255.255.255.255/32"] * 4)
+        "n" * MAX_NAME,
+        "1" * 36,
+        "52:54:00:00:00:0a",
+        (*["255.255.255.255"] * MAX_NICS, *["255.255.255.255/32"] * MAX_ALLOWED_ADDRESSES),
     )
     assert len(str(longest)) < 256  # IFALIASZ
     assert PortTag.parse(str(longest)) == longest

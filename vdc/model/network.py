@@ -10,11 +10,13 @@ from vdc.model.address import Ipv4Address, Ipv4Network
 from vdc.model.base import Record
 from vdc.model.ids import DnsLabel
 
+MAX_NAME = 48  # the tag of a guest's tap has to hold it, beside addresses
+
 
 class Network(Record):
     """One overlay. Hosts take the addresses below `guest_first`, guests those up to `guest_last`."""
 
-    name: DnsLabel = "default"
+    name: DnsLabel = Field(default="default", max_length=MAX_NAME)
     cidr: Ipv4Network = IPv4Network("10.77.0.0/24")
     vni: int = Field(default=100, ge=1, lt=2**24)
     guest_first: Ipv4Address = IPv4Address("10.77.0.10")

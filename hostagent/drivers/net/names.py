@@ -71,10 +71,10 @@ class PortTag:
     network: str
     uid: str
     mac: str
-    addresses: tuple[str, ...] = ()  # the guest's own, then the prefixes that it is allowed beside it
+    senders: tuple[str, ...] = ()  # the guest's addresses, then the prefixes that it is allowed beside them
 
     def __str__(self) -> str:
-        return f"{_PORT_TAG}{self.network}:{self.uid}:{' '.join((self.mac, *self.addresses))}"
+        return f"{_PORT_TAG}{self.network}:{self.uid}:{' '.join((self.mac, *self.senders))}"
 
     @classmethod
     def parse(cls, alias: str) -> PortTag | None:
@@ -84,8 +84,8 @@ class PortTag:
         fields = alias[len(_PORT_TAG) :].split(":", 2)
         if len(fields) != 3 or not all(fields):
             return None
-        mac, *addresses = fields[2].split(" ")
-        return cls(fields[0], fields[1], mac, tuple(addresses))
+        mac, *senders = fields[2].split(" ")
+        return cls(fields[0], fields[1], mac, tuple(senders))
 
 
 def network_tag(network: str) -> str:

@@ -29,13 +29,15 @@ from hostagent.drivers.net.segment import find_link
 class Port:
     """A NIC's place on the overlay: the tap, the guest's MAC and address, and whose it is.
 
-    `allowed`: prefixes from which the guest may send too. `is_gated`: only what lockstep compares may pass (guard.py).
+    `shared`: addresses of the guest's other NICs on this overlay. `allowed`: prefixes from which the guest may send
+    too. `is_gated`: only what lockstep compares may pass (guard.py).
     """
 
     ifname: str
     mac: str
     uid: str
     address: str
+    shared: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
     is_gated: bool = True
 
@@ -47,29 +49,36 @@ class Port:
         mac: str,
         address: str,
         *,
+        shared: Iterable[str] = (),
         allowed: Iterable[IPv4Network] = (),
         is_gated: bool = True,
     ) -> Port:
         """The port of NIC `index` of the Endophyte `uid`."""
-        return cls(tap_name(uid, index), mac.lower(), uid, address, tuple(map(str, allowed)), is_gated)
+        beside = tuple(shared), tuple(map(str, allowed))
+        return cls(tap_name(uid, index), mac.lower(), uid, address, *beside, is_gated)
+
+    @property
+    def senders(self) -> tuple[str, ...]:
+        """All that the guest may send from: addresses, then prefixes."""
+        return (self.address, *self.shared, *self.allowed)
 
     @property
     def binding(self) -> Binding:
         """What the guest may send; raises ValueError where MAC or address are none."""
-        return Binding.of(self.ifname, self.mac, self.address, self.allowed)
+        return Binding.of(self.ifname, self.mac, *self.senders)
 
 
 @dataclass(frozen=True, slots=True)
 class PortState:
     """A port as found: `is_live` means in the bridge, `is_open` that a process has the tap open.
 
-    `addresses` as in its tag: the guest's own, then the prefixes that it is allowed.
+    `senders` as in its tag: the guest's addresses, then the prefixes that it is allowed.
     """
 
     ifname: str
     uid: str
     mac: str
-    addresses: tuple[str, ...]
+    senders: tuple[str, ...]
     is_live: bool
     is_up: bool
     is_open: bool
@@ -84,7 +93,7 @@ def prepare(netlink: Netlink, network: str, mtu: int, port: Port, owner: int | N
         link = _must_find(netlink, port.ifname)
     elif not _is_own(link, network, port.uid):
         raise ForeignLinkError(port.ifname, f"kind {link.kind or 'physical'}, alias {link.alias!r}")
-    tag = str(PortTag(network, port.uid, port.mac, (port.address, *port.allowed)))
+    tag = str(PortTag(network, port.uid, port.mac, port.senders))
     group = guard.GATED if port.is_gated else guard.UNGATED
     netlink.batch_now([messages.mark_link(port.ifname, tag, mtu, group), messages.silence_ipv6(port.ifname)])
     return link
@@ -144,7 +153,7 @@ def find_ports(netlink: Netlink, network: str, bridge: int) -> list[tuple[Link, 
             ifname=link.name,
             uid=tag.uid,
             mac=tag.mac,
-            addresses=tag.addresses,
+            senders=tag.senders,
             is_live=bool(link.master) and link.master == bridge,
             is_up=link.is_up,
             is_open=link.has_carrier,
@@ -161,6 +170,6 @@ def bindings_of(states: Iterable[PortState]) -> list[Binding]:
     found = []
     for state in states:
         with suppress(ValueError):
-            address, *allowed = state.addresses
-            found.append(Binding.of(state.ifname, state.mac, address, allowed))
+            address, *beside = state.senders
+            found.append(Binding.of(state.ifname, state.mac, address, *beside))
     return found

@@ -1,11 +1,11 @@
 """What a guest may send into its overlay, and what may come in under a guest's name: one bridge table per overlay.
 
 A frame from a guest's tap has to carry the guest's MAC and one of its addresses: Ethernet source, IPv4 source, and
-sender in ARP and RARP (by which QEMU announces the guest). Addresses are the allotted one and what the manifest
-allows beyond it, never the range of hosts and other guests. IPv6, where it passes at all, is link-local: the
-overlay allots no IPv6 addresses. No frame types but these four, so no VLAN tags, no spanning tree, no pause frames;
-no answers of DHCP servers, no router advertisements, and no first fragment of IPv6 that does not show what it begins:
-without it the others make nothing. What comes out of the tunnel may not claim the address of a guest that has a tap
+sender in ARP and RARP (by which QEMU announces the guest). Addresses are those allotted to the guest on this overlay
+and what the manifest allows beyond them, never the range of hosts and other guests. IPv6, where it passes at all, is
+link-local: the overlay allots no IPv6 addresses. No frame types but these four, so no VLAN tags, no spanning tree, no
+pause frames; no answers of DHCP servers, no router advertisements, and no first fragment of IPv6 that does not show
+what it begins: without it the others make nothing. What comes out of the tunnel may not claim the address of a guest that has a tap
 here, nor this host's own.
 
 One map sends a frame to its checks by the interface that it came in by; the rest is sets with an element per tap.
@@ -83,22 +83,22 @@ _RULES = """\
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Whose frames a tap may send: the guest's MAC, its address, and prefixes beyond it."""
+    """Whose frames a tap may send: the guest's MAC, its addresses, and prefixes beyond them."""
 
     ifname: str
     mac: str
-    address: IPv4Address
+    addresses: tuple[IPv4Address, ...]
     allowed: tuple[IPv4Network, ...] = ()
 
     @classmethod
-    def of(cls, ifname: str, mac: str, address: str, allowed: Iterable[str] = ()) -> Binding:
-        """From text; raises ValueError where it is not what it should be."""
+    def of(cls, ifname: str, mac: str, address: str, *beside: str) -> Binding:
+        """From text; beside its address, others and prefixes. Raises ValueError where it is not what it should be."""
         digits = f"{int(mac.replace(':', ''), 16):012x}"
         return cls(
             ifname=ifname,
             mac=":".join(digits[i : i + 2] for i in range(0, 12, 2)),
-            address=IPv4Address(address),
-            allowed=tuple(map(IPv4Network, allowed)),
+            addresses=tuple(map(IPv4Address, [address, *(text for text in beside if "/" not in text)])),
+            allowed=tuple(IPv4Network(text) for text in beside if "/" in text),
         )
 
 
@@ -133,13 +133,14 @@ def _filling(segment: Segment, bindings: Iterable[Binding]) -> str:
 
 
 def _elements(segment: Segment, binding: Binding) -> Iterator[tuple[str, str]]:
-    tap, mac, address = f'"{binding.ifname}"', binding.mac, binding.address
+    tap, mac = f'"{binding.ifname}"', binding.mac
     yield "ports", f"{tap} : goto from_guest"
     yield "macs", f"{tap} . {mac}"
     yield "announced", f"{tap} . 0x{mac.replace(':', '')}"
-    yield "addresses", f"{tap} . {mac} . {address}"
-    yield "claimed", f"{address}"
-    yield "bound", f"{mac} . {address}"
+    for address in binding.addresses:
+        yield "addresses", f"{tap} . {mac} . {address}"
+        yield "claimed", f"{address}"
+        yield "bound", f"{mac} . {address}"
     network = segment.network
     for first, last in without(binding.allowed, network.cidr.network_address, network.guest_last):
         yield "allowed", f"{tap} . {mac} . {first}-{last}"
