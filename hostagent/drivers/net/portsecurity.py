@@ -5,8 +5,8 @@ sender in ARP and RARP (by which QEMU announces the guest). Addresses are those 
 and what the manifest allows beyond them, never the range of hosts and other guests. IPv6, where it passes at all, is
 link-local: the overlay allots no IPv6 addresses. No frame types but these four, so no VLAN tags, no spanning tree, no
 pause frames; no answers of DHCP servers, no router advertisements, and no first fragment of IPv6 that does not show
-what it begins: without it the others make nothing. What comes out of the tunnel may not claim the address of a guest that has a tap
-here, nor this host's own.
+what it begins: without it the others make nothing. What comes out of the tunnel may not claim the address of a guest
+that has a tap here, nor this host's own.
 
 One map sends a frame to its checks by the interface that it came in by; the rest is sets with an element per tap.
 They take in an interface by its name, so a tap has its elements before it is made, and promotion touches nothing.
