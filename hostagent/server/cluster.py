@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator
 
 from aiohttp import web
+from pydantic import ValidationError
 
 from hostagent.server import views
 from hostagent.server.context import ServerContext
@@ -102,7 +103,10 @@ class ClusterHandlers:
             yield event
         async for change in self._store.watch(keys.EVENTS, from_revision=listing.revision + 1):
             if change.kind is ChangeKind.PUT and change.item is not None:
-                event = Event.from_json(change.item.value)
+                try:
+                    event = Event.from_json(change.item.value)
+                except ValidationError:  # as in a list: not worth hiding those that follow
+                    continue
                 if name is None or event.name == name:
                     yield event
 

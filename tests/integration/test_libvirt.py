@@ -150,7 +150,8 @@ async def test_cpus_of_two_makers_have_no_baseline() -> None:
 async def test_a_cpu_description_that_is_none_gives_the_smallest_model() -> None:
     hosts = [
         Host(
-            name=name, api_url="", management_address="", replication_address="", overlay_address="",
+            name=name, api_url="", management_address="10.0.0.1", replication_address="10.1.0.1",
+            overlay_address="10.2.0.1",
             heartbeat_port=1, agent_version="", incarnation=0, cpus=1, memory_bytes=1,
             accelerator=Accelerator(name="kvm"), cpu_xml=xml,
         )

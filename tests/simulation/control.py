@@ -22,7 +22,8 @@ from vdc.protection.placement import Occupancy, choose_primary, choose_secondary
 _EMPTY = Occupancy({}, {}, frozenset())
 _RECORDS = tuple(
     Host(
-        name=name, api_url="", management_address="", replication_address="", overlay_address="",
+        name=name, api_url="", management_address="10.0.0.1", replication_address="10.1.0.1",
+        overlay_address="10.2.0.1",
         heartbeat_port=1, agent_version="0", incarnation=1, cpus=2, memory_bytes=8 << 30,
         accelerator=Accelerator(name="tcg"), qemu=QemuVersion(version="11.1.3", lockstep=True),
     )

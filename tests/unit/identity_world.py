@@ -70,8 +70,8 @@ class Agent:
         self.record = Host(
             name=name, role=HostRole.WITNESS if role is Role.WITNESS else HostRole.HOST,
             api_url=f"https://{self.address}:7400", management_address=self.address,
-            replication_address=f"10.1.0.{number}", overlay_address="", heartbeat_port=1, agent_version="0",
-            incarnation=1, cpus=1, memory_bytes=0,
+            replication_address=f"10.1.0.{number}", overlay_address=f"10.2.0.{number}", heartbeat_port=1,
+            agent_version="0", incarnation=1, cpus=1, memory_bytes=0,
         )  # fmt: skip
 
     async def start(self) -> None:

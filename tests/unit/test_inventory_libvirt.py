@@ -78,7 +78,8 @@ def config(tmp_path: Path, **changes: Any) -> AgentConfig:
 
 def host(name: str, *, accelerator: str = "kvm", cpu_xml: str = "<cpu/>") -> Host:
     return Host(
-        name=name, api_url="", management_address="", replication_address="", overlay_address="",
+        name=name, api_url="", management_address="10.0.0.1", replication_address="10.1.0.1",
+        overlay_address="10.2.0.1",
         heartbeat_port=1, agent_version="", incarnation=0, cpus=1, memory_bytes=1,
         accelerator=Accelerator(name=accelerator), cpu_xml=cpu_xml,
     )  # fmt: skip

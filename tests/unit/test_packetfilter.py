@@ -103,7 +103,9 @@ async def test_members_of_etcd_by_configuration_are_no_endpoints_of_the_overlay(
 
 @pytest.mark.parametrize("text", ["", "10.0.0.0/8", "10.0.0.1 }; flush ruleset", "fe80::1"])
 async def test_a_record_without_an_address_lets_nobody_in(world: World, text: str) -> None:
-    world.filter._hear([host("h1").with_(management_address=text, replication_address=text)])
+    world.filter._hear(
+        [host("h1").model_copy(update={"management_address": text, "replication_address": text})]
+    )
     await world.filter._put_right()
     assert "set replication { type ipv4_addr; elements = { 198.51.100.9 }; }" in world.scripts[-1]
     assert not text or text not in world.scripts[-1]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
+import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from protection_world import endophyte
+from server_support import served
 
 from hostagent.server import endophytes, http
 from hostagent.server.endophytes import EndophyteHandlers, _read_log
@@ -15,6 +18,7 @@ from hostagent.server.http import number, stream_lines
 from vdc.model.errors import InvalidError
 from vdc.model.event import Event
 from vdc.store import keys
+from vdc.store.protocol import Put
 
 
 class Mirror:
@@ -95,3 +99,16 @@ def test_no_line_of_a_log_is_no_line_and_its_end(tmp_path):
     path.write_bytes(b"one\ntwo\n")
     assert _read_log(tmp_path, 0, None) == ("", 8)
     assert _read_log(tmp_path, 1, None) == ("two\n", 8)
+
+
+async def test_an_event_that_cannot_be_read_ends_no_stream(tmp_path):
+    async with (
+        served(tmp_path) as api,
+        aiohttp.ClientSession() as session,
+        session.get(f"{api.url}/v1/watch/events?name=web") as answer,
+    ):
+        store, events = api.context.host.store, api.context.host.events
+        await store.commit([], [Put(f"{keys.EVENTS}unreadable", "{}")])
+        await events.append(events.make("web", "started", "started on h1"))
+        async with asyncio.timeout(5):
+            assert json.loads(await answer.content.readline())["code"] == "started"

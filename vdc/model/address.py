@@ -17,5 +17,11 @@ def _as_text(value: Any) -> Any:
     return value
 
 
+def check_address(text: str) -> str:
+    """Accept an IPv4 address; `ValueError` otherwise."""
+    IPv4Address(text)
+    return text
+
+
 Ipv4Address = Annotated[IPv4Address, BeforeValidator(_as_text)]
 Ipv4Network = Annotated[IPv4Network, BeforeValidator(_as_text)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from vdc.model.address import check_address
 from vdc.model.base import Record
 from vdc.model.ids import DnsLabel
 from vdc.model.maintenance import Maintenance
@@ -37,7 +39,11 @@ class HostRole(StrEnum):
 
 
 class Host(Record):
-    """Inventory, addresses and capacity; liveness is a lease key beside it."""
+    """Inventory, addresses and capacity; liveness is a lease key beside it.
+
+    Its peers reach it by what it says here, and one that is witness alone can write it: an address that is none
+    makes it a record that cannot be read.
+    """
 
     name: DnsLabel
     role: HostRole = HostRole.HOST
@@ -63,6 +69,15 @@ class Host(Record):
     warnings: tuple[str, ...] = ()
     schedulable: bool = True
     started_at: str = ""
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Self:
+        check_address(self.management_address)
+        for address in (self.replication_address, self.overlay_address):
+            if address or not self.is_witness:  # which has neither
+                check_address(address)
+        urlsplit(self.api_url).port  # noqa: B018 - raises ValueError where it is none
+        return self
 
     @property
     def peer_url(self) -> str:
