@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -16,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hostagent.config import AgentConfig
+from hostagent.drivers.peers import NameResolver
 from vdc.api import identities as wire
 from vdc.api.client import ApiClient
 from vdc.api.endpoints import parse_endpoint
@@ -89,13 +91,16 @@ async def _authority(token: Token) -> x509.Certificate:
 
 
 async def _ask(endpoint: str, context: ssl.SSLContext, request: wire.JoinRequest) -> wire.Membership:
-    await _shake_hands(endpoint, context)
-    async with _client(endpoint, context) as api:
+    host = await _shake_hands(endpoint, context)
+    async with _client(endpoint, context, host) as api:
         return await api.identities.join(request)
 
 
-async def _shake_hands(endpoint: str, context: ssl.SSLContext) -> None:
-    """Whether it is the cluster that answers, before anything is sent to it; UnauthenticatedError."""
+async def _shake_hands(endpoint: str, context: ssl.SSLContext) -> str:
+    """Which full host of the cluster answers, before anything is sent to it; UnauthenticatedError.
+
+    A witness gives no tokens. One that has gone bad and answers in a host's place would make itself a host by it.
+    """
     parts = urlsplit(endpoint)
     try:
         async with asyncio.timeout(CONNECT_S):
@@ -108,10 +113,16 @@ async def _shake_hands(endpoint: str, context: ssl.SSLContext) -> None:
             hint="is its agent running, and may this host reach it?",
             code="agent-unreachable",
         ) from error
+    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     writer.transport.abort()
+    identity = read_certificate(shown).identity
+    if identity.role is not Role.HOST:
+        raise _mismatch(endpoint)
+    return identity.name
 
 
-def _client(endpoint: str, context: ssl.SSLContext) -> _Client:
+def _client(endpoint: str, context: ssl.SSLContext, host: str = "") -> _Client:
+    """`host`: whose certificate it has to be, on this connection as on the one before."""
     try:
         is_remote = not parse_endpoint(endpoint).unix_path
     except InvalidError:
@@ -122,18 +133,21 @@ def _client(endpoint: str, context: ssl.SSLContext) -> _Client:
             hint="an admin makes another: vdc cluster token create",
             code="token-invalid",
         )
-    return _Client(endpoint, context)
+    return _Client(endpoint, context, host)
 
 
 class _Client:
     """An ApiClient of one endpoint over a session with one TLS context."""
 
-    def __init__(self, endpoint: str, context: ssl.SSLContext) -> None:
-        self._endpoint = endpoint
-        self._context = context
+    def __init__(self, endpoint: str, context: ssl.SSLContext, host: str) -> None:
+        parts = urlsplit(endpoint)
+        self._endpoint = f"https://{host}:{parts.port}" if host else endpoint
+        self._connector: dict[str, Any] = {"ssl": context}
+        if host:
+            self._connector["resolver"] = NameResolver(lambda _: parts.hostname)
 
     async def __aenter__(self) -> ApiClient:
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._context))
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(**self._connector))
         return ApiClient([self._endpoint], session=self._session)
 
     async def __aexit__(self, *_: object) -> None:
@@ -142,7 +156,7 @@ class _Client:
 
 def _mismatch(endpoint: str) -> UnauthenticatedError:
     return UnauthenticatedError(
-        f"whoever answers at {endpoint} is not the cluster that the join token is of; the token was not sent",
+        f"whoever answers at {endpoint} is no host of the cluster that the join token is of; the token was not sent",
         hint="somebody in between? make a new token on the cluster and compare the address",
         code="authority-mismatch",
     )

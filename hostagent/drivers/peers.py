@@ -37,7 +37,7 @@ class PeerSessions:
         """The session to use now."""
         if self._session is None:
             connector = aiohttp.TCPConnector(
-                ssl=self._trust.client, resolver=_Resolver(self._address_of), use_dns_cache=False,
+                ssl=self._trust.client, resolver=NameResolver(self._address_of), use_dns_cache=False,
                 local_addr=(str(self._config.management.address), 0), keepalive_timeout=IDLE_S,
             )  # fmt: skip
             self._session = aiohttp.ClientSession(connector=connector)
@@ -62,13 +62,16 @@ class PeerSessions:
             self._session = None
 
 
-class _Resolver(AbstractResolver):
+class NameResolver(AbstractResolver):
+    """The addresses of hosts by their names, from what this process knows: `address_of`."""
+
     def __init__(self, address_of: Callable[[str], str | None]) -> None:
         self._address_of = address_of
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
+        """See AbstractResolver; OSError where it is not known."""
         address = self._address_of(host)
         if not address:
             raise OSError(None, f"no host {host} is known")

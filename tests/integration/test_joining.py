@@ -6,10 +6,11 @@ import asyncio
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
@@ -161,6 +162,41 @@ async def test_a_host_of_the_cluster_does_not_answer_for_an_address_that_is_not_
     finally:
         await runner.cleanup()
     assert heard == ["GET /v1/authority"]
+
+
+async def test_a_witness_in_a_hosts_place_does_not_get_the_token(today: World, tmp_path: Path) -> None:
+    """Whoever can write to etcd can make itself the addressee of any address, and a witness can."""
+    bad = cluster.issue_host_folder(
+        today.authority, tmp_path, name="w9", addresses=[LOOPBACK], now=today.clock.now, role=Role.WITNESS
+    )
+    app, heard = today.agents["h1"].app(None), Heard()
+    app.middlewares.append(heard.note)
+    async with serving(app, bad) as endpoint:
+        token = await token_of(today, endpoint)
+        assert await code_of(join(newcomer(today), token.text)) == "authority-mismatch"
+    assert heard == ["GET /v1/authority"]
+
+    heard.clear()
+    real = today.agents["h1"]
+    async with serving(real.app(None), real.keyring.credentials) as host, serving(app, bad) as witness:
+        ways = iter([witness, host, witness])  # the second, which looks who answers, is let through
+
+        async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there = urlsplit(next(ways))
+            far_reader, far_writer = await asyncio.open_connection(there.hostname, there.port)
+            await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+        async with await asyncio.start_server(lead, LOOPBACK, 0) as between:
+            token = await token_of(today, f"https://{LOOPBACK}:{between.sockets[0].getsockname()[1]}")
+            assert await code_of(join(newcomer(today), token.text)) == "wrong-host"
+    assert heard == ["GET /v1/authority"]
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+    writer.close()
 
 
 async def test_tokens_that_are_no_good_are_refused_one_by_one(today: World) -> None:
