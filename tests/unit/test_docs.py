@@ -240,7 +240,7 @@ def event_codes() -> set[str]:
     for path in (*(ROOT / "hostagent").rglob("*.py"), *(ROOT / "vdc/control").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                is_event = node.func.attr in ("tell", "_log") and len(node.args) >= 2
+                is_event = node.func.attr in ("tell", "_log", "make") and len(node.args) >= 2
                 is_of_node = node.func.attr == "tell_of_node"
                 code = node.args[1] if is_event else node.args[0] if is_of_node else None
                 if isinstance(code, ast.Constant) and isinstance(code.value, str):

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from vdc.control.clock import Clock
 from vdc.control.drain import Mover, Promote, Surroundings, situation
-from vdc.control.events import EventLog, trim_events
+from vdc.control.events import EventLog
 from vdc.control.images import remove_unneeded_images
 from vdc.control.tombstones import tombstone
+from vdc.control.trimming import Trimmer
 from vdc.control.turns import Turns
 from vdc.model.endophyte import CopyStage, Endophyte
 from vdc.model.errors import RefusedError, UnavailableError
@@ -29,7 +30,6 @@ from vdc.protection.arbitration import add_secondary, new_pair, with_spares
 from vdc.protection.invariants import check_transition
 from vdc.protection.placement import Occupancy, choose_primary, choose_spares
 from vdc.store import keys
-from vdc.store.audit import AuditLog
 from vdc.store.mirror import Mirror, Versioned
 from vdc.store.protocol import Delete, Put, StateStore, Unchanged
 
@@ -80,6 +80,7 @@ class Controller:
         around = Surroundings(self._backing_off, self._log, self._note_withdrawn)
         self._mover = Mover(store, mirror, clock, around, promote)
         self._turns = Turns()
+        self._trimmer = Trimmer(store, events)
 
     async def run(self) -> None:
         """Pass after each change and once a second; ends only by cancellation or loss of the store."""
@@ -93,8 +94,7 @@ class Controller:
                 await self.reconcile()
                 passes += 1
                 if passes % TRIM_EVERY_PASSES == 0:
-                    await trim_events(self._store)
-                    await AuditLog(self._store).trim()
+                    await self._trimmer.run()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(PASS_EVERY_S):  # wait_for may forget that it was cancelled
                         await wake.wait()

@@ -141,6 +141,10 @@ EXPLANATIONS: Mapping[str, Explanation] = {
         _W, "the audit log in etcd does not continue what this host remembers of it",
         "`vdc audit verify` names the place; somebody with a host's keys has written to etcd",
     ),
+    "audit-trimmed": Explanation(
+        _W, "the audit log was full, and entries of the last 30 days had to go",
+        "`vdc audit export` regularly keeps them elsewhere; `vdc audit list` shows who does so much",
+    ),
     # ---- identities
     "host-joined": Explanation(_N, "a host or witness got its certificate by a join token"),
     "user-added": Explanation(_N, "somebody got a certificate, with this role"),

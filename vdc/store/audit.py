@@ -6,6 +6,7 @@ Its keys lie outside `/vdc/`, so that no agent's mirror carries a hundred thousa
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
@@ -19,6 +20,14 @@ _ATTEMPTS = 100
 EMPTY_PAGES = 2  # behind these nothing is looked for, where the end is not known
 
 Page = list[tuple[int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """How many entries were removed, and when the last of them was asked for (RFC 3339; empty: unknown)."""
+
+    count: int = 0
+    last_at: str = ""
 
 
 class AuditLog:
@@ -99,9 +108,9 @@ class AuditLog:
             if found:
                 yield found
 
-    async def trim(self) -> int:
-        """Remove whole pages at the beginning, as long as `keep` entries are left; returns how many entries."""
-        trimmed = 0
+    async def trim(self) -> Trimmed:
+        """Remove whole pages at the beginning, as long as `keep` entries are left."""
+        trimmed = Trimmed()
         while True:
             head, item = await self.head(), await self._store.get(keys.AUDIT_ANCHOR)
             anchor = await self.anchor()
@@ -116,7 +125,8 @@ class AuditLog:
                 [Unchanged(keys.AUDIT_ANCHOR, item.mod_revision if item else 0)],
                 [Put(keys.AUDIT_ANCHOR, after.to_json()), Delete(keys.audit_page(number), is_prefix=True)],
             )
-            trimmed += len(page) if committed.succeeded else 0
+            if committed.succeeded:
+                trimmed = Trimmed(trimmed.count + len(page), values["at"] if values else trimmed.last_at)
 
     async def _found_head(self, known: AuditHead | None) -> AuditHead:
         """What the head has to be by the entries that are there."""
