@@ -127,6 +127,7 @@ class Gate:
 
     def admit(self, request: web.Request) -> None:
         """Note who asks. Raises UnauthenticatedError, ForbiddenError, UnavailableError where it cannot be known yet."""
+        _refuse_pages(request)
         resource = request.match_info.route.resource
         route = _BY_PATH.get((request.method, resource.canonical)) if resource is not None else None
         if route is None and request.match_info.http_exception is None:
@@ -254,3 +255,12 @@ class Gate:
         if person.role.is_machine or person.cluster != self._cluster:
             raise ForbiddenError(f"{caller.name} cannot speak for {person}", code="acting-for")
         return person
+
+
+def _refuse_pages(request: web.Request) -> None:
+    """A browser that holds somebody's certificate shows it with whatever any page asks for; the API has no pages."""
+    headers = request.headers
+    if "Origin" in headers or headers.get("Sec-Fetch-Site", "none") != "none":
+        raise ForbiddenError(
+            "a page in a browser may not use this", code="cross-site", hint="use vdc, or curl"
+        )

@@ -107,6 +107,18 @@ async def test_every_route_refuses_every_lesser_role(agent: Agent, role: Role) -
                     assert answer["message"] == f"this needs the role {route.role}; {name} is {role}"
 
 
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "https://elsewhere.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}]
+)
+async def test_a_page_does_not_act_with_the_certificate_of_who_looks_at_it(
+    agent: Agent, headers: dict[str, str]
+) -> None:
+    async with session_as(Role.ADMIN) as session:
+        status, problem = await ask(agent, session, "rotate_authority", **headers)
+        assert (status, problem["code"]) == (403, "cross-site")
+        assert (await ask(agent, session, "health", **{"Sec-Fetch-Site": "none"}))[0] == 200
+
+
 async def test_what_is_no_route_is_not_told_to_nobody(agent: Agent) -> None:
     async with session_of() as nobody, session_as(Role.VIEWER) as viewer:
         for session, status in ((nobody, 401), (viewer, 404)):
