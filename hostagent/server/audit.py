@@ -2,7 +2,8 @@
 
 An act is written down before its handler runs: a change, or the opening of a console, that a person asked for. So is
 what a host asks for where the route table says so (keys of the cluster). A dry run changes nothing and is no act.
-What is refused with 401 or 403 is written down whatever it was.
+What is refused with 401 or 403 is written down whatever it was. Refusals, and requests that make no sense, are summed
+up, and a person may act at a pace only (pace.py): nobody can push old entries out of the log within minutes.
 
 Names alone are written: the route's, the object's, the query's that are an object's. No body and no header is.
 """
@@ -19,10 +20,12 @@ from hostagent.drivers.audit.spool import Spool
 from hostagent.server.audit_refusals import Refusals
 from hostagent.server.http import Handler, parse_body, problem_of
 from hostagent.server.identity import caller_of, identity_of
+from hostagent.server.pace import AT_ONCE, PER_S, Pace
 from hostagent.supervisor.node import NodeContext
 from vdc.api.routes import ROUTES, Route
 from vdc.api.transport import REQUEST_ID, request_id
 from vdc.model.audit import CANCELLED, NOBODY, OK, AuditEntry, RememberedHead
+from vdc.model.errors import TooManyError
 from vdc.model.identity import Identity
 
 REFUSED = (401, 403)
@@ -45,6 +48,7 @@ class Audit:
         self.spool = spool
         self._host = host
         self._refusals = Refusals()
+        self._pace = Pace()
         self.remembered = RememberedHead(host=host.name)  # the end of the log, as its keeper knows it
 
     # ---- around the handlers
@@ -83,6 +87,7 @@ class Audit:
                 return await handler(request)
             if route.names_in_body:
                 entry = entry.with_(object=_name_in(body))
+            self._keep_pace(request, entry)
             if entry.who == NOBODY:  # whoever has no identity yet could fill the disk
                 return await self._afterwards(request, handler, entry)
             return await self._around(request, handler, entry)
@@ -136,11 +141,21 @@ class Audit:
         self._end(request, entry, OK, answer)
         return answer
 
+    def _keep_pace(self, request: web.Request, entry: AuditEntry) -> None:
+        identity = identity_of(request)
+        if identity is None or identity.role.is_machine:
+            return
+        if not self._pace.take(entry.who, self._host.clock.boottime_s()):
+            error = TooManyError(
+                f"{identity.name} has asked for too many changes at once",
+                hint=f"{PER_S:g} per second go on and on, {AT_ONCE} at once: wait a little",
+            )
+            self._refused(request, entry, error.code)
+            raise error
+
     def _failed(self, request: web.Request, entry: AuditEntry, code: str) -> None:
-        if entry.who == NOBODY:
-            self._refused(request, entry, code)
-        else:
-            self._end(request, entry, code, None)
+        """What made no sense changed nothing: it is counted, or it could push out what did."""
+        self._refused(request, entry, code)
 
     def _end(self, request: web.Request, entry: AuditEntry, result: str, answer: object) -> None:
         if _TOLD in request:

@@ -21,6 +21,7 @@ from hostagent.server.audit_refusals import Refusals
 from hostagent.server.console import ConsoleHandler
 from hostagent.server.http import Handler
 from hostagent.server.identity import CALLER, IDENTITY, Caller
+from hostagent.server.pace import Pace
 from vdc.api.routes import ROUTES
 from vdc.api.transport import REQUEST_ID, request_id
 from vdc.model.audit import AuditEntry
@@ -153,9 +154,17 @@ async def test_a_body_that_cannot_be_read(agent: Agent) -> None:
         "/v1/endophytes", data=io.BytesIO(b"x" * 2**21), headers={"Test-Who": ALICE}
     ) as response:
         assert response.status == 413
-    assert [brief(entry) for entry in agent.entries] == [
-        ("create_endophyte", "", "body-invalid"), ("create_endophyte", "", "body-too-large"),
-    ]  # fmt: skip
+    assert [brief(entry) for entry in agent.entries] == [("create_endophyte", "", "body-invalid")]
+    await agent.audit.close()  # the others are summed up
+    assert brief(agent.entries[-1]) == ("create_endophyte", "", "body-too-large")
+
+
+async def test_who_acts_without_pause_is_told_to_wait(agent: Agent) -> None:
+    agent.audit._pace = Pace(at_once=2, per_s=0.001)
+    answers = [await agent.ask("DELETE", f"/v1/endophytes/vm{number}") for number in range(4)]
+    assert [status for status, _ in answers] == [404, 404, 429, 429]
+    assert [entry.result for entry in agent.entries] == ["endophyte-not-found"] * 2 + ["too-many"]
+    assert (await agent.ask("GET", "/v1/endophytes"))[0] == 200
 
 
 async def test_a_defect_is_told_too(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:

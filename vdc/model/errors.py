@@ -8,6 +8,7 @@ VdcError
 ├── ConflictError     the state has moved on or forbids it; look and decide      (HTTP 409)
 ├── FencedError       a newer epoch exists; whoever asked must stand down        (HTTP 412)
 ├── RefusedError      understood and not done, with the reason                   (HTTP 422)
+├── TooManyError      one person asks faster than is allowed; wait               (HTTP 429)
 ├── UnavailableError  something needed does not answer; trying later is safe     (HTTP 503)
 └── BugError          none of the above; a defect of this program                (HTTP 500)
 """
@@ -95,6 +96,13 @@ class RefusedError(VdcError):
     default_code = "refused"
 
 
+class TooManyError(VdcError):
+    """Not done, because of all that the same person had done just before."""
+
+    http_status = 429
+    default_code = "too-many"
+
+
 class UnavailableError(VdcError):
     """A component did not answer in time. Says nothing about whether the request took effect."""
 
@@ -116,6 +124,7 @@ _BY_STATUS: dict[int, type[VdcError]] = {
         ConflictError,
         FencedError,
         RefusedError,
+        TooManyError,
         UnavailableError,
         BugError,
     )
