@@ -109,6 +109,21 @@ async def test_a_refusal_after_a_doubt_does_not_hide_the_doubt() -> None:
     assert caught.value.meaning is Meaning.UNKNOWN
 
 
+async def test_the_deadline_does_not_hide_why_the_attempts_before_failed() -> None:
+    asked = 0
+
+    async def attempt(endpoint: str, timeout_s: float) -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise CallError(endpoint, Meaning.NO_EFFECT, "the certificate is not trusted")
+        raise CallError(endpoint, Meaning.NO_EFFECT, "no connection in time") from TimeoutError()
+
+    with pytest.raises(CallError, match="not trusted"):
+        await Race(Endpoints(["m0"]), attempt, hedge_s=0.0, deadline_s=0.1).winner()
+    assert asked > 1
+
+
 async def test_nothing_is_left_running() -> None:
     before = asyncio.all_tasks()
     await race(hangs, hangs, answers("c"), hedge_s=0)

@@ -104,7 +104,10 @@ class Race(Generic[_T]):
             raise error
         if error.meaning not in (Meaning.NO_EFFECT, Meaning.UNKNOWN) and not self._may_have_effect:
             raise error
-        self._last = error
+        if self._last is None or not isinstance(error.__cause__, TimeoutError):
+            self._last = (
+                error  # the deadline cuts off the last attempt, which then says nothing of the reason
+            )
         self._may_have_effect |= error.meaning is Meaning.UNKNOWN
         return error
 

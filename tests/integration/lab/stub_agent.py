@@ -23,14 +23,16 @@ members: list[str] = []
 
 
 def node(name: str) -> dict[str, object]:
-    words = ("api_url", "management_address", "replication_address", "overlay_address", "agent_version")
+    addresses = dict.fromkeys(("management_address", "replication_address", "overlay_address"), "192.0.2.1")
     host = {
         "name": name,
         "heartbeat_port": 1,
         "incarnation": 1,
         "cpus": 1,
         "memory_bytes": 1,
-        **dict.fromkeys(words, ""),
+        "api_url": "",
+        "agent_version": "",
+        **addresses,
     }
     return {
         "host": host, "alive": True, "is_leader": False, "etcd": "member", "endophytes": [],
