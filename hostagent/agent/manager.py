@@ -84,16 +84,16 @@ class Manager:
                 folder.rmdir()  # fails unless it is empty
 
     async def _sweep_ports(self) -> None:
-        """Remove taps that a crash left behind; where a folder could not be read, nothing is known to be left."""
+        """Remove keys and taps that a crash left behind; where a folder could not be read, none is known to be left."""
         if len(self.supervisors) < sum(1 for folder in self.host.vms_dir.iterdir() if folder.is_dir()):
             return
         known = {supervisor.copy.state.uid for supervisor in self.supervisors.values()}
+        await asyncio.to_thread(credentials.sweep, self.host.pair_authorities, known)
         try:
             for ifname in await self.host.overlay.sweep(known):
                 self.host.log.info("removed a tap that nothing owns", ifname=ifname)
             for table in await consent.sweep(known):
                 self.host.log.info("removed rules that nothing owns", table=table)
-            await asyncio.to_thread(credentials.sweep, self.host.pair_authorities, known)
         except VdcError as error:
             self.host.log.warning("left-over taps could not be looked for", why=str(error))
 

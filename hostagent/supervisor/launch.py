@@ -27,10 +27,14 @@ async def own_guest_folder(host: HostContext, name: str, uid: str) -> None:
 
 async def join_group(host: HostContext, endophyte: Endophyte, role: CopyRole) -> Callable[[int], None]:
     """Make the guest's control group, or set its limits anew; returns what puts a process into it."""
+
+    def report(why: str) -> None:
+        host.log.warning("a guest runs without limits", endophyte=endophyte.name, why=why)
+
     limits = limits_of(endophyte, role, host.record.accelerator.name)
     if complaint := await in_thread(host.groups.create, endophyte.name, limits):
-        host.log.warning("a guest runs without limits", endophyte=endophyte.name, why=complaint)
-    return host.groups.joiner(endophyte.name)
+        report(complaint)
+    return host.groups.joiner(endophyte.name, report)
 
 
 async def launch(
@@ -43,7 +47,10 @@ async def launch(
     join: Callable[[int], None],
 ) -> ProcessHandle:
     """Start it; the taps exist and nobody has them open. Raises VdcError, and then nothing runs."""
-    (guest / QMP_SOCKET).unlink(missing_ok=True)  # of an earlier process: it looks like a served one
+    try:
+        (guest / QMP_SOCKET).unlink(missing_ok=True)  # of an earlier process: it looks like a served one
+    except OSError as error:  # its user can put anything there
+        raise UnavailableError(f"{guest / QMP_SOCKET} is in the way: {error.strerror}") from error
     taps = await in_thread(open_taps, [nic.ifname for nic in spec.nics])
     try:
         descriptors = [tap.fileno() for tap in taps]

@@ -133,7 +133,7 @@ class Host:
         assert self.groups.create("web", LIMITS) == ""
         handle = await spawn_guest(
             ["/vm/probe", *arguments], self.folder / "vms/web", self.guest, runtime_root=RUNTIME.resolve(),
-            image_dir=self.folder / "images", accelerator="tcg", tag="t", join=self.groups.joiner("web"),
+            image_dir=self.folder / "images", accelerator="tcg", tag="t", join=self.groups.joiner("web", print),
             pass_fds=pass_fds,
         )  # fmt: skip
         self.handles.append(handle)

@@ -111,7 +111,9 @@ def test_where_it_cannot_be_done_that_is_said(tmp_path: Path) -> None:
     found = find_groups(machine(tmp_path, "2:pids:/lab-h1\n", [("pids", "cgroup", "rw,pids")]))
     (tmp_path / "pids" / "lab-h1" / "vm-web").touch()
     assert "vm-web cannot be set: File exists" in found.create("web", LIMITS)
-    found.joiner("web")(1)  # nothing to be in, nothing raised
+    said: list[str] = []
+    found.joiner("web", said.append)(1)
+    assert said == [f"it cannot join {tmp_path}/pids/lab-h1/vm-web: Not a directory"]
     assert Groups().create("web", LIMITS) == ""
 
 

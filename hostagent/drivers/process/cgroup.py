@@ -84,13 +84,18 @@ class Groups:
         """Make the guest's group, or set its limits anew; says in one sentence what could not be done."""
         return next(filter(None, [_limit(place, name, limits) for place in self.places]), "")
 
-    def joiner(self, name: str) -> Callable[[int], None]:
-        """What puts a process into the guest's group; it never raises, one that has ended needs none."""
+    def joiner(self, name: str, report: Callable[[str], None]) -> Callable[[int], None]:
+        """What puts a process into the guest's group; it never raises, and reports where that cannot be done."""
 
         def join(pid: int) -> None:
             for place in self.places:
-                with suppress(OSError):
-                    (place.folder / f"{PREFIX}{name}" / _PROCS).write_text(str(pid))
+                group = place.folder / f"{PREFIX}{name}"
+                try:
+                    (group / _PROCS).write_text(str(pid))
+                except ProcessLookupError:
+                    return  # it has ended
+                except OSError as error:
+                    report(f"it cannot join {group}: {error.strerror}")
 
         return join
 

@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -152,10 +152,11 @@ class PairFiles:
 
 
 def sweep(authorities: Path, known: Collection[str]) -> None:
-    """Remove the authorities of all VMs but these (uids). Blocks."""
+    """Remove the authorities of all VMs but these (uids), as far as that can be done. Blocks."""
     for path in authorities.glob("*.pem"):
         if path.name.rpartition("-e")[0] not in known:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
 
 
 def _remove(path: Path) -> None:
