@@ -44,7 +44,9 @@ class Issuer:
     @property
     def authority(self) -> Authority:
         """The one that issues; UnavailableError where its key is not here."""
-        found = self.keyring.credentials.authority
+        return self._required(self.keyring.credentials.authority)
+
+    def _required(self, found: Authority | None) -> Authority:
         if found is None:
             raise UnavailableError(
                 f"{self._host} does not have the cluster's key",
@@ -214,14 +216,7 @@ class Issuer:
         await self.identities.put_authorities(sign(after, self._signer(record)), revision)
 
     def _signer(self, record: Authorities) -> Authority:
-        found = self._held(record.issuing)
-        if found is None:
-            raise UnavailableError(
-                f"{self._host} does not have the cluster's key",
-                hint="ask a host that is no witness: vdc get nodes",
-                code=DONE_ELSEWHERE,
-            )
-        return found
+        return self._required(self._held(record.issuing))
 
     def _held(self, fingerprint: str) -> Authority | None:
         held = self.keyring.credentials.held

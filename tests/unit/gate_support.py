@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -141,3 +142,13 @@ def path_of(route: Route) -> str:
         if route_path != route.path:
             return route_path
     return route.path
+
+
+@asynccontextmanager
+async def serving_agent(folder: Path, monkeypatch: Any) -> AsyncIterator[Agent]:
+    """The whole application behind the real gate, over TLS at a free port of the loopback."""
+    with socket.create_server((ADDRESS, 0)) as free:
+        port = free.getsockname()[1]
+    made = Agent(folder, port)
+    async with made.serving(build(made, monkeypatch)):
+        yield made

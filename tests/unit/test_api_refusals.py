@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
 import pytest
-from gate_support import ADDRESS, MONTH, Agent, build, shown
+from gate_support import MONTH, Agent, serving_agent, shown
 from pki_support import CLUSTER, authority_now
 
 from vdc.api.client import ApiClient
@@ -25,10 +24,7 @@ OTHER = Authority.create(CLUSTER, datetime.now(UTC))
 
 @pytest.fixture
 async def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agent]:
-    with socket.create_server((ADDRESS, 0)) as free:
-        port = free.getsockname()[1]
-    made = Agent(tmp_path, port)
-    async with made.serving(build(made, monkeypatch)):
+    async with serving_agent(tmp_path, monkeypatch) as made:
         yield made
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from gate_support import ADDRESS, MONTH, Agent, build, path_of, serial_of, session_of, shown
+from gate_support import ADDRESS, MONTH, Agent, path_of, serial_of, serving_agent, session_of, shown
 from pki_support import CLUSTER
 
 from vdc.api.routes import BY_NAME
@@ -17,10 +16,7 @@ from vdc.model.identity import Role
 
 @pytest.fixture
 async def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agent]:
-    with socket.create_server((ADDRESS, 0)) as free:
-        port = free.getsockname()[1]
-    made = Agent(tmp_path, port)
-    async with made.serving(build(made, monkeypatch)):
+    async with serving_agent(tmp_path, monkeypatch) as made:
         yield made
 
 

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from vdc.model.errors import InvalidError
-from vdc.security.pairs import MAX_REQUEST_BYTES, KeyAndRequest, PairAuthority, Side, qemu_files
+from vdc.security.keys import MAX_PEM_BYTES
+from vdc.security.pairs import KeyAndRequest, PairAuthority, Side, qemu_files
 
 UID = "6f1f2a8e-5a5c-4a39-9d5e-0c6f1e0f7a01"
 
@@ -94,7 +95,7 @@ def test_the_authority_survives_on_disk_and_its_key_is_its_own() -> None:
     for text in ("", "rubbish", authority.certificate, mixed):
         with pytest.raises(InvalidError) as caught:
             PairAuthority.from_pem(text)
-        assert caught.value.code == "authority-invalid"
+        assert caught.value.code in ("certificate-invalid", "key-invalid", "key-mismatch")
 
 
 def test_certificates_say_what_gnutls_looks_for() -> None:
@@ -128,7 +129,7 @@ def tampered() -> str:
 
 @pytest.mark.parametrize(
     "request_pem",
-    ["", "rubbish", "-----BEGIN CERTIFICATE REQUEST-----\n", " " * (MAX_REQUEST_BYTES + 1)],
+    ["", "rubbish", "-----BEGIN CERTIFICATE REQUEST-----\n", " " * (MAX_PEM_BYTES + 1)],
 )
 def test_what_is_no_request_is_refused(request_pem: str) -> None:
     with pytest.raises(InvalidError) as caught:

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from gate_support import ADDRESS, MONTH, Agent, build, path_of, serial_of, session_of, shown
+from gate_support import ADDRESS, MONTH, Agent, build, path_of, serial_of, serving_agent, session_of, shown
 from pki_support import CLUSTER, authority_now
 
 from hostagent.server.identity import revoked_by
@@ -30,10 +30,7 @@ SHOWN = [Role.NOBODY, *USER_ROLES, Role.WITNESS, Role.HOST]
 
 @pytest.fixture
 async def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agent]:
-    with socket.create_server((ADDRESS, 0)) as free:
-        port = free.getsockname()[1]
-    made = Agent(tmp_path, port)
-    async with made.serving(build(made, monkeypatch)):
+    async with serving_agent(tmp_path, monkeypatch) as made:
         yield made
 
 

@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vdc.model.errors import InvalidError
 from vdc.model.identity import Identity, Role
+from vdc.security import building
 from vdc.security.certificates import (
     MAKES_NO_SENSE,
     fingerprint_of,
@@ -56,10 +57,10 @@ class Authority:
     def create(cls, cluster: str, now: datetime) -> Self:
         """A new one for `cluster`."""
         key = new_key()
-        name = _name(f"VDC cluster {cluster}")
-        builder = _builder(name, name, key.public_key(), now, AUTHORITY_FOR)
+        name = building.common_name(f"VDC cluster {cluster}")
+        builder = building.begin(name, name, key.public_key(), now - BACKDATED, now + AUTHORITY_FOR)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
+        builder = builder.add_extension(building.usage("key_cert_sign", "crl_sign"), critical=True)
         return cls(builder.sign(key, hashes.SHA256()), key)
 
     @classmethod
@@ -79,7 +80,7 @@ class Authority:
     @property
     def pem(self) -> str:
         """Its certificate."""
-        return _pem(self.certificate)
+        return building.to_pem(self.certificate)
 
     @property
     def key_pem(self) -> str:
@@ -109,7 +110,8 @@ class Authority:
         is_machine = identity.role.is_machine
         wanted = valid_for or (MACHINE_FOR if is_machine else USER_FOR)
         wanted = min(wanted, self.certificate.not_valid_after_utc - now)
-        builder = _builder(_name(identity.name), self.certificate.subject, key, now, wanted)
+        subject, issuer_name = building.common_name(identity.name), self.certificate.subject
+        builder = building.begin(subject, issuer_name, key, now - BACKDATED, now + wanted)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
@@ -119,13 +121,13 @@ class Authority:
             names += [x509.IPAddress(ip_address(text)) for text in sorted({LOOPBACK, *addresses})]
         for extension, is_critical in (
             (x509.BasicConstraints(ca=False, path_length=None), True),
-            (_usage(signs_certificates=False), True),
+            (building.usage("digital_signature"), True),
             (x509.ExtendedKeyUsage(purposes), False),
             (x509.SubjectAlternativeName(names), False),
             (issuer, False),
         ):
             builder = builder.add_extension(extension, critical=is_critical)
-        return _pem(builder.sign(self.key, hashes.SHA256()))
+        return building.to_pem(builder.sign(self.key, hashes.SHA256()))
 
     def sign(
         self,
@@ -188,34 +190,3 @@ def cluster_of(authority: x509.Certificate) -> str:
     if match is None:
         raise InvalidError("the certificate is not a cluster's authority's", code="certificate-invalid")
     return match[1]
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, lasts: timedelta
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(secrets.randbits(128) or 1)
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + lasts)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates, key_cert_sign=signs_certificates, crl_sign=signs_certificates,
-        content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
-        encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-
-
-def _pem(certificate: x509.Certificate) -> str:
-    return certificate.public_bytes(Encoding.PEM).decode()

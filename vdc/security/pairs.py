@@ -18,26 +18,17 @@ from enum import StrEnum
 from typing import Final, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from vdc.model.errors import InvalidError
+from vdc.security import building
+from vdc.security.certificates import parse_certificate, public_key_of
+from vdc.security.keys import key_from_pem, key_to_pem, make_request, new_key, public_bytes, read_request
 
-MAX_REQUEST_BYTES: Final = 4096  # ours have less than 500
 _NOT_BEFORE: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _NOT_AFTER: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  # RFC 5280: no end
-_USAGES: Final = (
-    "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
-    "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
-)  # fmt: skip
 
 
 class Side(StrEnum):
@@ -57,10 +48,8 @@ class KeyAndRequest:
     @classmethod
     def make(cls) -> Self:
         """For either side: of a request nothing counts but its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "vdc")])
-        request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-        return cls(_key_to_pem(key), request.public_bytes(Encoding.PEM).decode())
+        key = new_key()
+        return cls(key_to_pem(key), make_request(key))
 
 
 class PairAuthority:
@@ -73,51 +62,47 @@ class PairAuthority:
     @classmethod
     def create(cls, uid: str, epoch: int) -> Self:
         """A fresh one."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"vdc {uid} epoch {epoch}")])
+        key = new_key()
+        name = building.common_name(f"vdc {uid} epoch {epoch}")
         certificate = (
-            _builder(name, name, key.public_key())
+            building.begin(name, name, key.public_key(), _NOT_BEFORE, _NOT_AFTER)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage("key_cert_sign"), critical=True)
+            .add_extension(building.usage("key_cert_sign"), critical=True)
             .sign(key, hashes.SHA256())
         )
         return cls(certificate, key)
 
     @classmethod
     def from_pem(cls, text: str) -> Self:
-        """What `to_pem` gave; InvalidError (`authority-invalid`), which does not quote it."""
-        try:
-            key = load_pem_private_key(text.encode(), password=None)
-            certificate = x509.load_pem_x509_certificate(text.encode())
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise InvalidError("this is not a pair's authority", code="authority-invalid") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-            raise InvalidError("key and certificate do not belong together", code="authority-invalid")
+        """What `to_pem` gave; InvalidError (`certificate-invalid`, `key-invalid`, `key-mismatch`)."""
+        certificate, key = parse_certificate(text), key_from_pem(text)
+        if public_bytes(key.public_key()) != public_bytes(public_key_of(certificate)):
+            raise InvalidError("key and certificate do not belong together", code="key-mismatch")
         return cls(certificate, key)
 
     def to_pem(self) -> str:
         """Key and certificate together. A secret."""
-        return _key_to_pem(self._key) + self.certificate
+        return key_to_pem(self._key) + self.certificate
 
     @property
     def certificate(self) -> str:
         """What both sides believe in (PEM)."""
-        return self._certificate.public_bytes(Encoding.PEM).decode()
+        return building.to_pem(self._certificate)
 
     def sign(self, request: str, side: Side) -> str:
         """A certificate (PEM) for the key of `request`; InvalidError (`request-invalid`)."""
-        key = _read_request(request)
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, side)])
+        key = read_request(request)
+        name = building.common_name(side)
         purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         certificate = (
-            _builder(name, self._certificate.subject, key)
+            building.begin(name, self._certificate.subject, key, _NOT_BEFORE, _NOT_AFTER)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage("digital_signature"), critical=True)
+            .add_extension(building.usage("digital_signature"), critical=True)
             .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(side)]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        return certificate.public_bytes(Encoding.PEM).decode()
+        return building.to_pem(certificate)
 
 
 def qemu_files(authority: str, certificate: str, key: str) -> dict[str, str]:
@@ -129,42 +114,3 @@ def qemu_files(authority: str, certificate: str, key: str) -> dict[str, str]:
         "client-cert.pem": certificate,
         "client-key.pem": key,
     }
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(_NOT_BEFORE)
-        .not_valid_after(_NOT_AFTER)
-    )
-
-
-def _usage(*allowed: str) -> x509.KeyUsage:
-    return x509.KeyUsage(**{usage: usage in allowed for usage in _USAGES})
-
-
-def _read_request(request: str) -> ec.EllipticCurvePublicKey:
-    try:
-        if len(request) > MAX_REQUEST_BYTES:
-            raise ValueError("too long")
-        found = x509.load_pem_x509_csr(request.encode())
-        key = found.public_key()
-        if not found.is_signature_valid or not isinstance(key, ec.EllipticCurvePublicKey):
-            raise ValueError("not signed by its own key")
-        if not isinstance(key.curve, ec.SECP256R1):
-            raise ValueError("another curve")
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion) as error:
-        raise InvalidError(
-            "this is not a request for a pair's certificate", code="request-invalid"
-        ) from error
-    return key
-
-
-def _key_to_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
