@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from labstore import put_audit, tamper
-from testlab import VM, Lab, kill_agent, wait_for
+from testlab import VM, Lab, wait_for
 
 
 def entries(lab: Lab, *arguments: str) -> list[dict[str, Any]]:
@@ -73,16 +75,15 @@ def test_an_agent_that_is_killed_while_it_acts_leaves_unknown(
     vm = protected_vm("audited")
     first = vm.primary
     spool = lab.plan.host(first).state_dir / "audit" / "spool.jsonl"
-    size = spool.stat().st_size
+    size, agent = spool.stat().st_size, lab.agent(first)  # known before: the comparison takes a second or so
     client = [sys.executable, "-m", "vdc.cli.main", "verify", "audited"]
     with subprocess.Popen(
         client, env=lab.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as asked:
         try:
-            wait_for(
-                lambda: '"verify_endophyte"' in _since(spool, size), 30, "the comparison is written down"
-            )
-            kill_agent(lab, first)
+            what = "the comparison is written down"
+            wait_for(lambda: '"verify_endophyte"' in _since(spool, size), 30, what, every_s=0.01)
+            os.kill(agent.pid, signal.SIGKILL)
         finally:
             asked.kill()
     lab.heal(first)
