@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from types import TracebackType
 from typing import Self
@@ -27,6 +28,7 @@ _SO_RCVBUFFORCE, _SOL_PACKET, _PACKET_STATISTICS = 33, 263, 6
 _BUFFER_BYTES = 256 << 20
 _MOST = 1 << 18
 _TLS_HANDSHAKE = b"\x16\x03"
+_LAST_S = 1.0
 
 
 class ReplicationCapture:
@@ -59,7 +61,10 @@ class ReplicationCapture:
 
     def _run(self) -> None:
         self._socket.settimeout(0.1)
-        while True:
+        end = float("inf")
+        while time.monotonic() < end:
+            if self._stop.is_set():  # what is under way is read; a network with heartbeats is never silent
+                end = min(end, time.monotonic() + _LAST_S)
             try:
                 data, address = self._socket.recvfrom(_MOST)
             except TimeoutError:
