@@ -129,7 +129,7 @@ def limits_of(endophyte: Endophyte) -> tuple[str, ...]:
         "ARP is not compared between the copies; IPv4 TCP, UDP and ICMP are",
         "the serial console shows the primary's copy; what it printed last may be missing after a failover",
     ]
-    if spec.firmware is not Firmware.BIOS:
+    if endophyte.firmware is not Firmware.BIOS:
         limits.append(
             "UEFI variables that the guest writes while protected do not reach the secondary's flash"
         )

@@ -30,7 +30,7 @@ def machine_spec(
         ),
         accelerator="kvm" if facts.accelerator == "kvm" else "tcg",
         cpu_model=facts.cpu_model,
-        firmware=spec.firmware,
+        firmware=endophyte.firmware,
         tpm=spec.tpm,
         display=spec.display,
     )

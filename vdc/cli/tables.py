@@ -150,7 +150,7 @@ def template_columns() -> list[Column[Template]]:
         Column("IMAGE", lambda t: t.manifest.spec.image),
         Column("CPUS", lambda t: t.manifest.spec.resources.cpus),
         Column("MEMORY", lambda t: format_size(t.manifest.spec.resources.memory)),
-        Column("FIRMWARE", lambda t: t.manifest.spec.firmware.value, wide=True),
+        Column("FIRMWARE", lambda t: t.manifest.spec.firmware, wide=True),
         Column("DESCRIPTION", lambda t: t.description),
     ]
 

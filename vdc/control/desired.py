@@ -135,7 +135,12 @@ class DesiredState:
         networks = {name: found.value for name, found in self._mirror.networks.items()}
         nics = allot_nics(spec, networks, taken, taken_macs)
         endophyte = Endophyte(
-            manifest=manifest, uid=uid, image_digest=entry.digest, nics=nics, created_at=self._clock.wall()
+            manifest=manifest,
+            uid=uid,
+            image_digest=entry.digest,
+            image_firmware=entry.image.firmware,
+            nics=nics,
+            created_at=self._clock.wall(),
         )
         self._check_room(endophyte)
         reserved = [

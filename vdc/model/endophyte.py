@@ -7,7 +7,7 @@ from enum import StrEnum
 from vdc.model.base import Record
 from vdc.model.ids import DnsLabel
 from vdc.model.maintenance import Move
-from vdc.model.manifest import EndophyteManifest
+from vdc.model.manifest import EndophyteManifest, Firmware
 
 
 class RunState(StrEnum):
@@ -64,6 +64,7 @@ class Endophyte(Record):
     move: Move | None = None  # where it shall run instead, by `vdc migrate` or a drain
     move_problem: str = ""  # why the last move was given up
     image_digest: str
+    image_firmware: Firmware | None = None  # what its image says that boots it
     nics: tuple[Nic, ...]
     created_at: str
 
@@ -71,6 +72,11 @@ class Endophyte(Record):
     def name(self) -> str:
         """The Endophyte's name."""
         return self.manifest.metadata.name
+
+    @property
+    def firmware(self) -> Firmware:
+        """What boots it: as the manifest says, else as its image does, else BIOS."""
+        return self.manifest.spec.firmware or self.image_firmware or Firmware.BIOS
 
     @property
     def wants_protection(self) -> bool:

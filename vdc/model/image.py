@@ -7,6 +7,8 @@ from enum import StrEnum
 from pydantic import Field
 
 from vdc.model.base import Record
+from vdc.model.manifest import Firmware
+from vdc.model.process import ImageProcess
 
 
 class ImageKind(StrEnum):
@@ -14,6 +16,9 @@ class ImageKind(StrEnum):
 
     KERNEL = "kernel"  # kernel and initrd given to QEMU, a disk beside them
     DISK = "disk"  # the firmware boots the disk
+    CONTAINER = (
+        "container"  # kernel and initrd of ours boot the disk, a container image's files, and run its program
+    )
 
 
 class Blob(Record):
@@ -35,6 +40,8 @@ class Image(Record):
     initrd: Blob | None = None
     cmdline: str = ""
     min_memory_bytes: int = 0
+    firmware: Firmware | None = None  # what boots the disk, where the disk says so
+    process: ImageProcess | None = None  # of a container image
 
     @property
     def blobs(self) -> tuple[Blob, ...]:

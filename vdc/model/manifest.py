@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from vdc.model.address import Ipv4Address, Ipv4Network
 from vdc.model.base import ManifestRecord
 from vdc.model.ids import DnsLabel
+from vdc.model.process import GuestPath, Process
 from vdc.model.units import GIB, MIB, DurationS, SizeBytes
 
 API_VERSION = "mycelium.network/v1"
@@ -74,10 +75,24 @@ class Resources(ManifestRecord):
 
 
 class Disk(ManifestRecord):
-    """One disk: the image's own (`size` grows it) or, without an image, an empty one."""
+    """One disk: the image's own (`size` grows it) or, without an image, an empty one.
+
+    `mount_path`: of a container's further disks, which are made with an ext4 file system and mounted there.
+    """
 
     name: DnsLabel
     size: SizeBytes | None = Field(default=None, ge=MIB, le=64 * 1024 * GIB)
+    mount_path: GuestPath | None = None
+    read_only: bool = False
+
+
+class CloudInit(ManifestRecord):
+    """What a disk image's cloud-init is given (NoCloud). `user_data` and `network_config` replace what is made here."""
+
+    user: str | None = Field(default=None, pattern=r"^[a-z_][a-z0-9_-]{0,31}$")
+    ssh_authorized_keys: tuple[str, ...] = Field(default=(), max_length=64)
+    user_data: str | None = Field(default=None, max_length=256 * 1024)
+    network_config: str | None = Field(default=None, max_length=64 * 1024)
 
 
 class NetworkPort(ManifestRecord):
@@ -144,16 +159,36 @@ class EndophyteSpec(ManifestRecord):
     disks: tuple[Disk, ...] = Field(default=(), max_length=MAX_DISKS)
     networks: tuple[NetworkPort, ...] = Field(default=(NetworkPort(),), max_length=MAX_NICS)
     ports: tuple[PublishedPort, ...] = Field(default=(), max_length=64)
-    firmware: Firmware = Firmware.BIOS
+    process: Process | None = None
+    cloud_init: CloudInit | None = None
+    firmware: Firmware | None = None  # None: what the image needs
     tpm: bool = False
     display: Display = Display.NONE
     placement: Placement = Placement()
     protection: ProtectionTuning = ProtectionTuning()
 
     @model_validator(mode="after")
+    def _of_its_type(self) -> EndophyteSpec:
+        is_container = self.virtual_computer.type is ComputerType.CONTAINER
+        mounted = [disk.name for disk in self.disks if disk.mount_path is not None or disk.read_only]
+        wrong = {
+            "process": self.process is not None and not is_container,
+            "disks[].mountPath and readOnly": bool(mounted) and not is_container,
+            "cloudInit": self.cloud_init is not None and is_container,
+            "firmware": self.firmware not in (None, Firmware.BIOS) and is_container,
+            "tpm": self.tpm and is_container,
+            "display": self.display is not Display.NONE and is_container,
+        }
+        for field, is_wrong in wrong.items():
+            if is_wrong:
+                raise ValueError(f"{field} is not for virtualComputer.type: {self.virtual_computer.type}")
+        return self
+
+    @model_validator(mode="after")
     def _unique_names(self) -> EndophyteSpec:
         for what, values in (
             ("disk name", [disk.name for disk in self.disks]),
+            ("mountPath", [disk.mount_path for disk in self.disks if disk.mount_path]),
             ("published port", [(port.port, port.protocol) for port in self.ports]),
             ("MAC", [nic.mac for nic in self.networks if nic.mac]),
         ):
