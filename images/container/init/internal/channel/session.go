@@ -161,6 +161,7 @@ func (s *Session) open(id uint32, request []byte) {
 
 func (s *Session) run(stream *Stream, request []byte) {
 	answer, err := s.call(stream, request)
+	defer stream.finish()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.handlers--

@@ -42,6 +42,7 @@ type Stream struct {
 	isOver   bool
 	over     chan struct{}
 	commands chan Command
+	after    func()
 }
 
 func newStream(session *Session, id uint32) *Stream {
@@ -56,6 +57,15 @@ func (s *Stream) Over() <-chan struct{} { return s.over }
 
 // Commands are the CONTROL frames that arrive.
 func (s *Stream) Commands() <-chan Command { return s.commands }
+
+// AfterAnswer has something done once DONE is on its way.
+func (s *Stream) AfterAnswer(f func()) { s.after = f }
+
+func (s *Stream) finish() {
+	if s.after != nil {
+		s.after()
+	}
+}
 
 // Read reads the input; io.EOF after the agent's EOF.
 func (s *Stream) Read(p []byte) (int, error) {

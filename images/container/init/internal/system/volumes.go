@@ -147,9 +147,9 @@ func copyTree(image, path, folder string) error {
 	}()
 	err := InRoot(folder, func() error {
 		_, err := archive.UnpackContents(reader, "/")
-		reader.CloseWithError(err)
 		return err
 	})
+	reader.CloseWithError(err) // the other side waits for nobody
 	if failed := <-packed; errors.Is(failed, errNothing) {
 		return nil
 	} else if failed != nil {
