@@ -7,12 +7,14 @@ from pathlib import Path
 
 from hostagent.drivers.net import close_taps, open_taps
 from hostagent.drivers.process import ProcessHandle, in_thread
+from hostagent.drivers.process.foreign import give_foreign
 from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
-from hostagent.drivers.qemu.spec import QMP_SOCKET, MachineSpec
+from hostagent.drivers.qemu.spec import CONFIG_FILE, QMP_SOCKET, MachineSpec
 from hostagent.supervisor.confinement import limits_of, spawn_guest
 from hostagent.supervisor.host import HostContext
 from vdc.model.endophyte import CopyRole, Endophyte
 from vdc.model.errors import UnavailableError
+from vdc.model.guest import GuestConfig
 
 
 async def own_guest_folder(host: HostContext, name: str, uid: str) -> None:
@@ -22,6 +24,20 @@ async def own_guest_folder(host: HostContext, name: str, uid: str) -> None:
     except OSError as error:
         raise UnavailableError(
             f"the folder of {name} for its QEMU cannot be made: {error.strerror}", code="state-unwritable"
+        ) from error
+
+
+async def give_config(guest: Path, config: GuestConfig | None) -> None:
+    """Write what a container's guest is told, or take it away: it may hold secrets. Raises UnavailableError."""
+    path = guest / CONFIG_FILE
+    try:
+        if config is None:
+            await in_thread(lambda: path.unlink(missing_ok=True))
+        else:
+            await in_thread(give_foreign, path, config.to_json().encode())
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} cannot be written: {error.strerror}", code="state-unwritable"
         ) from error
 
 

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
+from uuid import UUID, uuid5
 
 from hostagent.drivers.disk.copy import DiskSource
 from hostagent.drivers.net import tap_name
-from hostagent.drivers.qemu.spec import IMAGE_DIR, DiskBoot, DiskSpec, KernelBoot, MachineSpec, NicSpec
+from hostagent.drivers.qemu.spec import (
+    GUEST_SOCKET,
+    IMAGE_DIR,
+    OUTPUT_LOG,
+    DiskBoot,
+    DiskSpec,
+    GuestPort,
+    KernelBoot,
+    MachineSpec,
+    NicSpec,
+)
 from vdc.images.blobs import relative_path
 from vdc.model.endophyte import Endophyte, MachineFacts
+from vdc.model.guest import CHANNEL_PORT, FW_CFG_NAME, OUTPUT_PORT, GuestConfig, GuestNic, GuestVolume
 from vdc.model.image import Blob, Image, ImageKind
+from vdc.model.layout import first_further, further_disks, own_disk
+from vdc.model.manifest import ComputerType
+from vdc.model.network import Network
+from vdc.model.process import ImageProcess, Process
+from vdc.model.program import guest_files, guest_process
+
+_CONTAINER_PORTS: Final = (
+    GuestPort(CHANNEL_PORT, GUEST_SOCKET),
+    GuestPort(OUTPUT_PORT, OUTPUT_LOG, is_log=True),
+)
 
 
 def machine_spec(
@@ -33,17 +56,56 @@ def machine_spec(
         firmware=endophyte.firmware,
         tpm=spec.tpm,
         display=spec.display,
+        guest_ports=_CONTAINER_PORTS if is_container(endophyte) else (),
+        config_name=FW_CFG_NAME if is_container(endophyte) else "",
     )
+
+
+def is_container(endophyte: Endophyte) -> bool:
+    """Whether it runs a container image's program under our init."""
+    return endophyte.manifest.spec.virtual_computer.type is ComputerType.CONTAINER
 
 
 def disk_sources(endophyte: Endophyte, image: Image) -> tuple[DiskSource, ...]:
     """What each disk of a new VM begins with: the image's own first, then the manifest's empty ones."""
-    given = list(endophyte.manifest.spec.disks)
-    sources: list[DiskSource] = []
+    spec, sources = endophyte.manifest.spec, list[DiskSource]()
     if image.disk is not None:
-        size = given.pop(0).size if given else None
-        sources.append(DiskSource(size, relative_path(image.disk.digest), image.disk_format))
-    return (*sources, *(DiskSource(size_bytes=disk.size) for disk in given))
+        own = own_disk(spec, image)
+        base = relative_path(image.disk.digest)
+        sources.append(DiskSource(own.size if own else None, base, image.disk_format))
+    for disk in further_disks(spec, image):
+        label = str(uuid5(UUID(endophyte.uid), f"disk{len(sources)}")) if disk.mount_path else ""
+        sources.append(DiskSource(size_bytes=disk.size, file_system=label))
+    return tuple(sources)
+
+
+def guest_config(
+    endophyte: Endophyte, image: Image, networks: Mapping[str, Network], nameservers: Sequence[str]
+) -> GuestConfig:
+    """What a container's guest is told; the same for both copies. Raises InvalidError as `guest_process`.
+
+    The overlays have no gateway: nothing outside is reached by way of one.
+    """
+    spec = endophyte.manifest.spec
+    given = spec.process or Process()
+    nics = [(nic, networks[nic.network]) for nic in endophyte.nics]
+    first = first_further(image)
+    return GuestConfig(
+        hostname=endophyte.name,
+        domain=nics[0][1].domain if nics else "",
+        nameservers=tuple(nameservers),
+        nics=tuple(
+            GuestNic(mac=nic.mac, address=nic.address, prefix=network.cidr.prefixlen, mtu=network.mtu)
+            for nic, network in nics
+        ),
+        volumes=tuple(
+            GuestVolume(disk=first + place, path=disk.mount_path, read_only=disk.read_only)
+            for place, disk in enumerate(further_disks(spec, image))
+            if disk.mount_path is not None
+        ),
+        files=guest_files(given),
+        process=guest_process(given, image.process or ImageProcess(), endophyte.name),
+    )
 
 
 def _boot(endophyte: Endophyte, image: Image) -> KernelBoot | DiskBoot:

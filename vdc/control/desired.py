@@ -9,11 +9,13 @@ from pydantic import ValidationError
 
 from vdc.control.allot import allot_nics
 from vdc.control.clock import Clock
+from vdc.control.containers import check_container, check_kind
 from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 from vdc.model.ids import new_uid
 from vdc.model.image import ImageEntry
-from vdc.model.manifest import ComputerType, EndophyteManifest, MemorySync
+from vdc.model.layout import further_disks, own_disk
+from vdc.model.manifest import EndophyteManifest, MemorySync
 from vdc.model.units import format_size
 from vdc.protection.placement import Occupancy, choose_primary
 from vdc.store import keys
@@ -21,7 +23,7 @@ from vdc.store.mirror import Mirror
 from vdc.store.protocol import Put, StateStore, Unchanged
 
 ATTEMPTS = 8
-_CHANGEABLE_ANY_TIME = {"virtual_computer", "protection", "placement"}
+_CHANGEABLE_ANY_TIME = {"virtual_computer", "protection", "placement", "process"}
 
 Action = Literal["created", "configured", "unchanged"]
 
@@ -64,7 +66,13 @@ class DesiredState:
             if present.manifest == manifest:
                 return present
             _check_changeable(present.manifest, manifest)
-            return present.with_(manifest=manifest, generation=present.generation + 1)
+            after = present.with_(manifest=manifest, generation=present.generation + 1)
+            if present.manifest.spec.process == manifest.spec.process:
+                return after
+            if image := self._mirror.images.get(present.image_digest):
+                check_container(manifest, image.value.image)
+            # A program is what its guest was powered on with.
+            return after.with_(restarts=present.restarts + 1, force_off=False)
 
         if dry_run:
             found = await self._read(name)
@@ -125,10 +133,10 @@ class DesiredState:
     async def _admit(self, manifest: EndophyteManifest) -> tuple[Endophyte, list[Unchanged], list[Put]]:
         """Check that it can run and allot its addresses; the compares hold what was found free."""
         spec = manifest.spec
-        if spec.virtual_computer.type is ComputerType.CONTAINER:
-            raise RefusedError("type: container is not supported yet", code="type-unsupported")
         entry, named = await self._find_image(spec.image)
+        check_kind(manifest, entry.image)
         _check_fits_image(manifest, entry)
+        check_container(manifest, entry.image)
         self._check_ports(manifest)
         uid = new_uid()
         taken, taken_macs = await self._taken()
@@ -221,15 +229,13 @@ def _check_fits_image(manifest: EndophyteManifest, entry: ImageEntry) -> None:
             code="memory-too-small",
             hint=f"--memory {format_size(least)}",
         )
-    for disk in manifest.spec.disks[:1] if entry.image.disk else ():
-        if disk.size is not None and disk.size < entry.image.disk_virtual_bytes:
-            raise InvalidError(
-                f"disk {disk.name} is smaller than the image ({format_size(entry.image.disk_virtual_bytes)})",
-                code="disk-too-small",
-            )
-    sizeless = [
-        disk.name for disk in manifest.spec.disks[1 if entry.image.disk else 0 :] if disk.size is None
-    ]
+    own = own_disk(manifest.spec, entry.image)
+    if own is not None and own.size is not None and own.size < entry.image.disk_virtual_bytes:
+        raise InvalidError(
+            f"disk {own.name} is smaller than the image ({format_size(entry.image.disk_virtual_bytes)})",
+            code="disk-too-small",
+        )
+    sizeless = [disk.name for disk in further_disks(manifest.spec, entry.image) if disk.size is None]
     if sizeless:
         raise InvalidError(f"disk {sizeless[0]} has neither an image nor a size", code="disk-size-missing")
 

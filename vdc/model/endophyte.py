@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from vdc.model.base import Record
+from vdc.model.guest import ProgramStatus
 from vdc.model.ids import DnsLabel
 from vdc.model.maintenance import Move
 from vdc.model.manifest import EndophyteManifest, Firmware
@@ -138,6 +139,7 @@ class MachineFacts(Record):
     disk_sizes_bytes: tuple[int, ...]
     has_rewriter: bool = False  # promoted before: later filters go behind its rewriter
     disk_bases: tuple[str, ...] = ()  # per disk: the base in the image store below it; empty: it stands alone
+    nameservers: tuple[str, ...] = ()  # that a container's guest is told of
 
 
 class CopyProgress(Record):
@@ -172,6 +174,7 @@ class Observed(Record):
     copying: CopyProgress | None = None
     older: tuple[str, ...] = ()  # primary: the older copies since which it has recorded all its writes
     resumes: str = ""  # secondary: the older copy (one of the primary's `older`) that its disks are
+    program: ProgramStatus | None = None  # primary of a container: as its guest says
 
 
 class CopyStatus(Record):
@@ -200,4 +203,5 @@ class EndophyteStatus(Record):
     sentence: str
     moving_to: str | None = None
     move_problem: str = ""  # why the last move was given up
+    program: ProgramStatus | None = None  # of a container that runs, as soon as its guest answers
     unprotectedSince: str | None = None  # noqa: N815 - the wire form; null in lockstep or where none is wanted

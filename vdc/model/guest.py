@@ -6,6 +6,8 @@ answers come over the guest channel (docs/guest-channel.md). The guest's init re
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import Field
 
 from vdc.model.base import Record
@@ -73,10 +75,20 @@ class GuestConfig(Record):
     process: GuestProcess
 
 
+class ProgramState(StrEnum):
+    """What the program does. Records hold it as text: a later agent may know more of them."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    WAITING = "waiting"  # to be started again
+    ENDED = "ended"  # for good, by its restart policy
+    UNKNOWN = "unknown"  # the agent's own word: the guest does not answer
+
+
 class ProgramStatus(Record):
     """How the program in a guest is; the answer to `status`, and part of what the primary's host observes."""
 
-    state: str  # starting, running, waiting (to be started again), ended
+    state: str  # a ProgramState
     ready: bool = False
     pid: int = 0
     restarts: int = 0

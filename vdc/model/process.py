@@ -81,6 +81,11 @@ class InjectedFile(ManifestRecord):
             return self.content.encode()
         return base64.b64decode(self.content_base64 or "", validate=True)
 
+    @property
+    def base64(self) -> str:
+        """Its bytes as base64."""
+        return base64.b64encode(self.data).decode()
+
 
 class ExecProbe(ManifestRecord):
     """Well if the command, run in the guest, ends with 0."""

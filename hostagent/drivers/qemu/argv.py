@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hostagent.drivers.qemu.spec import (
+    CONFIG_FILE,
     CONSOLE_SOCKET,
     DEBUG_SOCKET,
     QMP_SOCKET,
@@ -22,6 +23,7 @@ from hostagent.drivers.qemu.spec import (
     VM_DIR,
     VNC_SOCKET,
     DiskSpec,
+    GuestPort,
     KernelBoot,
     MachineSpec,
 )
@@ -30,7 +32,7 @@ from vdc.model.units import MIB
 
 BINARY = "qemu-system-x86_64"
 _OVMF_DIR = "/usr/share/OVMF"
-_FIRST_DISK_SLOT, _FIRST_NIC_SLOT, _DISPLAY_SLOT, _INPUT_SLOT = 0x08, 0x10, 0x04, 0x05
+_FIRST_DISK_SLOT, _FIRST_NIC_SLOT, _DISPLAY_SLOT, _INPUT_SLOT, _SERIAL_SLOT = 0x08, 0x10, 0x04, 0x05, 0x06
 
 
 def primary_argv(spec: MachineSpec, taps: Sequence[int]) -> list[str]:
@@ -110,6 +112,8 @@ def _boot(spec: MachineSpec) -> list[str]:
         argv += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
     if isinstance(spec.boot, KernelBoot):
         argv += ["-kernel", spec.boot.kernel, "-initrd", spec.boot.initrd, "-append", spec.boot.cmdline]
+    if spec.config_name:
+        argv += ["-fw_cfg", f"name={spec.config_name},file={VM_DIR}/{CONFIG_FILE}"]
     return argv
 
 
@@ -204,7 +208,26 @@ def _devices(spec: MachineSpec, taps: Sequence[int]) -> list[str]:
             "-device",
             f"virtio-net-pci,id=e{j},netdev={netdev_id(j)},mac={nic.mac},guest_announce=off,romfile=,{slot}",
         ]
-    return [*argv, "-device", "pvpanic", *_tpm(spec), *_display(spec)]
+    return [*argv, "-device", "pvpanic", *_guest_ports(spec.guest_ports), *_tpm(spec), *_display(spec)]
+
+
+def _guest_ports(ports: Sequence[GuestPort]) -> list[str]:
+    if not ports:
+        return []
+    argv = ["-device", f"virtio-serial-pci,id=vs0,max_ports={len(ports) + 1},addr={_SERIAL_SLOT:#x}"]
+    for k, port in enumerate(ports):
+        path = f"path={VM_DIR}/{port.file}"
+        backend = (
+            f"file,id=gp{k},{path},append=on" if port.is_log else f"socket,id=gp{k},{path},server=on,wait=off"
+        )
+        # Port 0 is a console's for the guest's driver.
+        argv += [
+            "-chardev",
+            backend,
+            "-device",
+            f"virtserialport,bus=vs0.0,nr={k + 1},chardev=gp{k},name={port.name}",
+        ]
+    return argv
 
 
 def _tpm(spec: MachineSpec) -> list[str]:

@@ -22,6 +22,9 @@ CONSOLE_SOCKET = "console.sock"
 SERIAL_LOG = "serial.log"
 VNC_SOCKET = "vnc.sock"
 TPM_SOCKET = "swtpm.sock"
+GUEST_SOCKET = "guest.sock"  # the guest channel (docs/guest-channel.md)
+OUTPUT_LOG = "output.log"  # what a container's program writes
+CONFIG_FILE = "config.json"  # what a container's guest is told; there only while QEMU starts
 VARS_FILE = "vars.fd"
 
 Machine = Literal["q35", "pc"]
@@ -64,6 +67,18 @@ class NicSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestPort:
+    """A port of the guest's virtio-serial controller, found there by `name`; `file` lies in the VM's folder.
+
+    A socket that the agent connects to, or a log that is appended to.
+    """
+
+    name: str
+    file: str
+    is_log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSpec:
     """One virtual machine. `uid` becomes the SMBIOS UUID, by which a running process is recognised."""
 
@@ -80,6 +95,8 @@ class MachineSpec:
     firmware: Firmware = Firmware.BIOS
     tpm: bool = False
     display: Display = Display.NONE
+    guest_ports: tuple[GuestPort, ...] = ()
+    config_name: str = ""  # under which the guest finds `CONFIG_FILE` in fw_cfg; empty: it is given none
     extra: tuple[str, ...] = field(default=())  # further options, for tests and measurements
 
     def __post_init__(self) -> None:
