@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +26,15 @@ from hostagent.drivers.qemu.credentials import PairFiles
 from hostagent.drivers.qemu.incoming import Incoming
 from hostagent.drivers.qemu.primary import ENDS_LOCKSTEP
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession, QmpUnreachableError
-from hostagent.drivers.qemu.spec import (
-    DEBUG_SOCKET,
-    GUEST_SOCKET,
-    OUTPUT_LOG,
-    QMP_SOCKET,
-    SERIAL_LOG,
-    MachineSpec,
-)
+from hostagent.drivers.qemu.spec import DEBUG_SOCKET, GUEST_SOCKET, QMP_SOCKET, SERIAL_LOG, MachineSpec
 from hostagent.drivers.tpm import adopt_tpm, start_tpm
 from hostagent.supervisor.confinement import PIDFILE, QEMU_LOG
 from hostagent.supervisor.copying import Copying
+from hostagent.supervisor.guestline import GuestLine
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.journal import Journal
-from hostagent.supervisor.guestline import GuestLine
 from hostagent.supervisor.launch import give_config, join_group, launch
-from hostagent.supervisor.logs import ConsoleWatch, bound_log, last_line
+from hostagent.supervisor.logs import ConsoleWatch, bound_logs, last_line
 from hostagent.supervisor.ports import ports_of
 from hostagent.supervisor.state import CopyState, load_state, save_state
 from hostagent.supervisor.trouble import DiskTrouble
@@ -127,14 +119,6 @@ class Copy:
         """Its TLS files, of the VM whose copy it is now."""
         return PairFiles(self.guest, self.host.pair_authorities, self.state.uid)
 
-    @property
-    def last_checkpoint(self) -> str | None:
-        """When the latest checkpoint completed, RFC 3339, for people."""
-        if self.meter.last_at_s is None:
-            return None
-        at = datetime.now(UTC) - timedelta(seconds=time.monotonic() - self.meter.last_at_s)
-        return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
     def quiet_ms(self) -> float:
         """How long no checkpoint has completed."""
         return self.meter.quiet_for(time.monotonic()) * 1000
@@ -176,9 +160,8 @@ class Copy:
         await self.host.failpoints.reach(step)
 
     def bound_logs(self) -> None:
-        """Cut what QEMU and the guest have written too much of. Blocks."""
-        for log in (self.guest / SERIAL_LOG, self.guest / OUTPUT_LOG, self.folder / QEMU_LOG):
-            bound_log(log, self.folder)
+        """See logs.bound_logs."""
+        bound_logs(self.folder, self.guest)
 
     # ---- coming to be
 

@@ -18,6 +18,8 @@ from vdc.model.errors import UnavailableError
 from vdc.model.image import ImageEntry
 from vdc.protection.snapshot import Limits
 
+MOST_NAMESERVERS = 3  # that a resolver asks (resolv.conf(5))
+
 
 class Peer(Protocol):
     """Another host's agent, as far as supervisors ask it by themselves."""
@@ -60,6 +62,15 @@ class HostContext(NodeContext):
             if name != self.name and name in self.mirror.alive and (found := self.mirror.hosts.get(name))
         ]
         await self.images.ensure(entry.image, holders)
+
+    def nameservers(self) -> tuple[str, ...]:
+        """Where a guest that is powered on now asks for names: a dnsmasq of this host, and of others."""
+        others = sorted(
+            found.value.overlay_address
+            for name, found in self.mirror.hosts.items()
+            if name != self.name and not found.value.is_witness
+        )
+        return (self.record.overlay_address, *others)[:MOST_NAMESERVERS]
 
     async def guest_cpu(self) -> str:
         """QEMU's `-cpu` for a guest that is powered on now: every host that may ever run its pair can offer it.

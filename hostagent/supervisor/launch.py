@@ -12,9 +12,11 @@ from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
 from hostagent.drivers.qemu.spec import CONFIG_FILE, QMP_SOCKET, MachineSpec
 from hostagent.supervisor.confinement import limits_of, spawn_guest
 from hostagent.supervisor.host import HostContext
-from vdc.model.endophyte import CopyRole, Endophyte
+from hostagent.supervisor.machine import guest_config, is_container
+from vdc.model.endophyte import CopyRole, Endophyte, MachineFacts
 from vdc.model.errors import UnavailableError
 from vdc.model.guest import GuestConfig
+from vdc.model.image import Image
 
 
 async def own_guest_folder(host: HostContext, name: str, uid: str) -> None:
@@ -25,6 +27,18 @@ async def own_guest_folder(host: HostContext, name: str, uid: str) -> None:
         raise UnavailableError(
             f"the folder of {name} for its QEMU cannot be made: {error.strerror}", code="state-unwritable"
         ) from error
+
+
+def config_of(
+    host: HostContext, endophyte: Endophyte, image: Image, facts: MachineFacts
+) -> GuestConfig | None:
+    """What its guest is told, where it is a container's. Raises VdcError."""
+    if not is_container(endophyte):
+        return None
+    networks = {name: found.value for name, found in host.mirror.networks.items()}
+    if missing := [nic.network for nic in endophyte.nics if nic.network not in networks]:
+        raise UnavailableError(f"network {missing[0]} is not known on {host.name}", code="network-not-found")
+    return guest_config(endophyte, image, networks, facts.nameservers)
 
 
 async def give_config(guest: Path, config: GuestConfig | None) -> None:

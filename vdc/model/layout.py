@@ -1,4 +1,4 @@
-"""Which of a VM's disks is what: the image's own comes first, then the manifest's further ones, in their order. Pure."""
+"""Which of a VM's disks is what: the image's own comes first, then the manifest's further ones. Pure."""
 
 from __future__ import annotations
 

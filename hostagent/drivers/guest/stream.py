@@ -89,17 +89,20 @@ class GuestStream:
         """Input; waits until the guest takes it. What comes after the end of the request is dropped."""
         rest = memoryview(data)
         while rest and self._answer is None:
-            while not self._may_send and self._answer is None:
-                if self._failure is not None:
-                    raise self._failure
-                self._more_credit.clear()
-                await self._more_credit.wait()
-            if self._answer is not None:
-                return
+            if not self._may_send:
+                await self._credit()
+                continue
             piece = rest[: min(MOST_PAYLOAD, self._may_send)]
             rest = rest[len(piece) :]
             self._may_send -= len(piece)
             await self._say(FrameType.DATA, bytes(piece))
+
+    async def _credit(self) -> None:
+        """Wait for more, or for the end."""
+        if self._failure is not None:
+            raise self._failure
+        self._more_credit.clear()
+        await self._more_credit.wait()
 
     async def end_input(self) -> None:
         """No more input."""
@@ -110,7 +113,7 @@ class GuestStream:
         await self._say(FrameType.CONTROL, payload)
 
     async def answer(self) -> Mapping[str, Any]:
-        """What DONE says, when the output has been read or does not matter. Raises GuestGoneError, GuestRefusedError."""
+        """What DONE says; output that has not been read is dropped. Raises GuestGoneError, GuestRefusedError."""
         while self._answer is None:
             await self.read()
         if sentence := self._answer.get("error"):
