@@ -14,6 +14,7 @@ from vdc.model.errors import ConflictError, InvalidError, NotFoundError, Refused
 from vdc.model.ids import new_uid
 from vdc.model.image import ImageEntry
 from vdc.model.manifest import ComputerType, EndophyteManifest, MemorySync
+from vdc.model.secrets import unmasked
 from vdc.model.units import format_size
 from vdc.protection.placement import Occupancy, choose_primary
 from vdc.store import keys
@@ -39,7 +40,7 @@ class DesiredState:
 
     async def create(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> Endophyte:
         """Store a new Endophyte. Raises ConflictError (`name-taken`), or why it could never run; nothing stays then."""
-        name = manifest.metadata.name
+        name, manifest = manifest.metadata.name, unmasked(manifest, None)
         for _ in range(ATTEMPTS):
             present = await self._read(name)
             if present is not None:
@@ -55,16 +56,21 @@ class DesiredState:
         )
 
     async def apply(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> tuple[Action, Endophyte]:
-        """Create, or change the present one to this manifest. RefusedError (`immutable-field`) names what cannot."""
+        """Create, or change the present one to this manifest, keeping its secrets where the manifest has the mask.
+
+        RefusedError (`immutable-field`) names what cannot be changed, InvalidError (`secret-missing`) what is not
+        there to be kept.
+        """
         name = manifest.metadata.name
         if await self._read(name) is None:
             return "created", await self.create(manifest, dry_run=dry_run)
 
         def change(present: Endophyte) -> Endophyte:
-            if present.manifest == manifest:
+            wanted = unmasked(manifest, present.manifest)
+            if present.manifest == wanted:
                 return present
-            _check_changeable(present.manifest, manifest)
-            return present.with_(manifest=manifest, generation=present.generation + 1)
+            _check_changeable(present.manifest, wanted)
+            return present.with_(manifest=wanted, generation=present.generation + 1)
 
         if dry_run:
             found = await self._read(name)
