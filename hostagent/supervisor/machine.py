@@ -68,13 +68,13 @@ def is_container(endophyte: Endophyte) -> bool:
 
 def disk_sources(endophyte: Endophyte, image: Image) -> tuple[DiskSource, ...]:
     """What each disk of a new VM begins with: the image's own first, then the manifest's empty ones."""
-    spec, sources = endophyte.manifest.spec, list[DiskSource]()
+    given = list(endophyte.manifest.spec.disks)
+    sources: list[DiskSource] = []
     if image.disk is not None:
-        own = own_disk(spec, image)
-        base = relative_path(image.disk.digest)
-        sources.append(DiskSource(own.size if own else None, base, image.disk_format))
-    for disk in further_disks(spec, image):
-        label = str(uuid5(UUID(endophyte.uid), f"disk{len(sources)}")) if disk.mount_path else ""
+        size = given.pop(0).size if given else None
+        sources.append(DiskSource(size, relative_path(image.disk.digest), image.disk_format))
+    for disk in given:
+        label = str(uuid5(UUID(endophyte.uid), disk.name)) if disk.mount_path else ""
         sources.append(DiskSource(size_bytes=disk.size, file_system=label))
     return tuple(sources)
 

@@ -6,16 +6,14 @@ from typing import Final
 
 from vdc.model.errors import InvalidError
 from vdc.model.image import Image, ImageKind
-from vdc.model.layout import first_further, further_disks
-from vdc.model.manifest import MAX_DISKS, ComputerType, EndophyteManifest
-from vdc.model.process import ImageProcess, Process
+from vdc.model.manifest import ComputerType, EndophyteManifest
+from vdc.model.process import EnvField, ImageProcess, Process
 from vdc.model.program import guest_process
 from vdc.model.units import MIB, TIB, format_size
 
 LEAST_MEMORY_BYTES: Final = 128 * MIB  # our kernel and init beside a small program
 LEAST_VOLUME_BYTES: Final = 16 * MIB  # an ext4 file system with a journal
 MOST_VOLUME_BYTES: Final = 15 * TIB  # it is made in a sparse file of the host's own file system
-_NOT_FOR_VOLUMES: Final = ("/proc", "/sys", "/dev")
 
 
 def check_kind(manifest: EndophyteManifest, image: Image) -> None:
@@ -32,7 +30,7 @@ def check_kind(manifest: EndophyteManifest, image: Image) -> None:
         )
     raise InvalidError(
         f"image {reference} is a container image, and the manifest does not say so",
-        hint="virtualComputer.type: container (vdc create does it by itself)",
+        hint="virtualComputer.type: container",
         code="type-mismatch",
     )
 
@@ -42,7 +40,8 @@ def check_container(manifest: EndophyteManifest, image: Image) -> None:
     spec = manifest.spec
     if spec.virtual_computer.type is not ComputerType.CONTAINER:
         return
-    guest_process(spec.process or Process(), image.process or ImageProcess(), manifest.metadata.name)
+    unknown = dict.fromkeys(EnvField, "")
+    guest_process(spec.process or Process(), image.process or ImageProcess(), manifest.metadata.name, unknown)
     if spec.resources.memory < LEAST_MEMORY_BYTES:
         raise InvalidError(
             f"a container needs {format_size(LEAST_MEMORY_BYTES)} of memory for its own kernel, "
@@ -50,29 +49,15 @@ def check_container(manifest: EndophyteManifest, image: Image) -> None:
             hint=f"--memory {format_size(LEAST_MEMORY_BYTES)}",
             code="memory-too-small",
         )
-    _check_volumes(manifest, image)
-
-
-def _check_volumes(manifest: EndophyteManifest, image: Image) -> None:
-    volumes = further_disks(manifest.spec, image)
-    most = MAX_DISKS - first_further(image)
-    if len(volumes) > most:
-        raise InvalidError(f"a container has at most {most} volumes", code="too-many-volumes")
-    for disk in manifest.spec.disks:
-        if disk.mount_path is None and (disk in volumes or disk.read_only):
-            what = "is to be read only" if disk.read_only else "is a container's further disk"
-            raise InvalidError(f"disk {disk.name} {what} and has no mountPath", code="mount-path-missing")
-    for disk in volumes:
-        path = disk.mount_path or ""
-        if any(path == taken or path.startswith(f"{taken}/") for taken in _NOT_FOR_VOLUMES):
+    for disk in spec.disks[1:]:
+        if disk.mount_path is None:
             raise InvalidError(
-                f"disk {disk.name}: {path} belongs to the guest's kernel", code="mount-path-taken"
+                f"disk {disk.name} is a container's further disk and has no mountPath",
+                code="mount-path-missing",
             )
-        if disk.size is None:
-            raise InvalidError(f"disk {disk.name} has neither an image nor a size", code="disk-size-missing")
-        if not LEAST_VOLUME_BYTES <= disk.size <= MOST_VOLUME_BYTES:
-            least, most_size = format_size(LEAST_VOLUME_BYTES), format_size(MOST_VOLUME_BYTES)
+        if disk.size is not None and not LEAST_VOLUME_BYTES <= disk.size <= MOST_VOLUME_BYTES:
+            least, most = format_size(LEAST_VOLUME_BYTES), format_size(MOST_VOLUME_BYTES)
             raise InvalidError(
-                f"disk {disk.name}: a volume has {least} to {most_size}, not {format_size(disk.size)}",
+                f"disk {disk.name}: a volume has {least} to {most}, not {format_size(disk.size)}",
                 code="volume-size",
             )

@@ -14,8 +14,8 @@ from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 from vdc.model.ids import new_uid
 from vdc.model.image import ImageEntry
-from vdc.model.layout import further_disks, own_disk
 from vdc.model.manifest import EndophyteManifest, MemorySync
+from vdc.model.secrets import unmasked
 from vdc.model.units import format_size
 from vdc.protection.placement import Occupancy, choose_primary
 from vdc.store import keys
@@ -41,7 +41,7 @@ class DesiredState:
 
     async def create(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> Endophyte:
         """Store a new Endophyte. Raises ConflictError (`name-taken`), or why it could never run; nothing stays then."""
-        name = manifest.metadata.name
+        name, manifest = manifest.metadata.name, unmasked(manifest, None)
         for _ in range(ATTEMPTS):
             present = await self._read(name)
             if present is not None:
@@ -57,20 +57,25 @@ class DesiredState:
         )
 
     async def apply(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> tuple[Action, Endophyte]:
-        """Create, or change the present one to this manifest. RefusedError (`immutable-field`) names what cannot."""
+        """Create, or change the present one to this manifest, keeping its secrets where the manifest has the mask.
+
+        RefusedError (`immutable-field`) names what cannot be changed, InvalidError (`secret-missing`) what is not
+        there to be kept.
+        """
         name = manifest.metadata.name
         if await self._read(name) is None:
             return "created", await self.create(manifest, dry_run=dry_run)
 
         def change(present: Endophyte) -> Endophyte:
-            if present.manifest == manifest:
+            wanted = unmasked(manifest, present.manifest)
+            if present.manifest == wanted:
                 return present
-            _check_changeable(present.manifest, manifest)
-            after = present.with_(manifest=manifest, generation=present.generation + 1)
-            if present.manifest.spec.process == manifest.spec.process:
+            _check_changeable(present.manifest, wanted)
+            after = present.with_(manifest=wanted, generation=present.generation + 1)
+            if present.manifest.spec.process == wanted.spec.process:
                 return after
             if image := self._mirror.images.get(present.image_digest):
-                check_container(manifest, image.value.image)
+                check_container(wanted, image.value.image)
             # A program is what its guest was powered on with.
             return after.with_(restarts=present.restarts + 1, force_off=False)
 
@@ -229,13 +234,15 @@ def _check_fits_image(manifest: EndophyteManifest, entry: ImageEntry) -> None:
             code="memory-too-small",
             hint=f"--memory {format_size(least)}",
         )
-    own = own_disk(manifest.spec, entry.image)
-    if own is not None and own.size is not None and own.size < entry.image.disk_virtual_bytes:
-        raise InvalidError(
-            f"disk {own.name} is smaller than the image ({format_size(entry.image.disk_virtual_bytes)})",
-            code="disk-too-small",
-        )
-    sizeless = [disk.name for disk in further_disks(manifest.spec, entry.image) if disk.size is None]
+    for disk in manifest.spec.disks[:1] if entry.image.disk else ():
+        if disk.size is not None and disk.size < entry.image.disk_virtual_bytes:
+            raise InvalidError(
+                f"disk {disk.name} is smaller than the image ({format_size(entry.image.disk_virtual_bytes)})",
+                code="disk-too-small",
+            )
+    sizeless = [
+        disk.name for disk in manifest.spec.disks[1 if entry.image.disk else 0 :] if disk.size is None
+    ]
     if sizeless:
         raise InvalidError(f"disk {sizeless[0]} has neither an image nor a size", code="disk-size-missing")
 
