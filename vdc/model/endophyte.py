@@ -138,6 +138,8 @@ class MachineFacts(Record):
     disk_sizes_bytes: tuple[int, ...]
     has_rewriter: bool = False  # promoted before: later filters go behind its rewriter
     disk_bases: tuple[str, ...] = ()  # per disk: the base in the image store below it; empty: it stands alone
+    nameservers: tuple[str, ...] = ()  # that the guest is told of
+    has_agent_port: bool = False  # a guest that an earlier version powered on has no port for QEMU's guest agent
 
 
 class CopyProgress(Record):
