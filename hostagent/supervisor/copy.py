@@ -31,6 +31,7 @@ from hostagent.drivers.qemu.spec import DEBUG_SOCKET, QMP_SOCKET, SERIAL_LOG, Ma
 from hostagent.drivers.tpm import adopt_tpm, start_tpm
 from hostagent.supervisor.confinement import PIDFILE, QEMU_LOG
 from hostagent.supervisor.copying import Copying
+from hostagent.supervisor.guestagent import AgentWatch
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.journal import Journal
 from hostagent.supervisor.launch import join_group, launch
@@ -81,12 +82,13 @@ class Copy:
         self.fence_timer: asyncio.Task[None] | None = None
         self.trouble = DiskTrouble()
         self.is_held = False  # a comparison holds the checkpoints up: that is no stall
-        self._wake = wake
+        self.wake = wake
         self._incoming: Incoming | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
         self.telling: asyncio.Task[None] | None = None  # what the agent said when it found this copy
         self.console = ConsoleWatch(self.guest / SERIAL_LOG)
+        self.agent = AgentWatch(self)
         self._saving = asyncio.Lock()
 
     # ---- what is there
@@ -143,7 +145,7 @@ class Copy:
             self._durable_epoch = 0
         self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, self.state.epoch))
         await self._write_state()
-        self._wake()
+        self.wake()
 
     async def _write_state(self) -> None:
         """One write at a time, each of the state as it is then: an older one never lands after a newer."""
@@ -244,7 +246,7 @@ class Copy:
     async def _connect(self, socket: str = QMP_SOCKET) -> None:
         qmp = await QmpSession.connect(self.guest / socket, name=self.name, deadline_s=QMP_GREETING_S)
         qmp.add_listener(self._on_event)
-        qmp.on_closed = self._wake
+        qmp.on_closed = self.wake
         self.qmp = qmp
         self.meter.hear_again(time.monotonic())
         status = await qmp.execute(Command.QUERY_STATUS)
@@ -259,7 +261,7 @@ class Copy:
         self.qemu_word = ""
         if self.state.uid and self.state.stage is not CopyStage.PREPARING:  # its job tells, and says why
             self.host.heartbeats.tell_dead(self.state.uid, self.state.epoch)
-        self._wake()
+        self.wake()
 
     def _on_event(self, event: str, data: dict[str, Any], at_s: float) -> None:
         self.meter.on_event(event, data, at_s)
@@ -287,7 +289,7 @@ class Copy:
             case _:
                 epoch = self.state.plan.epoch if self.state.plan else 0
                 self.trouble.on_event(event, data, self.state.role, self.state.stage, epoch)
-        self._wake()
+        self.wake()
 
     async def probe(self) -> None:
         """Raise a QmpError unless QEMU itself answers, out of band: a hung copy must not ask to go on."""
@@ -369,7 +371,7 @@ class Copy:
         self._durable_epoch = 0
         self.console.skip()
         await self.reach(Step.DISCARD_DONE)
-        self._wake()
+        self.wake()
 
     async def close(self) -> None:
         """Let go of the process without touching it (the agent stops; the guest goes on).
@@ -381,7 +383,7 @@ class Copy:
                 await self.qmp.close()
         self.forget_fence()
         self.await_memory(None)
-        for task in (self._watcher, self.telling):
+        for task in (self._watcher, self.telling, self.agent.task):
             if task is not None:
                 task.cancel()
         for process in (self.process, self._tpm):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from hostagent.drivers.net import close_taps, open_taps
 from hostagent.drivers.process import ProcessHandle, in_thread
+from hostagent.drivers.process.foreign import give_foreign
 from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
-from hostagent.drivers.qemu.spec import QMP_SOCKET, MachineSpec
+from hostagent.drivers.qemu.spec import QMP_SOCKET, SEED_FILE, MachineSpec
 from hostagent.supervisor.confinement import limits_of, spawn_guest
 from hostagent.supervisor.host import HostContext
 from vdc.model.endophyte import CopyRole, Endophyte
@@ -22,6 +23,18 @@ async def own_guest_folder(host: HostContext, name: str, uid: str) -> None:
     except OSError as error:
         raise UnavailableError(
             f"the folder of {name} for its QEMU cannot be made: {error.strerror}", code="state-unwritable"
+        ) from error
+
+
+async def give_seed(guest: Path, seed: bytes | None) -> None:
+    """Put what cloud-init is told, if anything, where QEMU finds it. Raises UnavailableError."""
+    path = guest / SEED_FILE
+    try:
+        if seed is not None:
+            await in_thread(give_foreign, path, seed)
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} cannot be written: {error.strerror}", code="state-unwritable"
         ) from error
 
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hostagent.drivers.disk.copy import DiskSource
+from hostagent.drivers.guest.seed import seed
 from hostagent.drivers.net import tap_name
-from hostagent.drivers.qemu.spec import IMAGE_DIR, DiskBoot, DiskSpec, KernelBoot, MachineSpec, NicSpec
+from hostagent.drivers.qemu.spec import (
+    AGENT_PORT,
+    AGENT_SOCKET,
+    IMAGE_DIR,
+    DiskBoot,
+    DiskSpec,
+    GuestPort,
+    KernelBoot,
+    MachineSpec,
+    NicSpec,
+)
+from hostagent.supervisor.guestnet import domain_of, guest_nics
 from vdc.images.blobs import relative_path
 from vdc.model.endophyte import Endophyte, MachineFacts
 from vdc.model.image import Blob, Image, ImageKind
+from vdc.model.network import Network
 
 
 def machine_spec(
@@ -33,6 +46,28 @@ def machine_spec(
         firmware=endophyte.firmware,
         tpm=spec.tpm,
         display=spec.display,
+        guest_ports=(GuestPort(AGENT_PORT, AGENT_SOCKET),) if facts.has_agent_port else (),
+        has_seed=spec.cloud_init is not None,
+    )
+
+
+def has_agent_port(image: Image) -> bool:
+    """Whether a guest that is powered on now gets a port for QEMU's guest agent."""
+    return image.kind is ImageKind.DISK
+
+
+def seed_of(endophyte: Endophyte, networks: Mapping[str, Network], facts: MachineFacts) -> bytes | None:
+    """What its cloud-init is told, as a disk; None where the manifest says nothing of it."""
+    given = endophyte.manifest.spec.cloud_init
+    if given is None:
+        return None
+    return seed(
+        uid=endophyte.uid,
+        hostname=endophyte.name,
+        given=given,
+        nics=guest_nics(endophyte, networks),
+        domain=domain_of(endophyte, networks),
+        nameservers=facts.nameservers,
     )
 
 

@@ -135,6 +135,7 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
         copying=copy.copying.shown if is_copying else None,
         older=state.older,
         resumes=state.resumes,
+        agent=copy.agent.status,
     )
 
 

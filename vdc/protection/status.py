@@ -63,6 +63,7 @@ def endophyte_status(
         sentence=f"lost with its host {pair.primary}, which was removed; it can be deleted"
         if is_lost and pair is not None
         else _sentence(pair, by_host, phase, protection, problem),
+        agent=primary.agent if primary and phase is Phase.RUNNING else None,
         unprotectedSince=_unprotected_since(endophyte, pair),
     )
 
