@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,18 @@ from hostagent.drivers.qemu.spec import DEBUG_SOCKET, GUEST_SOCKET, QMP_SOCKET, 
 from hostagent.drivers.tpm import adopt_tpm, start_tpm
 from hostagent.supervisor.confinement import PIDFILE, QEMU_LOG
 from hostagent.supervisor.copying import Copying
+from hostagent.supervisor.guestagent import AgentWatch
 from hostagent.supervisor.guestline import GuestLine
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.journal import Journal
-from hostagent.supervisor.launch import give_config, join_group, launch
+from hostagent.supervisor.launch import give_files, join_group, launch, take_config
 from hostagent.supervisor.logs import ConsoleWatch, bound_logs, last_line
 from hostagent.supervisor.ports import ports_of
 from hostagent.supervisor.state import CopyState, load_state, save_state
 from hostagent.supervisor.trouble import DiskTrouble
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.errors import VdcError
-from vdc.model.guest import GuestConfig, ProgramStatus
+from vdc.model.guest import ProgramStatus
 from vdc.model.manifest import Firmware
 from vdc.model.step import Step
 from vdc.protection.placement import primary_cost_bytes, secondary_cost_bytes
@@ -82,7 +83,7 @@ class Copy:
         self.fence_timer: asyncio.Task[None] | None = None
         self.trouble = DiskTrouble()
         self.is_held = False  # a comparison holds the checkpoints up: that is no stall
-        self._wake = wake
+        self.wake = wake
         self._incoming: Incoming | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
@@ -90,6 +91,7 @@ class Copy:
         self.console = ConsoleWatch(self.guest / SERIAL_LOG)
         self.line = GuestLine(self.guest / GUEST_SOCKET, name)
         self.program: ProgramStatus | None = None  # of a container, as its guest has said last
+        self.agent = AgentWatch(self)
         self._saving = asyncio.Lock()
 
     # ---- what is there
@@ -138,7 +140,7 @@ class Copy:
             self._durable_epoch = 0
         self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, self.state.epoch))
         await self._write_state()
-        self._wake()
+        self.wake()
 
     async def _write_state(self) -> None:
         """One write at a time, each of the state as it is then: an older one never lands after a newer."""
@@ -166,12 +168,9 @@ class Copy:
     # ---- coming to be
 
     async def start(
-        self, endophyte: Endophyte, spec: MachineSpec, role: CopyRole, config: GuestConfig | None = None
+        self, endophyte: Endophyte, spec: MachineSpec, role: CopyRole, given: Mapping[str, bytes]
     ) -> None:
-        """Make ports, firmware and TPM, start QEMU, connect to it. Raises VdcError; then `end` cleans up.
-
-        `config`: what a container's guest is told.
-        """
+        """Make ports, firmware and TPM, start QEMU, connect to it. Raises VdcError; then `end` cleans up."""
         is_primary = role is CopyRole.PRIMARY
         cost_bytes = primary_cost_bytes(endophyte) if is_primary else secondary_cost_bytes(endophyte)
         whose = "" if is_primary else "the secondary of "
@@ -190,14 +189,14 @@ class Copy:
                 self.folder, self.guest, runtime_root=runtime, tag=spec.uid, join=join
             )
         self.console.skip()
-        await give_config(self.guest, config)
+        await give_files(self.guest, given)
         self.process = await launch(self.host, self.folder, self.guest, spec, role, join=join)
         self.rank_for_memory(role)
         self.booting_since_s = self.host.clock.boottime_s() if role is CopyRole.PRIMARY else None
         self._watch()
         await self.reach(Step.POWER_ON_SPAWNED)
         await self._connect_to_new()
-        await give_config(self.guest, None)  # QEMU has read it
+        await take_config(self.guest)
         await self.reach(Step.POWER_ON_DONE)
 
     def rank_for_memory(self, role: CopyRole | None) -> None:
@@ -245,7 +244,7 @@ class Copy:
     async def _connect(self, socket: str = QMP_SOCKET) -> None:
         qmp = await QmpSession.connect(self.guest / socket, name=self.name, deadline_s=QMP_GREETING_S)
         qmp.add_listener(self._on_event)
-        qmp.on_closed = self._wake
+        qmp.on_closed = self.wake
         self.qmp = qmp
         self.meter.hear_again(time.monotonic())
         status = await qmp.execute(Command.QUERY_STATUS)
@@ -260,7 +259,7 @@ class Copy:
         self.qemu_word = ""
         if self.state.uid and self.state.stage is not CopyStage.PREPARING:  # its job tells, and says why
             self.host.heartbeats.tell_dead(self.state.uid, self.state.epoch)
-        self._wake()
+        self.wake()
 
     def _on_event(self, event: str, data: dict[str, Any], at_s: float) -> None:
         self.meter.on_event(event, data, at_s)
@@ -288,7 +287,7 @@ class Copy:
             case _:
                 epoch = self.state.plan.epoch if self.state.plan else 0
                 self.trouble.on_event(event, data, self.state.role, self.state.stage, epoch)
-        self._wake()
+        self.wake()
 
     async def probe(self) -> None:
         """Raise a QmpError unless QEMU itself answers, out of band: a hung copy must not ask to go on."""
@@ -372,7 +371,7 @@ class Copy:
         self._durable_epoch = 0
         self.console.skip()
         await self.reach(Step.DISCARD_DONE)
-        self._wake()
+        self.wake()
 
     async def close(self) -> None:
         """Let go of the process without touching it (the agent stops; the guest goes on).
@@ -385,7 +384,7 @@ class Copy:
         await self.line.close()
         self.forget_fence()
         self.await_memory(None)
-        for task in (self._watcher, self.telling):
+        for task in (self._watcher, self.telling, self.agent.task):
             if task is not None:
                 task.cancel()
         for process in (self.process, self._tpm):

@@ -16,9 +16,8 @@ from hostagent.supervisor.node import NodeContext
 from vdc.api import models as wire
 from vdc.model.errors import UnavailableError
 from vdc.model.image import ImageEntry
+from vdc.model.network import Network
 from vdc.protection.snapshot import Limits
-
-MOST_NAMESERVERS = 3  # that a resolver asks (resolv.conf(5))
 
 
 class Peer(Protocol):
@@ -54,6 +53,11 @@ class HostContext(NodeContext):
             checkpoint_budget_ms=checkpoint_budget_ms,
         )
 
+    @property
+    def networks(self) -> dict[str, Network]:
+        """The overlays, by name."""
+        return {name: found.value for name, found in self.mirror.networks.items()}
+
     async def ensure_image(self, entry: ImageEntry) -> None:
         """Make an image present on this host; raises as ImageCache.ensure."""
         holders = [
@@ -62,15 +66,6 @@ class HostContext(NodeContext):
             if name != self.name and name in self.mirror.alive and (found := self.mirror.hosts.get(name))
         ]
         await self.images.ensure(entry.image, holders)
-
-    def nameservers(self) -> tuple[str, ...]:
-        """Where a guest that is powered on now asks for names: a dnsmasq of this host, and of others."""
-        others = sorted(
-            found.value.overlay_address
-            for name, found in self.mirror.hosts.items()
-            if name != self.name and not found.value.is_witness
-        )
-        return (self.record.overlay_address, *others)[:MOST_NAMESERVERS]
 
     async def guest_cpu(self) -> str:
         """QEMU's `-cpu` for a guest that is powered on now: every host that may ever run its pair can offer it.

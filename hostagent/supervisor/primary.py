@@ -15,8 +15,9 @@ from hostagent.drivers.qemu import kept, primary
 from hostagent.supervisor import consent, credentials, resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
-from hostagent.supervisor.launch import config_of, own_guest_folder
-from hostagent.supervisor.machine import disk_sources, machine_spec
+from hostagent.supervisor.guestnet import nameservers
+from hostagent.supervisor.launch import files_for, own_guest_folder
+from hostagent.supervisor.machine import disk_sources, has_agent_port, machine_spec
 from hostagent.supervisor.shutdown import ask_guest, is_forced
 from hostagent.supervisor.state import PlanRecord
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, MachineFacts, RunState
@@ -65,12 +66,13 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             qemu_version=host.record.qemu.version,
             disk_sizes_bytes=await copy.disks.virtual_sizes(),
             disk_bases=await copy.disks.bases(),
-            nameservers=host.nameservers(),
+            nameservers=nameservers(found.value for found in host.mirror.hosts.values()),
+            has_agent_port=has_agent_port(entry.image),
         )
         await copy.save(machine=facts)  # before QEMU starts: the next agent can tell what it finds
         await copy.reach(Step.START_DISKS)
         spec = machine_spec(endophyte, entry.image, facts, disk_specs(record))
-        await copy.start(endophyte, spec, CopyRole.PRIMARY, config_of(host, endophyte, entry.image, facts))
+        await copy.start(endophyte, spec, CopyRole.PRIMARY, files_for(host, endophyte, entry.image, facts))
     except BaseException:
         await copy.end_process()
         raise

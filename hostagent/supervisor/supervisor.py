@@ -147,6 +147,7 @@ class Supervisor:
                     epoch=self.copy.state.epoch, severity=Severity.WARNING,
                 )  # fmt: skip
         await self._dispatch(decision)
+        self.copy.agent.look()
         self._publisher.look()
 
     async def _dispatch(self, decision: Decision) -> None:

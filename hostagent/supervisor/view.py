@@ -142,6 +142,7 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
         older=state.older,
         resumes=state.resumes,
         program=copy.program,
+        agent=copy.agent.status,
     )
 
 

@@ -7,6 +7,7 @@ answers come over the guest channel (docs/guest-channel.md). The guest's init re
 from __future__ import annotations
 
 from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
 
 from pydantic import Field
 
@@ -98,3 +99,18 @@ class ProgramStatus(Record):
     exit_code: int | None = None  # of the last run that ended; 128+N: killed by signal N
     reason: str = ""  # one sentence where it does not run, or is not ready
     started_at: str = ""  # by the guest's clock, RFC 3339
+
+
+class GuestInterface(Record):
+    """One interface of a guest, as the guest sees it. `mac` is empty where it has none."""
+
+    name: str = Field(max_length=64)
+    mac: str = Field(default="", pattern=r"^([0-9a-f]{2}(:[0-9a-f]{2}){5})?$")
+    addresses: tuple[IPv4Address | IPv6Address, ...] = Field(default=(), max_length=64)
+
+
+class AgentStatus(Record):
+    """What QEMU's guest agent in a disk image says; part of what the primary's host observes."""
+
+    is_answering: bool = False
+    interfaces: tuple[GuestInterface, ...] = ()

@@ -1,4 +1,4 @@
-"""The guest channel: requests to the init of a container's guest (docs/guest-channel.md)."""
+"""What is said to a guest, and by whom it answers: QEMU's guest agent in a disk image, our init in a container's."""
 
 from hostagent.drivers.guest.channel import GuestChannel
 from hostagent.drivers.guest.errors import GuestError, GuestGoneError, GuestRefusedError

@@ -26,6 +26,9 @@ GUEST_SOCKET = "guest.sock"  # the guest channel (docs/guest-channel.md)
 OUTPUT_LOG = "output.log"  # what a container's program writes
 CONFIG_FILE = "config.json"  # what a container's guest is told; there only while QEMU starts
 VARS_FILE = "vars.fd"
+SEED_FILE = "seed.iso"  # what cloud-init is told
+AGENT_SOCKET = "qga.sock"
+AGENT_PORT = "org.qemu.guest_agent.0"  # by this name QEMU's guest agent finds its port
 
 Machine = Literal["q35", "pc"]
 AcceleratorName = Literal["tcg", "kvm"]
@@ -68,9 +71,9 @@ class NicSpec:
 
 @dataclass(frozen=True, slots=True)
 class GuestPort:
-    """A port of the guest's virtio-serial controller, found there by `name`; `file` lies in the VM's folder.
+    """A port of virtio-serial, which the guest finds by its name; QEMU's side is a file name in `VM_DIR`.
 
-    A socket that the agent connects to, or a log that is appended to.
+    A unix socket on which QEMU listens, or, as a log, a file that what the guest writes is appended to.
     """
 
     name: str
@@ -97,6 +100,7 @@ class MachineSpec:
     display: Display = Display.NONE
     guest_ports: tuple[GuestPort, ...] = ()
     config_name: str = ""  # under which the guest finds `CONFIG_FILE` in fw_cfg; empty: it is given none
+    has_seed: bool = False  # `SEED_FILE` as a further disk, read-only and of no part in lockstep
     extra: tuple[str, ...] = field(default=())  # further options, for tests and measurements
 
     def __post_init__(self) -> None:
