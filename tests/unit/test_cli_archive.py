@@ -59,7 +59,9 @@ def test_an_honest_archive_arrives_whole_under_its_new_name(tmp_path: Path, form
     copy = tmp_path / "copy"
     assert (copy / "a").read_bytes() == b"x" * 1000
     assert (copy / deep.removeprefix("data/")).read_bytes() == b"deep"
-    assert str((copy / "to-a").readlink()) == "a" and (copy / "hard").stat().st_ino == (copy / "a").stat().st_ino
+    assert (
+        str((copy / "to-a").readlink()) == "a" and (copy / "hard").stat().st_ino == (copy / "a").stat().st_ino
+    )
     status = (copy / "a").stat()
     assert (stat.S_IMODE(status.st_mode), status.st_mtime, status.st_uid) == (0o640, 1e9, os.getuid())
     assert stat.S_IMODE(copy.stat().st_mode) == 0o750

@@ -24,13 +24,14 @@ from vdc.cli.terminal import Input, raw_terminal
 from vdc.model.errors import Problem
 
 EXIT_LOST: Final = 255  # as ssh has it: the command may have gone on, or not
+EXIT_REFUSED: Final = 126  # as shells have it: it could not be run
 _NOTHING: Final = "/dev/null"
 
 
 async def run_command(
     api: ApiClient, name: str, command: Sequence[str], options: ExecOptions, *, user: str, has_input: bool
 ) -> int:
-    """The command's exit code; EXIT_LOST, with one line that says so, where it is not known."""
+    """The command's exit code; EXIT_LOST or EXIT_REFUSED, with one line that says why, where there is none."""
     descriptor = sys.stdin.fileno() if has_input else os.open(_NOTHING, os.O_RDONLY)
     async with api.endophyte_exec(name, command, user) as socket:
         await socket.send_str(options.to_json())
@@ -41,7 +42,7 @@ async def run_command(
         return result.exit_code
     problem = result.problem if result is not None else None
     print_problem(problem or _lost(name))
-    return EXIT_LOST
+    return EXIT_REFUSED if problem is not None and problem.code == "guest-refused" else EXIT_LOST
 
 
 def terminal_size() -> tuple[int, int]:
