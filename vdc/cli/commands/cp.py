@@ -18,10 +18,11 @@ from vdc.cli.base import VdcCommand, to_size
     help="Copy no more than this out of a container.",
 )  # fmt: skip
 def cp(source: str, target: str, max_size: int) -> None:
-    """Copy a file or folder between this machine and a container: NAME:PATH names one there.
+    """Copy files into a container, or out of it.
 
-    Into an existing folder it is copied under its own name, else it gets the new name. What is copied out is yours,
-    and links that lead out of it are left out; what is copied in is root's.
+    NAME:PATH names a file or folder in a container, anything else a local one. Into an existing folder it is copied
+    under its own name, else it gets the new name. What is copied out is yours, and links that lead out of it are left
+    out; what is copied in is root's.
     """
     import sys
 

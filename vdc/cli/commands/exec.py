@@ -8,6 +8,7 @@ from vdc.cli.base import VdcCommand
 
 
 @click.command(
+    "exec",
     cls=VdcCommand,
     example="vdc exec db -- redis-cli ping\nvdc exec -it db -- sh\nvdc exec -i db -- psql < dump.sql",
 )
@@ -32,10 +33,11 @@ def exec_(
     env: tuple[str, ...],
     workdir: str,
 ) -> int:
-    """Run a command in a container, beside its program; its exit code becomes this one's.
+    """Run a command in a container.
 
-    126 and 127: it cannot be run, there is none of that name; 128+N: signal N ended it. 255: it is not known how it
-    ended, because the container moved to another host, or its guest does not answer.
+    It runs beside the container's program, and its exit code becomes this one's. 126 and 127: it cannot be run,
+    there is none of that name; 128+N: signal N ended it. 255: it is not known how it ended, because the container
+    moved to another host, or its guest does not answer.
     """
     import os
     import sys

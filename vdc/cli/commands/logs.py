@@ -34,10 +34,11 @@ _AFTER_FAILOVER = 500  # lines of the other host's log, among which are those th
 )
 @click.option("--console", is_flag=True, help="A container's serial console, not what its program wrote.")
 def logs(*, name: str, follow: bool, tail: int, timestamps: bool, stream: str | None, console: bool) -> None:
-    """Print what a container's program wrote, or what another VM wrote on its serial console.
+    """Print what a container, or a serial console, wrote.
 
-    It is what the primary's host recorded; both copies of a protected VM write the same. What a container's program
-    writes to standard error is printed to standard error.
+    Of a container it is what its program wrote, of every other VM what came to the serial console, as the primary's
+    host recorded it; both copies of a protected VM record it. What a container's program writes to standard error is
+    printed to standard error.
     """
     from vdc.cli.output import Printer
     from vdc.cli.session import call
