@@ -131,25 +131,24 @@ def news(before: ProgramStatus | None, after: ProgramStatus | None) -> Iterator[
     """What is worth telling of a change; nothing of the first look, which is the first after a failover too. Pure."""
     if after is None or before is None:
         return
-    why = f": {after.reason}" if after.reason else ""
+    code = "" if after.exit_code is None else f"exit code {after.exit_code}"
     if after.state == ProgramState.UNKNOWN:
-        yield News("program-silent", f"the guest does not answer any more{why}")
+        yield News("program-silent", f"the guest does not answer any more: {after.reason}")
         return
     if after.restarts > before.restarts:
-        how = "" if after.exit_code is None else f"; it had ended with {after.exit_code}"
+        how = f"; before: {code}" if code else ""
         yield News(
-            "program-restarted", f"the program was started again, {_times(after.restarts)} in all{how}{why}"
+            "program-restarted", f"the program was started again, {_times(after.restarts)} in all{how}"
         )
     has_ended = after.state in (ProgramState.WAITING, ProgramState.ENDED)
     if has_ended and (after.state, after.restarts) != (before.state, before.restarts):
         is_well = after.state == ProgramState.ENDED and after.exit_code == 0
-        what = "for good" if after.state == ProgramState.ENDED else "and is started again after a pause"
-        yield News(
-            "program-ended", f"the program ended with {after.exit_code}, {what}{why}",
-            Severity.NORMAL if is_well else Severity.WARNING,
-        )  # fmt: skip
+        severity = Severity.NORMAL if is_well else Severity.WARNING
+        yield News("program-ended", f"the program ended: {after.reason or code}", severity)
     elif before.ready and not after.ready and after.state == ProgramState.RUNNING:
-        yield News("program-not-ready", f"the program is not ready any more{why}")
+        yield News(
+            "program-not-ready", f"the program is not ready any more: {after.reason or 'no reason given'}"
+        )
     elif after.ready and not before.ready:
         yield News("program-ready", "the program is ready", Severity.NORMAL)
 
