@@ -77,5 +77,5 @@ TARGETS = (
     ("guest-frames", frames, (Frame(FrameType.DATA, 1, b"x").encoded(), json.dumps(_STATUS).encode(), b"\0\0\1\0")),
     ("guest-archive", archive, (_archive(),)),
     ("guest-log", log_lines, (b"2026-11-23T14:00:00.1Z stdout F text\n2026-11-23T14:00:00.2Z stderr P te",)),
-    ("exec-messages", exec_messages, (b'{"tty":true,"rows":24,"env":["A=b"]}', b'{"credit":7,"resize":[1,2],"signal":"INT"}')),
+    ("exec-messages", exec_messages, (b'{"tty":true,"rows":24,"env":["A=b"]}', b'{"credit":7,"signal":"INT"}')),
 )  # fmt: skip
