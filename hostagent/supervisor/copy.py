@@ -394,8 +394,6 @@ class Copy:
             if process is not None:
                 process.close()
 
-    # ---- helpers
-
     def mark_stage(self, stage: CopyStage) -> None:
         """Change the stage in memory alone (a note that is found out again after a restart)."""
         self.state = self.state.with_(stage=stage)
