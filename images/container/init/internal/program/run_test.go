@@ -79,7 +79,7 @@ func act(argv []string) int {
 		select {}
 	case "orphan":
 		child := exec.Command("/bin/"+actName, "ignore")
-		child.Stdin, child.Stdout = os.Stdin, os.Stdout
+		child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
 		return map[bool]int{true: 0, false: 1}[child.Start() == nil]
 	}
 	return 99
@@ -89,7 +89,7 @@ func act(argv []string) int {
 type world struct {
 	*Supervisor
 	mu   sync.Mutex
-	said bytes.Buffer
+	said map[string]*bytes.Buffer // by stream
 	news chan struct{}
 }
 
@@ -126,14 +126,16 @@ func newWorld(t *testing.T, told config.Process) *world {
 	if told.RestartPolicy == "" {
 		told.RestartPolicy = config.Never
 	}
-	w := &world{news: make(chan struct{}, 1000)}
+	w := &world{
+		news: make(chan struct{}, 1000), said: map[string]*bytes.Buffer{"stdout": {}, "stderr": {}},
+	}
 	w.Supervisor = NewSupervisor(&told, &Runner{Reaper: reaper(), Image: image}, NewBoard())
-	w.Output = func(_ string, from io.Reader) {
+	w.Output = func(stream string, from io.Reader) {
 		buffer := make([]byte, 1000)
 		for {
 			n, err := from.Read(buffer)
 			w.mu.Lock()
-			w.said.Write(buffer[:n])
+			w.said[stream].Write(buffer[:n])
 			w.mu.Unlock()
 			w.news <- struct{}{}
 			if err != nil {
@@ -154,7 +156,7 @@ func check(t *testing.T, err error) {
 func (w *world) output() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.said.String()
+	return w.said["stdout"].String() + w.said["stderr"].String()
 }
 
 // awaitOutput waits until the program has said it so often.
