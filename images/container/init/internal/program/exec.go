@@ -77,6 +77,9 @@ func (r *Runner) Exec(spec Spec, files [3]*os.File, isTerminal bool) (*Child, er
 		} else if spec.OwnStreams {
 			giveStreams(resolved.Account, int(files[1].Fd()), int(files[2].Fd()))
 		}
+		if err := restrict(spec.Security); err != nil {
+			return err
+		}
 		child, err = r.Reaper.Start(resolved.Path, resolved.Argv, attributes)
 		if errors.Is(err, syscall.ENOMEM) {
 			return &StartError{CannotRun, "the program is just ending, or the memory is used up"}

@@ -74,7 +74,16 @@ func launch(given order) error {
 	if err := LimitFiles(); err != nil {
 		return err
 	}
+	if given.Spec.Security.ReadOnlyRootFilesystem {
+		// This mount alone: volumes, files in memory and devices are mounts of their own.
+		if err := syscall.Mount("", "/", "", syscall.MS_REMOUNT|syscall.MS_BIND|syscall.MS_RDONLY, ""); err != nil {
+			return os.NewSyscallError("mount", err)
+		}
+	}
 	giveStreams(resolved.Account, 1, 2)
+	if err := restrict(given.Spec.Security); err != nil {
+		return err
+	}
 	if err := becomeAccount(resolved.Account); err != nil {
 		return err
 	}
