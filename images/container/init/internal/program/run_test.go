@@ -323,6 +323,31 @@ func TestWhatTheProgramLeavesBehindEndsWithIt(t *testing.T) {
 	}
 }
 
+func TestNobodySeesMoreThanTheImageWhileTheProgramStarts(t *testing.T) {
+	w := newWorld(t, config.Process{Argv: []string{actName, "exit", "0"}})
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for i := 0; i < 30; i++ {
+			w.once()
+		}
+	}()
+	for views := 0; ; views++ {
+		err := w.Runner.View(func() error {
+			_, err := os.Stat("/usr")
+			return err
+		})
+		if err == nil {
+			t.Fatalf("view %d is outside of the image", views)
+		}
+		select {
+		case <-over:
+			return
+		default:
+		}
+	}
+}
+
 func TestExecBesideTheProgram(t *testing.T) {
 	w := newWorld(t, config.Process{Argv: []string{actName, "trap"}})
 	run := func(spec Spec) (string, int) {
