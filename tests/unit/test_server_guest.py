@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tarfile
+import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,13 +27,13 @@ from hostagent.supervisor.machine import is_container
 from vdc.api.client import ApiClient
 from vdc.api.execution import ERRORS, INPUT, OUTPUT, WINDOW, ExecMessage, ExecOptions, command_text
 from vdc.cli.copying import copy_in, copy_out, parse_place
-from vdc.cli.execution import EXIT_LOST, EXIT_REFUSED, run_command
+from vdc.cli.execution import ESCAPE, ESCAPES, EXIT_LOST, EXIT_REFUSED, run_command
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.errors import InvalidError, RefusedError, VdcError
 from vdc.store import keys
 from vdc.store.protocol import Put
 
-SOON_S = 5.0
+SOON_S = 20.0
 GIB = 1 << 30
 CONTAINER = {"type": "container", "dedicatedNodes": 2}
 Script = Callable[[Guest, int, dict[str, Any]], Awaitable[None]]
@@ -432,3 +433,49 @@ async def test_what_cannot_be_read_here_is_told_and_nothing_is_written(world: Wo
 @pytest.mark.parametrize("path", ["", "relative", "/a%00b", "/" + "x" * 5_000])
 async def test_a_path_that_is_none_is_refused(world: World, path: str) -> None:
     assert await asked(world, f"web/files?path={path}") == (400, "query-invalid")
+
+
+# ---- the terminal
+
+
+async def test_a_terminals_keys_and_size_are_the_commands(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = os.openpty()
+    got = bytearray()
+
+    async def script(end: Guest, stream: int, request: dict[str, Any]) -> None:
+        assert request["tty"]
+        os.write(ours, b"\x03\x04")
+        while len(got) < 2:
+            got.extend((await end.expect(FrameType.DATA)).payload)
+        await end.done(stream, exit_code=0)
+
+    before = termios.tcgetattr(theirs)
+    with os.fdopen(theirs, "rb", buffering=0) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        async with world.guest(script):
+            assert await run(world, "sh", options=ExecOptions(tty=True), has_input=True) == 0
+        assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    assert got == b"\x03\x04"
+
+
+async def test_a_command_that_has_all_keys_can_be_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.openpty()
+    heard = asyncio.Event()
+
+    async def script(end: Guest, stream: int, _: dict[str, Any]) -> None:
+        for _ in range(ESCAPES):
+            await asyncio.sleep(0.05)  # a terminal gives keys that are pressed together as one piece
+            os.write(ours, ESCAPE)
+        await end.expect(FrameType.CANCEL)
+        heard.set()
+        await end.done(stream)
+
+    with os.fdopen(theirs, "rb", buffering=0) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        async with world.guest(script):
+            assert await run(world, "sh", options=ExecOptions(tty=True), has_input=True) == EXIT_LOST
+            await asyncio.wait_for(heard.wait(), SOON_S)
+    os.close(ours)

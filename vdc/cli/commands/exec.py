@@ -37,7 +37,8 @@ def exec_(
 
     It runs beside the container's program, and its exit code becomes this one's. 126 and 127: it cannot be run,
     there is none of that name; 128+N: signal N ended it. 255: it is not known how it ended, because the container
-    moved to another host, or its guest does not answer.
+    moved to another host, or its guest does not answer. With -it all keys are the command's; Ctrl-] three times in a
+    row leaves, and ends it.
     """
     import os
     import sys
