@@ -16,8 +16,8 @@ from hostagent.supervisor import consent, credentials, resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.guestnet import nameservers
-from hostagent.supervisor.launch import give_seed, own_guest_folder
-from hostagent.supervisor.machine import disk_sources, has_agent_port, machine_spec, seed_of
+from hostagent.supervisor.launch import files_for, own_guest_folder
+from hostagent.supervisor.machine import disk_sources, has_agent_port, machine_spec
 from hostagent.supervisor.shutdown import ask_guest, is_forced
 from hostagent.supervisor.state import PlanRecord
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, MachineFacts, RunState
@@ -72,8 +72,7 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         await copy.save(machine=facts)  # before QEMU starts: the next agent can tell what it finds
         await copy.reach(Step.START_DISKS)
         spec = machine_spec(endophyte, entry.image, facts, disk_specs(record))
-        await give_seed(copy.guest, seed_of(endophyte, host.networks, facts))
-        await copy.start(endophyte, spec, CopyRole.PRIMARY)
+        await copy.start(endophyte, spec, CopyRole.PRIMARY, files_for(host, endophyte, entry.image, facts))
     except BaseException:
         await copy.end_process()
         raise

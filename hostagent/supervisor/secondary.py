@@ -21,8 +21,8 @@ from hostagent.supervisor import credentials, resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.handover import Handover
-from hostagent.supervisor.launch import give_seed, own_guest_folder
-from hostagent.supervisor.machine import machine_spec, seed_of
+from hostagent.supervisor.launch import files_for, own_guest_folder
+from hostagent.supervisor.machine import machine_spec
 from hostagent.supervisor.state import PlanRecord
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed
 from vdc.model.errors import RefusedError, UnavailableError, VdcError
@@ -63,8 +63,7 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         await copy.reach(Step.PREPARE_CREDENTIALS)
         specs = disk_specs(record, len(facts.disk_sizes_bytes))
         spec = machine_spec(endophyte, entry.image, facts, specs)
-        await give_seed(copy.guest, seed_of(endophyte, host.networks, facts))
-        await copy.start(endophyte, spec, CopyRole.SECONDARY)
+        await copy.start(endophyte, spec, CopyRole.SECONDARY, files_for(host, endophyte, entry.image, facts))
         plan = PlanRecord(
             epoch=pair.epoch, slot=pair.slot, disks=len(specs), nics=len(endophyte.nics),
             primary_address=host.mirror.hosts[pair.primary].value.replication_address,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from vdc.model.base import Record
-from vdc.model.guest import AgentStatus
+from vdc.model.guest import AgentStatus, ProgramStatus
 from vdc.model.ids import DnsLabel
 from vdc.model.maintenance import Move
 from vdc.model.manifest import EndophyteManifest, Firmware
@@ -177,6 +177,7 @@ class Observed(Record):
     copying: CopyProgress | None = None
     older: tuple[str, ...] = ()  # primary: the older copies since which it has recorded all its writes
     resumes: str = ""  # secondary: the older copy (one of the primary's `older`) that its disks are
+    program: ProgramStatus | None = None  # primary of a container: as its guest says
     agent: AgentStatus | None = None  # primary of a disk image
 
 
@@ -206,5 +207,6 @@ class EndophyteStatus(Record):
     sentence: str
     moving_to: str | None = None
     move_problem: str = ""  # why the last move was given up
+    program: ProgramStatus | None = None  # of a container that runs, as soon as its guest answers
     agent: AgentStatus | None = None  # of a disk image that runs
     unprotectedSince: str | None = None  # noqa: N815 - the wire form; null in lockstep or where none is wanted

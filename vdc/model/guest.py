@@ -6,12 +6,13 @@ answers come over the guest channel (docs/guest-channel.md). The guest's init re
 
 from __future__ import annotations
 
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
 from pydantic import Field
 
 from vdc.model.base import Record
-from vdc.model.process import Probe, RestartPolicy
+from vdc.model.process import EmptyDir, Probe, RestartPolicy, SecurityContext
 
 FW_CFG_NAME = "opt/mycelium.network/config"
 CHANNEL_PORT = "mycelium.network.guest.0"  # of virtio-serial: requests and answers
@@ -40,23 +41,25 @@ class GuestFile(Record):
     """A file that is laid over the image's."""
 
     path: str
-    content_base64: str
+    content_base64: str = Field(repr=False)
     mode: int
 
 
 class GuestProcess(Record):
     """The program, with everything decided that can be decided outside the guest.
 
-    `user` is resolved in the guest, by the image's own /etc/passwd and /etc/group.
+    `user` is resolved in the guest, by the image's own /etc/passwd and /etc/group. No `$(NAME)` is left in `argv` and
+    `env`.
     """
 
-    argv: tuple[str, ...]
-    env: tuple[str, ...]
+    argv: tuple[str, ...] = Field(repr=False)
+    env: tuple[str, ...] = Field(repr=False)
     working_dir: str
     user: str
     stop_signal: str
     stop_seconds: int
     restart_policy: RestartPolicy
+    security_context: SecurityContext = SecurityContext()
     startup_probe: Probe | None = None
     liveness_probe: Probe | None = None
     readiness_probe: Probe | None = None
@@ -71,14 +74,25 @@ class GuestConfig(Record):
     nameservers: tuple[str, ...] = ()
     nics: tuple[GuestNic, ...] = ()
     volumes: tuple[GuestVolume, ...] = ()
+    empty_dirs: tuple[EmptyDir, ...] = ()
     files: tuple[GuestFile, ...] = ()
     process: GuestProcess
+
+
+class ProgramState(StrEnum):
+    """What the program does. Records hold it as text: a later agent may know more of them."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    WAITING = "waiting"  # to be started again
+    ENDED = "ended"  # for good, by its restart policy
+    UNKNOWN = "unknown"  # the agent's own word: the guest does not answer
 
 
 class ProgramStatus(Record):
     """How the program in a guest is; the answer to `status`, and part of what the primary's host observes."""
 
-    state: str  # starting, running, waiting (to be started again), ended
+    state: str  # a ProgramState
     ready: bool = False
     pid: int = 0
     restarts: int = 0

@@ -2,7 +2,7 @@
 
     GuestError
     ├── GuestGoneError     the channel is not there, or ended; whether anything was done is unknown  (conflict)
-    └── GuestRefusedError  the guest understood and could not; the sentence is its own               (refused)
+    └── GuestRefusedError  the guest could not, the sentence is its own; or too much is asked of it  (refused)
 
 Neither is `unavailable`: another agent would ask the same guest.
 """
@@ -25,6 +25,6 @@ class GuestGoneError(GuestError, ConflictError):
 
 
 class GuestRefusedError(GuestError, RefusedError):
-    """What the guest says of a request that it could not carry out."""
+    """What the guest says of a request that it could not carry out; or it was not asked, as it is asked too much."""
 
     default_code = "guest-refused"

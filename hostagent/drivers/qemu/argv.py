@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hostagent.drivers.qemu.spec import (
+    CONFIG_FILE,
     CONSOLE_SOCKET,
     DEBUG_SOCKET,
     QMP_SOCKET,
@@ -116,6 +117,8 @@ def _boot(spec: MachineSpec) -> list[str]:
         argv += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
     if isinstance(spec.boot, KernelBoot):
         argv += ["-kernel", spec.boot.kernel, "-initrd", spec.boot.initrd, "-append", spec.boot.cmdline]
+    if spec.config_name:
+        argv += ["-fw_cfg", f"name={spec.config_name},file={VM_DIR}/{CONFIG_FILE}"]
     return argv
 
 

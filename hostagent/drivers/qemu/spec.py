@@ -22,6 +22,9 @@ CONSOLE_SOCKET = "console.sock"
 SERIAL_LOG = "serial.log"
 VNC_SOCKET = "vnc.sock"
 TPM_SOCKET = "swtpm.sock"
+GUEST_SOCKET = "guest.sock"  # the guest channel (docs/guest-channel.md)
+OUTPUT_LOG = "output.log"  # what a container's program writes
+CONFIG_FILE = "config.json"  # what a container's guest is told; there only while QEMU starts
 VARS_FILE = "vars.fd"
 SEED_FILE = "seed.iso"  # what cloud-init is told
 AGENT_SOCKET = "qga.sock"
@@ -96,6 +99,7 @@ class MachineSpec:
     tpm: bool = False
     display: Display = Display.NONE
     guest_ports: tuple[GuestPort, ...] = ()
+    config_name: str = ""  # under which the guest finds `CONFIG_FILE` in fw_cfg; empty: it is given none
     has_seed: bool = False  # `SEED_FILE` as a further disk, read-only and of no part in lockstep
     extra: tuple[str, ...] = field(default=())  # further options, for tests and measurements
 
