@@ -49,10 +49,11 @@ class AgentWatch:
         if copy.state.stage not in _SPEAKS or now < self._due_s or (self.task and not self.task.done()):
             return
         self._due_s = now + LAST_RETRY_S
-        self.task = asyncio.create_task(self._ask(), name=f"{copy.name} guest agent")
+        self.task = asyncio.create_task(self._ask(copy.pid), name=f"{copy.name} guest agent")
 
-    async def _ask(self) -> None:
-        copy, pid = self._copy, self._copy.pid
+    async def _ask(self, pid: int | None) -> None:
+        """What the process `pid` says; an answer that another one has taken the place of counts for nothing."""
+        copy = self._copy
         status = await ask_status(self.line)
         if status.is_answering:
             pause_s, self._retry_s = ANSWERED_EVERY_S, FIRST_RETRY_S

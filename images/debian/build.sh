@@ -52,10 +52,7 @@ install_system() {
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/info/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' \
-        --essential-hook='cp -R "$FILES"/usr/share/initramfs-tools "$1/usr/share/"' \
-        --essential-hook='mkdir -p "$1/etc/initramfs-tools" && cp -R "$FILES"/etc/initramfs-tools/. "$1/etc/initramfs-tools/"' \
-        --customize-hook="$here/customize.sh" \
-        --customize-hook='rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"' \
+        --essential-hook="$here/prepare.sh" --customize-hook="$here/customize.sh" \
         "$SUITE" "$1" "deb $mirror $SUITE main"
 }
 
@@ -151,5 +148,6 @@ build() {
     step "image debian: in $VDC_CACHE_DIR/$KIND/$version"
 }
 
-ensure_artefact "$KIND" "$(digest_of "$here"/{build.sh,customize.sh,packages.list} \
-    $(find "$here/files" -type f | LC_ALL=C sort) "$here/../lib/debian.sh")" "image debian" build
+mapfile -t files < <(find "$here/files" -type f | LC_ALL=C sort)
+ensure_artefact "$KIND" "$(digest_of "$here"/{build.sh,prepare.sh,customize.sh,packages.list} "${files[@]}" \
+    "$here/../lib/debian.sh")" "image debian" build

@@ -31,6 +31,9 @@ chroot "$root" systemctl --quiet enable systemd-networkd.service systemd-resolve
 chroot "$root" systemctl --quiet disable systemd-networkd-wait-online.service
 ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 
+# How this machine reached the mirror, and what was left out because of the size.
+rm -f "$root/etc/apt/apt.conf.d/99mmdebstrap" "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap"
+
 # What depends on when and where it was built.
 rm -rf "$root"/var/log/* "$root"/var/cache/* "$root"/var/lib/apt/lists/* "$root"/tmp/* "$root"/run/*
 rm -f "$root"/etc/passwd- "$root"/etc/group- "$root"/etc/shadow- "$root"/etc/gshadow- "$root"/var/lib/dpkg/*-old

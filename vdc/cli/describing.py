@@ -112,7 +112,7 @@ def _endophyte_lines(view: EndophyteView) -> list[Line]:
         ("Memory sync", f"{computer.get('memorySync')}, {computer.get('dedicatedNodes')} hosts"),
         ("CPUs", resources.get("cpus")),
         ("Memory", format_size(memory) if isinstance(memory, int) else memory),
-        ("Firmware", spec.get("firmware")),
+        ("Firmware", status.firmware and status.firmware.value),
         ("TPM", "yes" if spec.get("tpm") else "no"),
     ]
     if figures.count:
@@ -126,9 +126,7 @@ def _agent(agent: AgentStatus) -> str:
     """What the guest says of itself, which is not always what was allotted to it."""
     if not agent.is_answering:
         return "does not answer"
-    said = [
-        f"{one.name} {', '.join(map(str, one.addresses))}" for one in agent.interfaces if one.addresses
-    ]
+    said = [f"{one.name} {', '.join(map(str, one.addresses))}" for one in agent.interfaces if one.addresses]
     return f"answers; {'; '.join(said) or 'it says no addresses'}"
 
 

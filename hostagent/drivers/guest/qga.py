@@ -212,7 +212,9 @@ class _Connection:
 
     async def _is_answer(self, number: int) -> bool:
         """Whether what follows is; if not it is thrown away."""
-        line = (await self.line(_SMALL_BYTES)).rpartition(_DELIMITER)[2]  # ours may follow half of another one
+        line = (await self.line(_SMALL_BYTES)).rpartition(_DELIMITER)[
+            2
+        ]  # ours may follow half of another one
         try:
             return bool(json.loads(line)["return"] == number)
         except (ValueError, LookupError, TypeError, RecursionError):
