@@ -12,6 +12,7 @@ from hostagent.drivers.guest.agent import GuestAgent
 from hostagent.drivers.guest.errors import GuestError, GuestRefusedError
 from hostagent.drivers.guest.qga import QemuGuestAgent
 from hostagent.drivers.qemu.spec import AGENT_SOCKET
+from hostagent.supervisor.guestline import require_running
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.guest import AgentStatus
 
@@ -73,3 +74,10 @@ async def ask_status(agent: GuestAgent) -> AgentStatus:
         return AgentStatus(is_answering=True)
     except GuestError:
         return AgentStatus()
+
+
+async def agent_of(copy: Copy) -> GuestAgent:
+    """The agent for whoever asks by way of the API; it answers. Raises VdcError: why not."""
+    require_running(copy)
+    await copy.agent.line.ping()
+    return copy.agent.line
