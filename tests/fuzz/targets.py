@@ -33,7 +33,7 @@ from hostagent.server.http import number
 from hostagent.server.undecided import pairs_in
 from hostagent.supervisor.journal import Entry
 from hostagent.supervisor.state import CopyState
-from tests.fuzz import guests, identities
+from tests.fuzz import containers, guests, identities
 from vdc.api import models as wire
 from vdc.api.answers import parse_json as parse_answer
 from vdc.api.context import parse_contexts
@@ -41,7 +41,7 @@ from vdc.api.endpoints import parse_endpoint
 from vdc.api.routes import ROUTES
 from vdc.images.inspect import inspect_disk
 from vdc.images.reference import check_digest, normalise_reference
-from vdc.images.source import Recipe
+from vdc.images.sources.recipe import Recipe
 from vdc.model.audit import AuditAnchor, AuditEntry, AuditHead, RememberedHead
 from vdc.model.base import Record
 from vdc.model.credentials import Authorities, IssuedCertificate, Revocation, Trust, User
@@ -322,6 +322,6 @@ TARGETS: tuple[Target, ...] = (
     )),
     Target("ram-blocks", ram_blocks, (RAM_BLOCKS.encode(),)),
     Target("sandbox-status", sandbox_status, (b'{"child-pid":1}\n{"exit-code":0}\n',)),
-    *(Target(*about) for about in (*identities.TARGETS, *guests.TARGETS)),
+    *(Target(*about) for about in (*identities.TARGETS, *guests.TARGETS, *containers.TARGETS)),
 )  # fmt: skip
 BY_NAME = {target.name: target for target in TARGETS}

@@ -71,7 +71,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         host = api.context.host
         line = GuestLine(tmp_path / "guest.sock", "web")
         copy = SimpleNamespace(
-            name="web", host=host, line=line, is_alive=True,
+            name="web", host=host, line=line, is_alive=True, agent=SimpleNamespace(has_port=False),
             state=SimpleNamespace(role=CopyRole.PRIMARY, stage=CopyStage.RUNNING),
         )  # fmt: skip
         api.context.supervisors.find = lambda name: SimpleNamespace(copy=copy)  # type: ignore[method-assign,assignment,return-value]
