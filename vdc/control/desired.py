@@ -13,7 +13,7 @@ from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 from vdc.model.ids import new_uid
 from vdc.model.image import ImageEntry
-from vdc.model.manifest import ComputerType, EndophyteManifest, MemorySync
+from vdc.model.manifest import NAMESPACE, ComputerType, EndophyteManifest, MemorySync
 from vdc.model.secrets import unmasked
 from vdc.model.units import format_size
 from vdc.protection.placement import Occupancy, choose_primary
@@ -257,6 +257,13 @@ def _check_protectable(manifest: EndophyteManifest) -> None:
 
 
 def _check_changeable(before: EndophyteManifest, after: EndophyteManifest) -> None:
+    spaces = [manifest.metadata.annotations.get(NAMESPACE, "default") for manifest in (before, after)]
+    if spaces[0] != spaces[1]:
+        raise ConflictError(
+            f"{before.metadata.name} is that of namespace {spaces[0]}, not of {spaces[1]}",
+            code="name-taken",
+            hint="Endophytes of all namespaces need different names",
+        )
     fields = type(before.spec).model_fields
     changed = [name for name in fields if getattr(before.spec, name) != getattr(after.spec, name)]
     fixed = [str(fields[name].alias or name) for name in changed if name not in _CHANGEABLE_ANY_TIME]
