@@ -154,9 +154,27 @@ def test_a_text_that_is_not_strict_json_is_refused(text: str, words: str) -> Non
 
 
 def test_plain_scalars_follow_yaml_1_2_but_for_octal_numbers() -> None:
-    text = b"no: [no, on, 52:54:00:12:34:56, 2030-01-01, 0o17, 0x1f, 010, 0644, ~, True, 1.5, 'true', !!str 1]"
+    text = (
+        b"no: [no, on, 52:54:00:12:34:56, 2030-01-01, 0o17, 0x1f, 010, 0644, ~, True, 1.5, 'true', !!str 1]"
+    )
     assert parse_documents(text) == [
-        {"no": ["no", "on", "52:54:00:12:34:56", "2030-01-01", 15, 31, 8, 0o644, None, True, 1.5, "true", "1"]}
+        {
+            "no": [
+                "no",
+                "on",
+                "52:54:00:12:34:56",
+                "2030-01-01",
+                15,
+                31,
+                8,
+                0o644,
+                None,
+                True,
+                1.5,
+                "true",
+                "1",
+            ]
+        }
     ]
 
 

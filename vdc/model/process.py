@@ -106,7 +106,7 @@ class EnvVar(ManifestRecord):
     @model_validator(mode="after")
     def _one_source(self) -> EnvVar:
         if self.value_from is not None and (self.value or self.secret):
-            raise ValueError(f"{self.name}: valueFrom goes with neither value nor secret")
+            raise ValueError(f"valueFrom of {self.name} goes with neither value nor secret")
         return self
 
 
