@@ -36,11 +36,11 @@ def template(value: Value, kind: str, **spec: Any) -> Value:
     }
 
 
-def config_map(name: str, data: dict[str, str], **more: Any) -> Value:
+def config_map(name: str, data: dict[str, str], /, **more: Any) -> Value:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data, **more}
 
 
-def secret(name: str, data: dict[str, str], **more: Any) -> Value:
+def secret(name: str, data: dict[str, str], /, **more: Any) -> Value:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data, **more}
 
 
