@@ -18,7 +18,13 @@ from vdc.model.units import MIB, format_size
 SUPPORTED_KINDS = ("Endophyte",)
 UNSUPPORTED = "kind-unsupported"
 _SHOWN_MISTAKES = 3
-_VALUES = {"value", "content", "contentBase64", "data", "stringData"}  # may be a secret's: they are not repeated
+_VALUES = {
+    "value",
+    "content",
+    "contentBase64",
+    "data",
+    "stringData",
+}  # may be a secret's: they are not repeated
 _ADDED = (
     "uid",
     "generation",
