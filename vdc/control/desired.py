@@ -9,11 +9,12 @@ from pydantic import ValidationError
 
 from vdc.control.allot import allot_nics
 from vdc.control.clock import Clock
+from vdc.control.containers import check_container, check_kind
 from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 from vdc.model.ids import new_uid
 from vdc.model.image import ImageEntry
-from vdc.model.manifest import NAMESPACE, ComputerType, EndophyteManifest, MemorySync
+from vdc.model.manifest import NAMESPACE, EndophyteManifest, MemorySync
 from vdc.model.secrets import unmasked
 from vdc.model.units import format_size
 from vdc.protection.placement import Occupancy, choose_primary
@@ -22,7 +23,7 @@ from vdc.store.mirror import Mirror
 from vdc.store.protocol import Put, StateStore, Unchanged
 
 ATTEMPTS = 8
-_CHANGEABLE_ANY_TIME = {"virtual_computer", "protection", "placement"}
+_CHANGEABLE_ANY_TIME = {"virtual_computer", "protection", "placement", "process"}
 
 Action = Literal["created", "configured", "unchanged"]
 
@@ -70,7 +71,13 @@ class DesiredState:
             if present.manifest == wanted:
                 return present
             _check_changeable(present.manifest, wanted)
-            return present.with_(manifest=wanted, generation=present.generation + 1)
+            after = present.with_(manifest=wanted, generation=present.generation + 1)
+            if present.manifest.spec.process == wanted.spec.process:
+                return after
+            if image := self._mirror.images.get(present.image_digest):
+                check_container(wanted, image.value.image)
+            # A program is what its guest was powered on with.
+            return after.with_(restarts=present.restarts + 1, force_off=False)
 
         if dry_run:
             found = await self._read(name)
@@ -131,10 +138,10 @@ class DesiredState:
     async def _admit(self, manifest: EndophyteManifest) -> tuple[Endophyte, list[Unchanged], list[Put]]:
         """Check that it can run and allot its addresses; the compares hold what was found free."""
         spec = manifest.spec
-        if spec.virtual_computer.type is ComputerType.CONTAINER:
-            raise RefusedError("type: container is not supported yet", code="type-unsupported")
         entry, named = await self._find_image(spec.image)
+        check_kind(manifest, entry.image)
         _check_fits_image(manifest, entry)
+        check_container(manifest, entry.image)
         self._check_ports(manifest)
         uid = new_uid()
         taken, taken_macs = await self._taken()

@@ -138,6 +138,11 @@ class InjectedFile(ManifestRecord):
             return self.content.encode()
         return base64.b64decode(self.content_base64 or "", validate=True)
 
+    @property
+    def base64(self) -> str:
+        """Its bytes as base64."""
+        return base64.b64encode(self.data).decode()
+
 
 class EmptyDir(ManifestRecord):
     """A folder that is empty at each power-on and hides the image's at `path`: on the root disk, or in memory.

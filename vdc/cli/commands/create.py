@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -95,6 +96,7 @@ async def _create(
 ) -> None:
     from vdc.cli.progress import StatusLine
     from vdc.cli.waiting import goal_of, wait_for
+    from vdc.model.manifest import EndophyteSpec
 
     name = manifest.metadata.name
     view = await _create_once(api, template, manifest)
@@ -102,7 +104,7 @@ async def _create(
     if not quiet:
         print(f"endophyte/{name} created", flush=True)
     if wait_s is not None:
-        goal = goal_of(manifest.spec)
+        goal = goal_of(EndophyteSpec.model_validate(view.spec))
         with StatusLine() as line:
             view = await wait_for(api, name, goal, wait_s, line)
         if not quiet:
@@ -122,10 +124,15 @@ def _print_view(view: EndophyteView, output: str) -> None:
 
 async def _create_once(api: ApiClient, template: Template, manifest: EndophyteManifest) -> EndophyteView:
     """Create; what an earlier attempt of the same command left behind counts as created."""
-    from vdc.model.errors import ConflictError, NotFoundError, UnavailableError
+    from vdc.model.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
 
     try:
         return await api.create_endophyte(manifest)
+    except InvalidError as error:
+        container = _as_container(manifest) if error.code == "type-mismatch" else None
+        if container is None:
+            raise
+        return await _create_once(api, template, container)
     except ConflictError as error:
         view = await _left_behind(api, manifest, only_stuck=True)
         if view is None:
@@ -142,6 +149,21 @@ async def _create_once(api: ApiClient, template: Template, manifest: EndophyteMa
         if error.code == "image-not-found":
             raise _image_missing(template, manifest, error) from error
         raise
+
+
+def _as_container(manifest: EndophyteManifest) -> EndophyteManifest | None:
+    """The same for a container image, which the cluster says it is; None where it is one already, or cannot be."""
+    from pydantic import ValidationError
+
+    from vdc.model.manifest import ComputerType
+
+    computer = manifest.spec.virtual_computer
+    if computer.type is ComputerType.CONTAINER:
+        return None
+    with suppress(ValidationError):
+        virtual_computer = computer.with_(type=ComputerType.CONTAINER)
+        return manifest.with_(spec=manifest.spec.with_(virtual_computer=virtual_computer))
+    return None
 
 
 async def _left_behind(
