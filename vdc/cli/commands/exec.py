@@ -54,6 +54,8 @@ def exec_(
         raise click.BadParameter(f"{bad[0].partition('=')[0]!r} has no value: NAME=VALUE", context)
     if tty and has_input and not os.isatty(sys.stdin.fileno()):
         raise click.UsageError("--tty needs a terminal at standard input; leave -t or -i out", context)
+    if workdir and not workdir.startswith("/"):
+        raise click.BadParameter("--workdir is an absolute path", context)
     rows, columns = terminal_size()
     options = ExecOptions(env=env, working_dir=workdir, tty=tty, rows=rows, columns=columns)
     return call(lambda api: run_command(api, name, command, options, user=user, has_input=has_input))
