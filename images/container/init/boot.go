@@ -84,12 +84,9 @@ func (g *guest) furnish(told *config.Config) error {
 	if err := system.InRoot(imageDir, system.MountInImage); err != nil {
 		return err
 	}
-	volumes, err := system.MountVolumes(told.Volumes, imageDir)
+	volumes, err := system.Furnish(told, imageDir)
 	g.machine.Disks.Add(volumes...)
-	if err != nil {
-		return err
-	}
-	return system.LayFiles(told, imageDir)
+	return err
 }
 
 // openOutput finds where the program's output goes: the console, where there is no port for it.
@@ -130,8 +127,8 @@ func (g *guest) askCommand(argv []string, most time.Duration, done <-chan struct
 		return err
 	}
 	defer null.Close()
-	told := g.machine.Told
-	spec := program.Spec{Argv: argv, Env: told.Env, Dir: told.WorkingDir, User: told.User}
+	spec := program.SpecOf(g.machine.Told)
+	spec.Argv = argv
 	child, err := g.machine.Runner.Exec(spec, [3]*os.File{null, null, null}, false)
 	if err != nil {
 		return err

@@ -21,14 +21,15 @@ const (
 
 // Config is all of it.
 type Config struct {
-	Version     int      `json:"version"`
-	Hostname    string   `json:"hostname"`
-	Domain      string   `json:"domain"`
-	Nameservers []string `json:"nameservers"`
-	NICs        []NIC    `json:"nics"`
-	Volumes     []Volume `json:"volumes"`
-	Files       []File   `json:"files"`
-	Process     Process  `json:"process"`
+	Version     int        `json:"version"`
+	Hostname    string     `json:"hostname"`
+	Domain      string     `json:"domain"`
+	Nameservers []string   `json:"nameservers"`
+	NICs        []NIC      `json:"nics"`
+	Volumes     []Volume   `json:"volumes"`
+	EmptyDirs   []EmptyDir `json:"empty_dirs"`
+	Files       []File     `json:"files"`
+	Process     Process    `json:"process"`
 }
 
 // NIC is one NIC, recognised by its MAC.
@@ -47,6 +48,17 @@ type Volume struct {
 	ReadOnly bool   `json:"read_only"`
 }
 
+// EmptyDir is a folder that is empty at each power-on. Its names are the manifest's.
+type EmptyDir struct {
+	Path      string `json:"path"`
+	Medium    string `json:"medium"` // Memory, or the root disk
+	SizeLimit int64  `json:"sizeLimit"`
+	ReadOnly  bool   `json:"readOnly"`
+}
+
+// InMemory is the medium that is none of the disks.
+const InMemory = "Memory"
+
 // File is laid over the image's.
 type File struct {
 	Path    string `json:"path"`
@@ -63,9 +75,34 @@ type Process struct {
 	StopSignal     string   `json:"stop_signal"`
 	StopSeconds    int      `json:"stop_seconds"`
 	RestartPolicy  string   `json:"restart_policy"`
+	Security       Security `json:"security_context"`
 	StartupProbe   *Probe   `json:"startup_probe"`
 	LivenessProbe  *Probe   `json:"liveness_probe"`
 	ReadinessProbe *Probe   `json:"readiness_probe"`
+}
+
+// Security is what the program may do. Its names are the manifest's.
+type Security struct {
+	FSGroup                  *int         `json:"fsGroup"`
+	SupplementalGroups       []int        `json:"supplementalGroups"`
+	ReadOnlyRootFilesystem   bool         `json:"readOnlyRootFilesystem"`
+	AllowPrivilegeEscalation bool         `json:"allowPrivilegeEscalation"`
+	Capabilities             Capabilities `json:"capabilities"`
+}
+
+// Groups are those beside the account's own.
+func (s Security) Groups() []int {
+	groups := append([]int(nil), s.SupplementalGroups...)
+	if s.FSGroup != nil {
+		groups = append(groups, *s.FSGroup)
+	}
+	return groups
+}
+
+// Capabilities: a program has all but Drop; Add gives back what ALL took.
+type Capabilities struct {
+	Add  []string `json:"add"`
+	Drop []string `json:"drop"`
 }
 
 // Probe has exactly one of Exec, HTTPGet and TCPSocket. Its names are the manifest's.
@@ -106,7 +143,7 @@ type TCPProbe struct {
 
 // Parse reads the JSON text; what it does not know it leaves alone (a newer agent may say more).
 func Parse(text []byte) (*Config, error) {
-	var read Config
+	read := Config{Process: Process{Security: Security{AllowPrivilegeEscalation: true}}}
 	if err := json.Unmarshal(text, &read); err != nil {
 		return nil, fmt.Errorf("the configuration cannot be read: %w", err)
 	}

@@ -12,47 +12,53 @@ import (
 
 // room is the program's namespaces while it runs.
 type room struct {
-	mu         sync.Mutex
-	mount, pid *os.File
+	mu sync.Mutex
+	in *namespaces
 }
 
-func (r *room) open(pid int) {
+type namespaces struct{ mount, pid *os.File }
+
+// namespacesOf opens those of a process; nil where it is gone.
+func namespacesOf(pid int) *namespaces {
 	folder := "/proc/" + strconv.Itoa(pid) + "/ns/"
 	mount, err := os.Open(folder + "mnt")
 	if err != nil {
-		return
+		return nil
 	}
 	process, err := os.Open(folder + "pid")
 	if err != nil {
 		mount.Close()
-		return
+		return nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.mount, r.pid = mount, process
+	return &namespaces{mount, process}
 }
 
-func (r *room) close() {
+func (n *namespaces) close() {
+	if n != nil {
+		n.mount.Close()
+		n.pid.Close()
+	}
+}
+
+// set lets others in, or out where there is none any more.
+func (r *room) set(in *namespaces) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.mount != nil {
-		r.mount.Close()
-		r.pid.Close()
-	}
-	r.mount, r.pid = nil, nil
+	r.in.close()
+	r.in = in
 }
 
 // enter moves the calling thread into the namespaces; false where no program runs.
 func (r *room) enter() (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.mount == nil {
+	if r.in == nil {
 		return false, nil
 	}
-	if err := system.Setns(r.pid, syscall.CLONE_NEWPID); err != nil {
+	if err := system.Setns(r.in.pid, syscall.CLONE_NEWPID); err != nil {
 		return true, err
 	}
-	return true, system.Setns(r.mount, syscall.CLONE_NEWNS)
+	return true, system.Setns(r.in.mount, syscall.CLONE_NEWNS)
 }
 
 // Exec starts a command beside the program: in its namespaces, or in the image alone while no program runs. With
@@ -76,6 +82,9 @@ func (r *Runner) Exec(spec Spec, files [3]*os.File, isTerminal bool) (*Child, er
 			_ = syscall.Fchown(int(files[0].Fd()), resolved.Account.UID, 5)
 		} else if spec.OwnStreams {
 			giveStreams(resolved.Account, int(files[1].Fd()), int(files[2].Fd()))
+		}
+		if err := restrict(spec.Security); err != nil {
+			return err
 		}
 		child, err = r.Reaper.Start(resolved.Path, resolved.Argv, attributes)
 		if errors.Is(err, syscall.ENOMEM) {

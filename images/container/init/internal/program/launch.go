@@ -74,7 +74,16 @@ func launch(given order) error {
 	if err := LimitFiles(); err != nil {
 		return err
 	}
+	if given.Spec.Security.ReadOnlyRootFilesystem {
+		// This mount alone: volumes, files in memory and devices are mounts of their own.
+		if err := syscall.Mount("", "/", "", syscall.MS_REMOUNT|syscall.MS_BIND|syscall.MS_RDONLY, ""); err != nil {
+			return os.NewSyscallError("mount", err)
+		}
+	}
 	giveStreams(resolved.Account, 1, 2)
+	if err := restrict(given.Spec.Security); err != nil {
+		return err
+	}
 	if err := becomeAccount(resolved.Account); err != nil {
 		return err
 	}
@@ -166,16 +175,18 @@ func (r *Runner) StartProgram(spec Spec, stdin, stdout, stderr *os.File) (*Child
 	if err != nil {
 		return nil, err
 	}
-	// Before it has its order: afterwards it may be gone at once.
-	r.room.open(child.PID)
+	// Opened before it has its order, afterwards it may be gone at once; but nobody enters before the image is the
+	// root in there.
+	entrance := namespacesOf(child.PID)
 	err = json.NewEncoder(orderWrite).Encode(order{r.Image, spec})
 	orderWrite.Close()
 	var refused StartError
 	if answered := json.NewDecoder(answerRead).Decode(&refused); err == nil && answered != nil {
+		r.room.set(entrance)
 		return child, nil
 	}
 	<-child.Exit
-	r.room.close()
+	entrance.close()
 	if err != nil {
 		return nil, err
 	}
@@ -183,4 +194,4 @@ func (r *Runner) StartProgram(spec Spec, stdin, stdout, stderr *os.File) (*Child
 }
 
 // ProgramEnded says that its namespaces are no more.
-func (r *Runner) ProgramEnded() { r.room.close() }
+func (r *Runner) ProgramEnded() { r.room.set(nil) }

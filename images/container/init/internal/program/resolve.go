@@ -7,6 +7,8 @@ import (
 	"path"
 	"strings"
 	"syscall"
+
+	"mycelium.network/init/internal/config"
 )
 
 // Exit codes of what could not be started, as a shell has them.
@@ -23,6 +25,8 @@ type Spec struct {
 	Env  []string
 	Dir  string
 	User string
+	// What it may do.
+	Security config.Security
 	// Output and errors are pipes of this process's alone, and may be given to its user.
 	OwnStreams bool
 }
@@ -49,6 +53,9 @@ func Resolve(spec Spec) (*Resolved, error) {
 	account, err := FindAccount(spec.User)
 	if err != nil {
 		return nil, &StartError{CannotRun, err.Error()}
+	}
+	for _, group := range spec.Security.Groups() {
+		account.Groups = append(account.Groups, group)
 	}
 	dir := path.Clean("/" + spec.Dir)
 	if err := os.MkdirAll(dir, 0o755); err != nil {

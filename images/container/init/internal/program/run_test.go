@@ -15,13 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"mycelium.network/init/internal/apart"
 	"mycelium.network/init/internal/config"
 )
 
 // actName is this test binary inside of the image: it does what its arguments say.
 const actName = "act"
-
-const inNamespace = "MYCELIUM_TEST_NAMESPACE"
 
 // TestMain: real processes need mounts, which are made in a mount namespace of the test's own.
 func TestMain(m *testing.M) {
@@ -30,18 +29,8 @@ func TestMain(m *testing.M) {
 		Launch()
 	case filepath.Base(os.Args[0]) == actName:
 		os.Exit(act(os.Args[1:]))
-	case os.Getuid() == 0 && os.Getenv(inNamespace) == "":
-		again := exec.Command("/proc/self/exe", os.Args[1:]...)
-		again.Env = append(os.Environ(), inNamespace+"=1")
-		again.Stdout, again.Stderr = os.Stdout, os.Stderr
-		again.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-		if err := again.Run(); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(apart.Run(m))
 }
 
 func act(argv []string) int {
@@ -64,6 +53,16 @@ func act(argv []string) int {
 		for _, name := range names {
 			fmt.Fprint(os.Stderr, name.Name(), " ")
 		}
+		return 0
+	case "rights":
+		status, _ := os.ReadFile("/proc/self/status")
+		for _, line := range strings.Split(string(status), "\n") {
+			if strings.HasPrefix(line, "CapBnd") || strings.HasPrefix(line, "NoNewPrivs") {
+				fmt.Println(strings.Fields(line)[1])
+			}
+		}
+		groups, _ := os.Getgroups()
+		fmt.Println(groups, os.WriteFile("/file", nil, 0o600), os.WriteFile("/memory/file", nil, 0o600))
 		return 0
 	case "trap":
 		came := make(chan os.Signal, 1)
@@ -106,10 +105,7 @@ func reaper() *Reaper {
 
 func newWorld(t *testing.T, told config.Process) *world {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root")
-	}
-	image := t.TempDir()
+	image := apart.Image(t)
 	self, err := os.ReadFile("/proc/self/exe")
 	check(t, err)
 	for _, folder := range []string{"bin", "proc", "dev", "etc"} {
@@ -120,9 +116,6 @@ func newWorld(t *testing.T, told config.Process) *world {
 	check(t, os.WriteFile(filepath.Join(image, "bin", "foreign"), []byte("\x7fELF but not"), 0o755))
 	check(t, os.WriteFile(filepath.Join(image, "etc", "passwd"), []byte("app:x:1000:1001::/srv/app:\n"), 0o644))
 	check(t, os.WriteFile(filepath.Join(image, "etc", "group"), []byte("extra:x:1002:app\n"), 0o644))
-	check(t, syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""))
-	check(t, syscall.Mount(image, image, "", syscall.MS_BIND, ""))
-	t.Cleanup(func() { _ = syscall.Unmount(image, syscall.MNT_DETACH) })
 	if told.RestartPolicy == "" {
 		told.RestartPolicy = config.Never
 	}
@@ -197,6 +190,39 @@ func TestWhatTheProgramFinds(t *testing.T) {
 	}
 	if !strings.Contains(w.output(), "bin dev etc new proc ") || strings.Contains(w.output(), "usr") {
 		t.Error("its root is not the image:", w.output())
+	}
+}
+
+func TestWhatTheProgramMayDo(t *testing.T) {
+	group := 50
+	told := config.Process{Argv: []string{actName, "rights"}, Security: config.Security{
+		FSGroup: &group, SupplementalGroups: []int{60}, ReadOnlyRootFilesystem: true,
+		Capabilities: config.Capabilities{Drop: []string{"ALL"}, Add: []string{"CHOWN", "NET_RAW"}},
+	}}
+	w := newWorld(t, told)
+	check(t, os.Mkdir(filepath.Join(w.Runner.Image, "memory"), 0o755))
+	check(t, syscall.Mount("tmpfs", filepath.Join(w.Runner.Image, "memory"), "tmpfs", 0, ""))
+	const want = "0000000000002001\n1\n[50 60] open /file: read-only file system <nil>\n"
+	if ended := w.once(); ended.code != 0 || w.output() != want {
+		t.Errorf("%+v %s", ended, w.output())
+	}
+	told.Security.Capabilities.Drop = []string{"NOTHING"}
+	w = newWorld(t, told)
+	if ended := w.once(); ended.code != CannotRun || !strings.Contains(ended.reason, "no capability NOTHING") {
+		t.Errorf("%+v", ended)
+	}
+}
+
+func TestCapabilities(t *testing.T) {
+	all, err := dropped(config.Capabilities{Drop: []string{"ALL"}})
+	if err != nil || len(all) != 41 || all[40] != 40 {
+		t.Error(all, err)
+	}
+	if some, err := dropped(config.Capabilities{Drop: []string{"SYS_ADMIN", "CAP_BPF"}}); err != nil || fmt.Sprint(some) != "[21 39]" {
+		t.Error(some, err)
+	}
+	if _, err := dropped(config.Capabilities{Add: []string{"WORLD"}}); err == nil {
+		t.Error("an unknown one is added")
 	}
 }
 
@@ -297,6 +323,31 @@ func TestWhatTheProgramLeavesBehindEndsWithIt(t *testing.T) {
 	}
 }
 
+func TestNobodySeesMoreThanTheImageWhileTheProgramStarts(t *testing.T) {
+	w := newWorld(t, config.Process{Argv: []string{actName, "exit", "0"}})
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for i := 0; i < 30; i++ {
+			w.once()
+		}
+	}()
+	for views := 0; ; views++ {
+		err := w.Runner.View(func() error {
+			_, err := os.Stat("/usr")
+			return err
+		})
+		if err == nil {
+			t.Fatalf("view %d is outside of the image", views)
+		}
+		select {
+		case <-over:
+			return
+		default:
+		}
+	}
+}
+
 func TestExecBesideTheProgram(t *testing.T) {
 	w := newWorld(t, config.Process{Argv: []string{actName, "trap"}})
 	run := func(spec Spec) (string, int) {
@@ -330,6 +381,14 @@ func TestExecBesideTheProgram(t *testing.T) {
 	said, code := run(Spec{Argv: []string{actName, "where"}, User: "1000", Dir: "/bin", Env: []string{"X=1"}})
 	if code != 0 || !strings.Contains(said, " 1000 1001 [1002] /bin /srv/app 1\nopened again\n") || strings.HasPrefix(said, "1 ") {
 		t.Error(said, code)
+	}
+	restricted := config.Security{Capabilities: config.Capabilities{Drop: []string{"ALL"}}}
+	said, code = run(Spec{Argv: []string{actName, "rights"}, Security: restricted})
+	if code != 0 || !strings.HasPrefix(said, "0000000000000000\n1\n") {
+		t.Error(said, code)
+	}
+	if text, _ := os.ReadFile("/proc/self/status"); strings.Contains(string(text), "NoNewPrivs:\t1") {
+		t.Error("the init itself is restricted")
 	}
 	if said, code := run(Spec{Argv: []string{"none"}}); code != NotFound {
 		t.Error(said, code)

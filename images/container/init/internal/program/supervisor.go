@@ -185,9 +185,17 @@ func (s *Supervisor) start() (*Child, *sync.WaitGroup, error) {
 			s.Output(name, reader)
 		}(name)
 	}
-	spec := Spec{Argv: s.Told.Argv, Env: s.Told.Env, Dir: s.Told.WorkingDir, User: s.Told.User}
+	spec := SpecOf(s.Told)
 	child, err := s.Runner.StartProgram(spec, stdin, writers[0], writers[1])
 	return child, drained, err
+}
+
+// SpecOf is what the configuration says of the program: commands beside it begin with the same.
+func SpecOf(told *config.Process) Spec {
+	return Spec{
+		Argv: told.Argv, Env: append([]string(nil), told.Env...), Dir: told.WorkingDir, User: told.User,
+		Security: told.Security,
+	}
 }
 
 // await waits for the program's end, whoever causes it.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mycelium.network/init/internal/channel"
+	"mycelium.network/init/internal/config"
 	"mycelium.network/init/internal/program"
 )
 
@@ -18,15 +19,16 @@ const terminalRest = 500 * time.Millisecond
 
 // exec runs a command beside the program, with the program's environment, user and folder unless others are given.
 func (m *Machine) exec(stream *channel.Stream, asked *request) (channel.Answer, error) {
-	spec := program.Spec{Argv: asked.Argv, Dir: asked.WorkingDir, User: asked.User, OwnStreams: true}
+	spec := program.Spec{Security: config.Security{AllowPrivilegeEscalation: true}}
 	if m.Told != nil {
-		spec.Env = append(spec.Env, m.Told.Env...)
-		if spec.Dir == "" {
-			spec.Dir = m.Told.WorkingDir
-		}
-		if spec.User == "" {
-			spec.User = m.Told.User
-		}
+		spec = program.SpecOf(m.Told)
+	}
+	spec.Argv, spec.OwnStreams = asked.Argv, true
+	if asked.WorkingDir != "" {
+		spec.Dir = asked.WorkingDir
+	}
+	if asked.User != "" {
+		spec.User = asked.User
 	}
 	run := m.runOnPipes
 	if asked.TTY {

@@ -6,13 +6,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sort"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"mycelium.network/init/internal/archive"
-	"mycelium.network/init/internal/config"
 )
 
 const (
@@ -21,49 +18,34 @@ const (
 	filledMark = "trusted.mycelium.filled"
 )
 
-// MountVolumes mounts the volumes at their places in the image, outer ones first, and returns where outside of the
-// image those are mounted that are written to. An empty one is first given what the image has at that place, as Docker does.
-func MountVolumes(volumes []config.Volume, image string) ([]string, error) {
-	volumes = append([]config.Volume(nil), volumes...)
-	sort.SliceStable(volumes, func(i, j int) bool {
-		return strings.Count(volumes[i].Path, "/") < strings.Count(volumes[j].Path, "/")
-	})
-	var written []string
-	for _, volume := range volumes {
-		folder := filepath.Join(volumesFolder, strconv.Itoa(volume.Disk))
-		if err := mountVolume(volume, folder, image); err != nil {
-			return written, fmt.Errorf("volume %s: %w", volume.Path, err)
-		}
-		if !volume.ReadOnly {
-			written = append(written, folder)
-		}
-	}
-	return written, nil
-}
-
 // Disk is the device of a disk, counted from the root's 0.
 func Disk(number int) string { return "/dev/vd" + string(rune('a'+number)) }
 
-func mountVolume(volume config.Volume, folder, image string) error {
-	if err := MountExt4(Disk(volume.Disk), folder, volume.ReadOnly); err != nil {
-		return err
+// mountVolume mounts a disk outside of the image, and from there at its place. An empty one is first given what the
+// image has at that place, as Docker does.
+func (p *place) mountVolume(image string, group *int) (folder string, err error) {
+	folder = filepath.Join(volumesFolder, strconv.Itoa(p.volume.Disk))
+	if err := MountExt4(Disk(p.volume.Disk), folder, p.volume.ReadOnly); err != nil {
+		return "", err
 	}
-	if !volume.ReadOnly {
-		if err := fillVolume(folder, image, volume.Path); err != nil {
-			return fmt.Errorf("it cannot be given the image's files: %w", err)
+	if !p.volume.ReadOnly {
+		if err := fillVolume(folder, image, p.path); err != nil {
+			return folder, fmt.Errorf("it cannot be given the image's files: %w", err)
+		}
+		if err := giveToGroup(folder, group, false); err != nil {
+			return folder, fmt.Errorf("it cannot be given to the group: %w", err)
 		}
 	}
 	source, err := os.Open(folder)
 	if err != nil {
-		return err
+		return folder, err
 	}
 	defer source.Close()
-	return InRoot(image, func() error {
-		at, err := MountPoint(volume.Path, true)
-		if err != nil {
+	return folder, InRoot(image, func() error {
+		if p.at, err = MountPoint(p.path, true); err != nil {
 			return err
 		}
-		return Bind(source, at)
+		return Bind(source, p.at)
 	})
 }
 
