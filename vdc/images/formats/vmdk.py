@@ -23,7 +23,7 @@ _AT_END = 2**64 - 1
 _COMPRESSED, _DEFLATE = 1 << 16, 1
 _DESCRIPTOR_BYTES = 64 * 1024
 _NO_PARENT = "ffffffff"
-_ONE_FILE = ("monolithicsparse", "streamoptimized", "")
+_ONE_FILE = ("monolithicsparse", "streamoptimized")
 _EXTENT = re.compile(r'(RW|RDONLY|NOACCESS)\s+(\d{1,15})\s+([A-Za-z]+)(?:\s+"([^"]*)"(?:\s+(\d{1,15}))?)?.*')
 _KEY = re.compile(r'\s*([A-Za-z0-9_.]+)\s*=\s*"?([^"]*)"?\s*')
 
@@ -65,10 +65,8 @@ def check_sparse(content: Content, *, is_extent: bool = False) -> Sparse:
         raise cut_off(_NAME, "its table")
     if tables == _AT_END:
         _check_footer(content, capacity)
-    if not descriptor and not is_extent:
-        raise unsafe(_NAME, "it is one part of a disk of several files", "import the description beside it")
     if not is_extent:
-        if not 0 < descriptor_size * _SECTOR <= _DESCRIPTOR_BYTES:
+        if descriptor_size * _SECTOR > _DESCRIPTOR_BYTES:
             raise unsafe(_NAME, "its description is too long", FLATTEN)
         _check_embedded(content.read(descriptor * _SECTOR, descriptor_size * _SECTOR))
     return Sparse(virtual_bytes, bool(flags & _COMPRESSED))
@@ -85,6 +83,8 @@ def _check_footer(content: Content, capacity: int) -> None:
 
 def _check_embedded(text: bytes) -> None:
     keys, extents = _read(text)
+    if not keys:
+        raise unsafe(_NAME, "it is one part of a disk of several files", "import the description beside it")
     _check_keys(keys)
     if keys.get("createtype", "").lower() not in _ONE_FILE or len(extents) > 1:
         raise unsafe(_NAME, "it describes a disk of several files", FLATTEN)

@@ -33,8 +33,8 @@ _CHUNK_BYTES = 4 * 1024**2
 class Part:
     """Where a disk is: all of `file`, or a part of it from `offset_bytes` on.
 
-    `folder`: where files lie that it may name; None where there are none. `verify` raises where it is not what its packer packed. `firmware` and `notes`: what an appliance's description
-    says of its machine.
+    `folder`: where files lie that it may name; None where there are none. `verify` raises where it is not what its
+    packer packed. `firmware` and `notes`: what an appliance's description says of its machine.
     """
 
     file: OpenedFile
