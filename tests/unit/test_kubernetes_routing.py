@@ -120,6 +120,12 @@ def test_a_namespace_keeps_to_itself() -> None:
     assert found[1].part_of and found[2].error and namespace_of(found[0]) == "shop"
 
 
+def test_a_name_may_be_long() -> None:
+    name = "m" * 200
+    found = routed(pod({"envFrom": [{"configMapRef": {"name": name}}]}), config_map(name, {"A": "b"}))
+    assert found[0].manifest and found[1].part_of == "is part of endophyte/a"
+
+
 def test_the_same_object_twice() -> None:
     made = pod({"envFrom": [{"configMapRef": {"name": "m"}}]})
     found = routed(made, config_map("m", {}), config_map("m", {}))
