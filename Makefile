@@ -1,7 +1,7 @@
 # Every target is a name for a script; what is up to date is skipped by the script itself,
 # with its reason.
 .DEFAULT_GOAL := help
-.PHONY: help setup packages venv runtime image-mini image-container demo test check bench soak fuzz sbom lock clean distclean
+.PHONY: help setup packages venv runtime image-mini image-container image-debian demo test check bench soak fuzz sbom lock clean distclean
 .NOTPARALLEL:
 
 VDC_CACHE_DIR ?= /var/cache/vdc
@@ -27,6 +27,9 @@ image-mini: runtime ## only the demo image mycelium/mini
 
 image-container: ## only mycelium/container, what container images boot with
 	@images/container/build.sh
+
+image-debian: runtime ## only the Debian disk image (no part of setup; tests build it when they need it)
+	@images/debian/build.sh
 
 demo: setup ## three hosts on this machine, a power cut, and a session that lives on
 	@.venv/bin/python -m vdc.lab.demo

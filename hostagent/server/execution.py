@@ -28,14 +28,14 @@ from vdc.api.execution import (
 from vdc.model.errors import Problem
 
 OPTIONS_S: Final = 10.0  # for the client's first message
-_BAD = aiohttp.WSCloseCode.POLICY_VIOLATION
+BAD = aiohttp.WSCloseCode.POLICY_VIOLATION
 
 
 async def serve(socket: web.WebSocketResponse, line: GuestLine, command: Sequence[str], user: str) -> None:
     """Run the command, and tell how it ended unless the client has gone: then it is ended too."""
-    options = await _options(socket)
+    options = await read_options(socket)
     if options is None:
-        await socket.close(code=_BAD, message=b"the first message has to be the options")
+        await socket.close(code=BAD, message=b"the first message has to be the options")
         return
     request: dict[str, Any] = {"op": "exec", "argv": list(command), "user": user, **options.model_dump()}
     try:
@@ -48,7 +48,8 @@ async def serve(socket: web.WebSocketResponse, line: GuestLine, command: Sequenc
     await socket.close()
 
 
-async def _options(socket: web.WebSocketResponse) -> ExecOptions | None:
+async def read_options(socket: web.WebSocketResponse) -> ExecOptions | None:
+    """The client's first message; None where it is none."""
     try:
         message = await socket.receive(timeout=OPTIONS_S)
         return (
@@ -103,7 +104,7 @@ class _Execution:
             elif message.type is aiohttp.WSMsgType.TEXT:
                 is_good = await self._obey(message.data)
             if not is_good:
-                await self._socket.close(code=_BAD)
+                await self._socket.close(code=BAD)
 
     def _take(self, data: bytes) -> bool:
         self._waiting += len(data) - 1

@@ -1,4 +1,4 @@
-"""Handlers that look into a container's guest: commands and files. The primary's host serves, others pass on."""
+"""Handlers that look into a guest: commands, and a container's files. The primary's host serves, others pass on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Final
 from aiohttp import web
 
 from hostagent.drivers.guest import Errors, GuestGoneError, GuestStream
-from hostagent.server import execution
+from hostagent.server import agentexec, execution
 from hostagent.server.context import ServerContext
 from hostagent.server.http import WRITE_S
 from hostagent.server.identity import person_of
 from hostagent.server.limits import paced
 from hostagent.server.relay import accept, relay, running_host
+from hostagent.supervisor.guestagent import agent_of
 from hostagent.supervisor.guestline import GuestLine, line_to
 from vdc.api.execution import MOST_COMMAND
 from vdc.api.files import FilesWritten
@@ -45,7 +46,13 @@ class GuestHandlers:
                 socket = await accept(request)
                 await relay(socket, onward)
             return socket
-        line = await self._line(name)
+        copy = self._context.supervisors.find(name).copy
+        if copy.agent.has_port:
+            agent = await agent_of(copy)
+            socket = await accept(request)
+            await agentexec.serve(socket, agent, command, user)
+            return socket
+        line = await line_to(copy)
         socket = await accept(request)
         await execution.serve(socket, line, command, user)
         return socket

@@ -63,9 +63,15 @@ async def line_to(copy: Copy) -> GuestLine:
             f"{name} is no container: nothing of ours is in its guest",
             hint=f"vdc console {name}, or ssh", code="no-container",
         )  # fmt: skip
+    require_running(copy)
+    await copy.line.channel()
+    return copy.line
+
+
+def require_running(copy: Copy) -> None:
+    """Raises ConflictError where this copy's guest is not the one that may be asked, or stands still."""
+    name = copy.name
     if copy.state.role is not CopyRole.PRIMARY or not copy.is_alive:
         raise ConflictError(f"{name} does not run on {copy.host.name} any more", code="not-running")
     if copy.state.stage in (CopyStage.PAUSED, CopyStage.ISOLATED):
         raise ConflictError(f"{name} is {copy.state.stage}", code="paused", hint=f"vdc start {name}")
-    await copy.line.channel()
-    return copy.line

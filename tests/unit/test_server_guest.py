@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tarfile
+import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,13 +27,13 @@ from hostagent.supervisor.machine import is_container
 from vdc.api.client import ApiClient
 from vdc.api.execution import ERRORS, INPUT, OUTPUT, WINDOW, ExecMessage, ExecOptions, command_text
 from vdc.cli.copying import copy_in, copy_out, parse_place
-from vdc.cli.execution import EXIT_LOST, EXIT_REFUSED, run_command
+from vdc.cli.execution import ESCAPE, ESCAPES, EXIT_LOST, EXIT_REFUSED, run_command
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.errors import InvalidError, RefusedError, VdcError
 from vdc.store import keys
 from vdc.store.protocol import Put
 
-SOON_S = 5.0
+SOON_S = 20.0
 GIB = 1 << 30
 CONTAINER = {"type": "container", "dedicatedNodes": 2}
 Script = Callable[[Guest, int, dict[str, Any]], Awaitable[None]]
@@ -70,7 +71,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         host = api.context.host
         line = GuestLine(tmp_path / "guest.sock", "web")
         copy = SimpleNamespace(
-            name="web", host=host, line=line, is_alive=True,
+            name="web", host=host, line=line, is_alive=True, agent=SimpleNamespace(has_port=False),
             state=SimpleNamespace(role=CopyRole.PRIMARY, stage=CopyStage.RUNNING),
         )  # fmt: skip
         api.context.supervisors.find = lambda name: SimpleNamespace(copy=copy)  # type: ignore[method-assign,assignment,return-value]
@@ -432,3 +433,135 @@ async def test_what_cannot_be_read_here_is_told_and_nothing_is_written(world: Wo
 @pytest.mark.parametrize("path", ["", "relative", "/a%00b", "/" + "x" * 5_000])
 async def test_a_path_that_is_none_is_refused(world: World, path: str) -> None:
     assert await asked(world, f"web/files?path={path}") == (400, "query-invalid")
+
+
+# ---- the terminal
+
+
+async def test_a_terminals_keys_and_size_are_the_commands(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = os.openpty()
+    got = bytearray()
+
+    async def script(end: Guest, stream: int, request: dict[str, Any]) -> None:
+        assert request["tty"]
+        os.write(ours, b"\x03\x04")
+        while len(got) < 2:
+            got.extend((await end.expect(FrameType.DATA)).payload)
+        await end.done(stream, exit_code=0)
+
+    before = termios.tcgetattr(theirs)
+    with os.fdopen(theirs, "rb", buffering=0) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        async with world.guest(script):
+            assert await run(world, "sh", options=ExecOptions(tty=True), has_input=True) == 0
+        assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    assert got == b"\x03\x04"
+
+
+async def test_a_command_that_has_all_keys_can_be_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.openpty()
+    heard = asyncio.Event()
+
+    async def script(end: Guest, stream: int, _: dict[str, Any]) -> None:
+        for _ in range(ESCAPES):
+            await asyncio.sleep(0.05)  # a terminal gives keys that are pressed together as one piece
+            os.write(ours, ESCAPE)
+        await end.expect(FrameType.CANCEL)
+        heard.set()
+        await end.done(stream)
+
+    with os.fdopen(theirs, "rb", buffering=0) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        async with world.guest(script):
+            assert await run(world, "sh", options=ExecOptions(tty=True), has_input=True) == EXIT_LOST
+            await asyncio.wait_for(heard.wait(), SOON_S)
+    os.close(ours)
+
+
+# ---- by way of another host
+
+
+@pytest.fixture
+async def elsewhere(world: World, tmp_path: Path) -> AsyncIterator[ApiClient]:
+    """A client of a host on which the container does not run, and which hands requests on to the one of `world`."""
+    async with served(tmp_path / "other") as other, ApiClient([f"unix://{other.socket}"]) as client:
+        context = other.context
+        context.host.config = context.host.config.model_copy(update={"host": "h3"})
+        context.peer = lambda name, acting_for=None: world.client  # type: ignore[method-assign]
+        records = [
+            Put(keys.endophyte("web"), endophyte(virtualComputer=CONTAINER).to_json()),
+            Put(keys.observed("web", "h1"), observed("h1", CopyRole.PRIMARY, CopyStage.RUNNING).to_json()),
+        ]
+        await context.host.store.commit([], records)
+        async with asyncio.timeout(SOON_S):
+            while context.host.mirror.observed("web", "h1") is None:
+                await asyncio.sleep(0.01)
+        yield client
+
+
+async def test_a_command_is_handed_on_as_it_is(
+    world: World, elsewhere: ApiClient, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    async def script(end: Guest, stream: int, _: dict[str, Any]) -> None:
+        size = 0
+        while (frame := await end.frame()).type is not FrameType.EOF:
+            size += len(frame.payload)
+            await end.credit(stream, len(frame.payload))
+        await end.send(FrameType.DATA, stream, str(size).encode())
+        await end.send(FrameType.ERRDATA, stream, b"told")
+        await end.done(stream, exit_code=9)
+
+    (tmp_path / "input").write_bytes(bytes(2 * WINDOW))
+    with (tmp_path / "input").open("rb") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        async with world.guest(script), asyncio.timeout(SOON_S):
+            code = await run_command(elsewhere, "web", ["wc"], ExecOptions(), user="", has_input=True)
+    out, err = capfdbinary.readouterr()
+    assert (code, err) == (9, b"told") and out.endswith(str(2 * WINDOW).encode())
+
+
+async def test_files_are_handed_on_as_they_are(world: World, elsewhere: ApiClient, tmp_path: Path) -> None:
+    content = os.urandom(400_000)
+
+    async def script(end: Guest, stream: int, request: dict[str, Any]) -> None:
+        if request["op"] == "write":
+            await folder_at("/tmp")(end, stream, request)
+            return
+        await send_all(end, stream, archive_of(dump=content))
+        await end.done(stream)
+
+    async with world.guest(script), asyncio.timeout(SOON_S):
+        source = parse_place("web:/dump")
+        await copy_out(elsewhere, source, tmp_path / "dump", most_bytes=GIB)  # type: ignore[arg-type]
+        assert (tmp_path / "dump").read_bytes() == content
+        await copy_in(elsewhere, tmp_path / "dump", parse_place("web:/tmp/"))  # type: ignore[arg-type]
+    assert world.asked[-1]["names"] == ["dump"]
+
+
+async def test_a_copy_that_breaks_off_there_breaks_off_here(
+    world: World, elsewhere: ApiClient, tmp_path: Path
+) -> None:
+    async def script(end: Guest, stream: int, _: dict[str, Any]) -> None:
+        await end.send(FrameType.DATA, stream, archive_of(dump=b"x" * 5_000)[:3_000])
+        end.writer.close()
+
+    async with world.guest(script), asyncio.timeout(SOON_S):
+        with pytest.raises(VdcError) as caught:
+            await copy_out(elsewhere, parse_place("web:/dump"), tmp_path / "x", most_bytes=GIB)  # type: ignore[arg-type]
+    assert caught.value.code == "files-cut"
+
+
+@pytest.mark.parametrize("what", ["exec", "cp"])
+async def test_a_refusal_there_is_the_same_refusal_here(
+    world: World, elsewhere: ApiClient, tmp_path: Path, what: str
+) -> None:
+    with pytest.raises(VdcError) as caught:
+        if what == "exec":
+            await run_command(elsewhere, "web", ["ls"], ExecOptions(), user="", has_input=False)
+        else:
+            await copy_out(elsewhere, parse_place("web:/x"), tmp_path / "x", most_bytes=GIB)  # type: ignore[arg-type]
+    assert caught.value.code == "guest-silent"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import quote
 
 from pydantic import Field
@@ -25,11 +25,14 @@ MOST_COMMAND: Final = 6_000  # characters of a command as it stands in the addre
 _MOST_SIZE: Final = 65_535
 
 
+Variable = Annotated[str, Field(pattern=r"^[^=\x00]+=[^\x00]*$", max_length=131_072)]  # NAME=VALUE
+
+
 class ExecOptions(StrictRecord):
     """How the command is run. It may hold secrets, so it is not in the address."""
 
-    env: tuple[str, ...] = Field(default=(), max_length=1024)  # NAME=VALUE, beside the program's own
-    working_dir: str = Field(default="", max_length=4096)
+    env: tuple[Variable, ...] = Field(default=(), max_length=1024)  # beside the program's own
+    working_dir: str = Field(default="", max_length=4096, pattern=r"^(/[^\x00]*)?$")
     tty: bool = False
     rows: int = Field(default=24, ge=1, le=_MOST_SIZE)
     columns: int = Field(default=80, ge=1, le=_MOST_SIZE)

@@ -10,21 +10,23 @@ import asyncio
 import os
 import shutil
 import signal
+import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from aiohttp import ClientWebSocketResponse, WSMsgType
 
 from vdc.api.client import ApiClient
-from vdc.api.execution import ERRORS, INPUT, OUTPUT, ExecMessage, ExecOptions, ExecResult, Window
+from vdc.api.execution import ERRORS, INPUT, MOST_BYTES, OUTPUT, ExecMessage, ExecOptions, ExecResult, Window
 from vdc.cli.errors import print_problem
-from vdc.cli.terminal import Input, raw_terminal
+from vdc.cli.terminal import ESCAPE, Input, raw_terminal
 from vdc.model.errors import Problem
 
 EXIT_LOST: Final = 255  # as ssh has it: the command may have gone on, or not
 EXIT_REFUSED: Final = 126  # as shells have it: it could not be run
+ESCAPES: Final = 3  # Ctrl-] so often in a row leaves a command that has the terminal
 _NOTHING: Final = "/dev/null"
 
 
@@ -35,8 +37,9 @@ async def run_command(
     descriptor = sys.stdin.fileno() if has_input else os.open(_NOTHING, os.O_RDONLY)
     async with api.endophyte_exec(name, command, user) as socket:
         await socket.send_str(options.to_json())
-        session = _Session(socket, has_input=has_input)
-        with _raw(descriptor, wanted=options.tty and has_input), _signals(session, options.tty):
+        is_raw = options.tty and has_input
+        session = _Session(socket, is_raw=is_raw)
+        with _raw(descriptor, wanted=is_raw), _signals(session, options.tty):
             result = await session.run(descriptor)
     if result is not None and result.exit_code is not None:
         return result.exit_code
@@ -98,9 +101,10 @@ def _signals(session: _Session, is_tty: bool) -> Iterator[None]:
 class _Session:
     """One command, from the options to its result."""
 
-    def __init__(self, socket: ClientWebSocketResponse, *, has_input: bool) -> None:
+    def __init__(self, socket: ClientWebSocketResponse, *, is_raw: bool) -> None:
         self._socket = socket
-        self._has_input = has_input
+        self._is_raw = is_raw
+        self._escapes = 0
         self._window = Window()  # what the agent may be sent
         self._printing: asyncio.Queue[tuple[Any, bytes] | None] = (
             asyncio.Queue()
@@ -109,8 +113,8 @@ class _Session:
 
     async def run(self, descriptor: int) -> ExecResult | None:
         """How it ended; None where nobody says."""
-        with Input(descriptor).reading() as keys:
-            sending = asyncio.create_task(self._send(keys), name="exec input")
+        with _input(descriptor) as chunks:
+            sending = asyncio.create_task(self._send(chunks), name="exec input")
             printing = asyncio.create_task(self._print(), name="exec output")
             receiving = asyncio.create_task(self._receive(), name="exec messages")
             try:
@@ -154,14 +158,43 @@ class _Session:
             await asyncio.to_thread(_put, stream, data)
             await self._say(ExecMessage(credit=len(data)))
 
-    async def _send(self, keys: asyncio.Queue[bytes | None]) -> None:
+    async def _send(self, chunks: AsyncIterator[bytes]) -> None:
         with suppress(ConnectionError):
-            while (chunk := await keys.get()) is not None:
-                while chunk:
-                    count = await self._window.take(len(chunk))
-                    await self._socket.send_bytes(INPUT + chunk[:count])
-                    chunk = chunk[count:]
+            async for chunk in chunks:
+                if self._leaves(chunk):
+                    await self._socket.close()
+                rest = chunk
+                while rest:
+                    count = await self._window.take(len(rest))
+                    await self._socket.send_bytes(INPUT + rest[:count])
+                    rest = rest[count:]
             await self._socket.send_str(ExecMessage(is_end=True).to_json())
+
+    def _leaves(self, typed: bytes) -> bool:
+        """Whether somebody at a terminal whose keys are all the command's wants no more of it."""
+        self._escapes = self._escapes + 1 if self._is_raw and typed == ESCAPE else 0
+        return self._escapes >= ESCAPES
+
+
+@contextmanager
+def _input(descriptor: int) -> Iterator[AsyncIterator[bytes]]:
+    """What comes from it. A file is read piece by piece, in a thread: it has no end that has to be waited for."""
+    kind = os.fstat(descriptor).st_mode
+    if not (os.isatty(descriptor) or stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
+        yield _of_file(descriptor)
+        return
+    with Input(descriptor).reading() as keys:
+        yield _of_queue(keys)
+
+
+async def _of_file(descriptor: int) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(os.read, descriptor, MOST_BYTES):
+        yield chunk
+
+
+async def _of_queue(keys: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
+    while (chunk := await keys.get()) is not None:
+        yield chunk
 
 
 def _put(stream: Any, data: bytes) -> None:

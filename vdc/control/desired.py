@@ -8,7 +8,9 @@ from typing import Literal
 from pydantic import ValidationError
 
 from vdc.control.allot import allot_nics
+from vdc.control.changing import check_changeable
 from vdc.control.clock import Clock
+from vdc.control.cloudinit import check_cloud_init
 from vdc.control.containers import check_container, check_kind
 from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
@@ -23,7 +25,6 @@ from vdc.store.mirror import Mirror
 from vdc.store.protocol import Put, StateStore, Unchanged
 
 ATTEMPTS = 8
-_CHANGEABLE_ANY_TIME = {"virtual_computer", "protection", "placement", "process"}
 
 Action = Literal["created", "configured", "unchanged"]
 
@@ -70,7 +71,7 @@ class DesiredState:
             wanted = unmasked(manifest, present.manifest)
             if present.manifest == wanted:
                 return present
-            _check_changeable(present.manifest, wanted)
+            check_changeable(present.manifest, wanted)
             after = present.with_(manifest=wanted, generation=present.generation + 1)
             if present.manifest.spec.process == wanted.spec.process:
                 return after
@@ -142,6 +143,7 @@ class DesiredState:
         check_kind(manifest, entry.image)
         _check_fits_image(manifest, entry)
         check_container(manifest, entry.image)
+        check_cloud_init(manifest, entry.image)
         self._check_ports(manifest)
         uid = new_uid()
         taken, taken_macs = await self._taken()
@@ -260,20 +262,6 @@ def _check_protectable(manifest: EndophyteManifest) -> None:
             f"the manifest of {name} sets {computer.dedicated_nodes} host aside, and a replica needs another one",
             code="protection-off",
             hint="apply the manifest with virtualComputer.dedicatedNodes: 2 or more",
-        )
-
-
-def _check_changeable(before: EndophyteManifest, after: EndophyteManifest) -> None:
-    fields = type(before.spec).model_fields
-    changed = [name for name in fields if getattr(before.spec, name) != getattr(after.spec, name)]
-    fixed = [str(fields[name].alias or name) for name in changed if name not in _CHANGEABLE_ANY_TIME]
-    if before.spec.virtual_computer.type is not after.spec.virtual_computer.type:
-        fixed.append("virtualComputer.type")
-    if fixed:
-        raise RefusedError(
-            f"spec.{fixed[0]} of {before.metadata.name} cannot be changed after creation",
-            code="immutable-field",
-            hint=f"delete and create it anew to change {', '.join(fixed)}",
         )
 
 

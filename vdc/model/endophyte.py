@@ -209,4 +209,5 @@ class EndophyteStatus(Record):
     move_problem: str = ""  # why the last move was given up
     program: ProgramStatus | None = None  # of a container that runs, as soon as its guest answers
     agent: AgentStatus | None = None  # of a disk image that runs
+    firmware: Firmware | None = None  # what boots it, also where the manifest leaves it to the image
     unprotectedSince: str | None = None  # noqa: N815 - the wire form; null in lockstep or where none is wanted

@@ -66,6 +66,7 @@ def endophyte_status(
         if is_lost and pair is not None
         else _sentence(pair, by_host, phase, protection, problem) + _of_program(program),
         program=program,
+        firmware=endophyte.firmware,
         agent=primary.agent if primary and phase is Phase.RUNNING else None,
         unprotectedSince=_unprotected_since(endophyte, pair),
     )

@@ -1,4 +1,4 @@
-"""`vdc exec`: a command in a container."""
+"""`vdc exec`: a command in a guest."""
 
 from __future__ import annotations
 
@@ -33,11 +33,14 @@ def exec_(
     env: tuple[str, ...],
     workdir: str,
 ) -> int:
-    """Run a command in a container.
+    """Run a command in a container, beside its program, or by the guest agent of a disk image.
 
-    It runs beside the container's program, and its exit code becomes this one's. 126 and 127: it cannot be run,
-    there is none of that name; 128+N: signal N ended it. 255: it is not known how it ended, because the container
-    moved to another host, or its guest does not answer.
+    Its exit code becomes this one's. A guest agent takes all the input first and gives the output last; -t, -u and -w
+    are for containers.
+
+    126 and 127: it cannot be run, there is none of that name; 128+N: signal N ended it. 255: it is not known how it
+    ended, because the container moved to another host, or its guest does not answer. With -it all keys are the
+    command's; Ctrl-] three times in a row leaves, and ends it.
     """
     import os
     import sys
@@ -51,6 +54,8 @@ def exec_(
         raise click.BadParameter(f"{bad[0].partition('=')[0]!r} has no value: NAME=VALUE", context)
     if tty and has_input and not os.isatty(sys.stdin.fileno()):
         raise click.UsageError("--tty needs a terminal at standard input; leave -t or -i out", context)
+    if workdir and not workdir.startswith("/"):
+        raise click.BadParameter("--workdir is an absolute path", context)
     rows, columns = terminal_size()
     options = ExecOptions(env=env, working_dir=workdir, tty=tty, rows=rows, columns=columns)
     return call(lambda api: run_command(api, name, command, options, user=user, has_input=has_input))
