@@ -197,7 +197,8 @@ class Pair:
     ) -> Copy:
         reader, writer = os.pipe()
         full = sandboxed(
-            command, guest_user(folder), runtime_root=RUNTIME, vm_dir=folder, image_dir=self.image_dir, status_fd=writer,
+            command, guest_user(folder), runtime_root=RUNTIME, vm_dir=folder, image_dir=self.image_dir,
+            status_fd=writer,
         )  # fmt: skip
         with (folder / "qemu.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
