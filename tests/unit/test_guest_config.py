@@ -62,15 +62,11 @@ CONFIG = GuestConfig(
     hostname="web",
     domain="example.test",
     nameservers=("10.0.0.1",),
-    nics=(
-        GuestNic(mac="52:54:00:00:00:01", address="10.0.0.5", prefix=24, mtu=1400, gateway="10.0.0.1"),
-    ),
+    nics=(GuestNic(mac="52:54:00:00:00:01", address="10.0.0.5", prefix=24, mtu=1400, gateway="10.0.0.1"),),
     volumes=(GuestVolume(disk=1, path="/data", read_only=True),),
     empty_dirs=(EmptyDir(path="/run/scratch", medium="Memory", size_limit=2**20, read_only=True),),
     files=(
-        GuestFile(
-            path="/etc/app.conf", content_base64=base64.b64encode(b"a=1\n\0\xff").decode(), mode=0o640
-        ),
+        GuestFile(path="/etc/app.conf", content_base64=base64.b64encode(b"a=1\n\0\xff").decode(), mode=0o640),
     ),
     process=PROCESS,
 )
