@@ -145,9 +145,7 @@ async def _write(stream: GuestStream, data: bytes) -> None:
 class ContainerPair(Pair):
     """A bare pair whose guest is a container's."""
 
-    def __init__(
-        self, image: Path, config: GuestConfig, *, disks: int | None = None, **spec: Any
-    ) -> None:
+    def __init__(self, image: Path, config: GuestConfig, *, disks: int | None = None, **spec: Any) -> None:
         boot = KernelBoot(f"{IMAGE_DIR}/vmlinuz", f"{IMAGE_DIR}/initrd", "console=ttyS0 quiet panic=0")
         ports = (
             GuestPort(CHANNEL_PORT, GUEST_SOCKET),
