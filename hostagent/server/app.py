@@ -16,6 +16,7 @@ from hostagent.server.console import ConsoleHandler
 from hostagent.server.context import ServerContext
 from hostagent.server.drill import DrillHandlers
 from hostagent.server.endophytes import EndophyteHandlers
+from hostagent.server.guest import GuestHandlers
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
 from hostagent.server.identities import IdentityHandlers
 from hostagent.server.identity import Gate
@@ -43,6 +44,7 @@ def build_app(context: ServerContext, gate: Gate) -> web.Application:
         ClusterHandlers(context),
         MaintenanceHandlers(context),
         ConsoleHandler(context),
+        GuestHandlers(context),
         MetricsHandler(context),
         VerificationHandlers(context),
         DrillHandlers(context),

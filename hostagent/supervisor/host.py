@@ -16,6 +16,7 @@ from hostagent.supervisor.node import NodeContext
 from vdc.api import models as wire
 from vdc.model.errors import UnavailableError
 from vdc.model.image import ImageEntry
+from vdc.model.network import Network
 from vdc.protection.snapshot import Limits
 
 
@@ -51,6 +52,11 @@ class HostContext(NodeContext):
             isolated_pause_ms=timings.isolated_pause_ms,
             checkpoint_budget_ms=checkpoint_budget_ms,
         )
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """The overlays, by name."""
+        return {name: found.value for name, found in self.mirror.networks.items()}
 
     async def ensure_image(self, entry: ImageEntry) -> None:
         """Make an image present on this host; raises as ImageCache.ensure."""

@@ -21,7 +21,7 @@ from hostagent.supervisor import credentials, resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.handover import Handover
-from hostagent.supervisor.launch import own_guest_folder
+from hostagent.supervisor.launch import files_for, own_guest_folder
 from hostagent.supervisor.machine import machine_spec
 from hostagent.supervisor.state import PlanRecord
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed
@@ -62,7 +62,8 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         await credentials.obtain(copy, pair)
         await copy.reach(Step.PREPARE_CREDENTIALS)
         specs = disk_specs(record, len(facts.disk_sizes_bytes))
-        await copy.start(endophyte, machine_spec(endophyte, entry.image, facts, specs), CopyRole.SECONDARY)
+        spec = machine_spec(endophyte, entry.image, facts, specs)
+        await copy.start(endophyte, spec, CopyRole.SECONDARY, files_for(host, endophyte, entry.image, facts))
         plan = PlanRecord(
             epoch=pair.epoch, slot=pair.slot, disks=len(specs), nics=len(endophyte.nics),
             primary_address=host.mirror.hosts[pair.primary].value.replication_address,

@@ -12,6 +12,7 @@ from cli_support import ALONE, LOCKSTEP, PENDING, Capture, Cluster, cluster, man
 
 from vdc.model.endophyte import Phase
 from vdc.model.errors import NotFoundError
+from vdc.model.guest import ProgramStatus
 
 __all__ = ["cluster"]
 
@@ -81,6 +82,40 @@ def test_create_wait_says_what_is_missing(
 def test_without_protection_running_is_enough(cluster: Cluster, capsys: Capture) -> None:
     cluster.status_of_new = ALONE
     assert vdc(capsys, "create", "web", "--no-protect", "--wait", "--timeout", "5")[0] == 0
+
+
+def test_an_image_of_a_container_makes_one(cluster: Cluster, capsys: Capture) -> None:
+    cluster.containers.add("docker.io/library/redis:7")
+    code, out, _ = vdc(capsys, "create", "db", "--image", "docker.io/library/redis:7", "--memory", "256MiB")
+    assert (code, out) == (0, "endophyte/db created\n")
+    assert cluster.asked[-1][1].spec.virtual_computer.type == "container"
+
+
+WELL = ProgramStatus(state="running", ready=True, pid=7)
+CRASHING = WELL.with_(
+    state="waiting", ready=False, exit_code=1, restarts=4, reason="it ended with the exit code 1"
+)
+GOALS = [
+    (None, ""),
+    (WELL, "arrived"),
+    (WELL.with_(ready=False, reason="GET /: 503"), "wait-timeout"),
+    (WELL.with_(state="ended", ready=False, exit_code=0), "arrived"),
+    (WELL.with_(state="ended", ready=False, exit_code=3), "endophyte-failed"),
+    (CRASHING, "wait-timeout"),
+]
+
+
+@pytest.mark.parametrize(("program", "outcome"), GOALS)
+def test_waiting_for_a_container_is_waiting_for_its_program(
+    cluster: Cluster, capsys: Capture, program: ProgramStatus | None, outcome: str
+) -> None:
+    cluster.containers.add("me/db:1")
+    cluster.status_of_new = {**LOCKSTEP, "program": program}
+    cluster.output = "2026-11-23T14:00:01.1Z stderr F fatal: no \x1b[31mdisk\n"
+    code, _, err = vdc(capsys, "create", "db", "--image", "me/db:1", "--wait", "--timeout", "0.3")
+    assert (code == 0) is (outcome == "arrived")
+    if outcome and code:
+        assert f"({outcome})" in err and "it wrote last: fatal: no  [31mdisk" in err
 
 
 def test_a_taken_name_is_an_error_and_a_stuck_create_can_be_repeated(

@@ -14,8 +14,16 @@ MAX_FILES = 1000
 
 
 def read_manifests(sources: tuple[str, ...]) -> tuple[Loaded, ...]:
-    """Every object of all sources, in order; `ManifestError` where a source cannot be read at all."""
-    return tuple(loaded for source in sources for loaded in _read_source(source))
+    """Every object of all sources, in order, Kubernetes' workloads as the Endophytes that they ask to be.
+
+    Raises `ManifestError` where a source cannot be read at all.
+    """
+    loaded = tuple(item for source in sources for item in _read_source(source))
+    if not any(item.value for item in loaded):
+        return loaded
+    from vdc.kubernetes.routing import route  # its records take a while
+
+    return route(loaded)
 
 
 def _read_source(source: str) -> tuple[Loaded, ...]:

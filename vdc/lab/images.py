@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from vdc.api.client import ApiClient
 from vdc.images.blobs import BlobStore
-from vdc.images.source import RECIPE_FILE, ImportPlan, plan_import
+from vdc.images.sources import RECIPE_FILE, ImportPlan, plan_recipe
 from vdc.lab.kernel import in_thread
 from vdc.lab.plan import HostPlan, LabPlan
 from vdc.lab.settings import Settings
 from vdc.model.errors import VdcError
 
 STORE = "images"  # in a host's state folder
+_PLACED = ("container", "mini")  # of the recipes; large ones are imported where they are wanted
 _CHUNK_BYTES = 1024**2
 
 
@@ -27,9 +29,10 @@ async def place_images(
 ) -> tuple[ImportPlan, ...]:
     """Put the built images into every host's store; one that cannot be used is reported and left out."""
     usable = []
-    for recipe in sorted((settings.cache_root / "images").glob(f"*/current/{RECIPE_FILE}")):
+    built = (settings.cache_root / "images" / name / "current" / RECIPE_FILE for name in _PLACED)
+    for recipe in filter(Path.is_file, built):
         try:
-            usable.append(await in_thread(lambda folder=recipe.parent: plan_import(str(folder))))  # type: ignore[misc]
+            usable.append(await in_thread(partial(plan_recipe, recipe.parent.resolve())))
         except VdcError as error:
             progress(f"{recipe.parent} is left out: {error}")
     async with asyncio.TaskGroup() as group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 @click.command(
     cls=VdcCommand,
     example="vdc create web --image mycelium/mini --memory 512MiB --wait\n"
+    "vdc create mail --image debian --ssh-key ~/.ssh/id_ed25519.pub\n"
     "vdc create windows-desktop\nvdc create db --no-protect --dry-run -o yaml",
 )
 @click.argument("name", callback=to_name)
@@ -31,6 +33,14 @@ if TYPE_CHECKING:
 @click.option("--nodes", type=click.IntRange(1, 16), help="Hosts set aside: primary, secondary, spares.")
 @click.option("--no-protect", is_flag=True, help="One copy only, without lockstep.")
 @click.option("--address", metavar="IP", help="A fixed overlay address.")
+@click.option(
+    "--ssh-key",
+    "ssh_keys",
+    multiple=True,
+    metavar="FILE|KEY",
+    help="Let this SSH public key in, by the image's cloud-init; may be repeated.",
+)
+@click.option("--user", metavar="NAME", help="Name the image's own user so, by its cloud-init.")
 @click.option("--dry-run", is_flag=True, help="Print the manifest and create nothing.")
 @wait_options("the VM runs and, if asked for, is in lockstep")
 @output_option("name")
@@ -61,6 +71,7 @@ def create(
 def _manifest(template: Template, name: str, given: dict[str, Any]) -> EndophyteManifest:
     from pydantic import ValidationError
 
+    from vdc.cli.sshkeys import read_keys
     from vdc.cli.templates import Wishes, fill_in
     from vdc.model.manifest import EndophyteManifest
     from vdc.model.manifest_file import ManifestError, describe_mistakes
@@ -74,6 +85,8 @@ def _manifest(template: Template, name: str, given: dict[str, Any]) -> Endophyte
             nodes=given["nodes"],
             no_protect=given["no_protect"],
             address=given["address"],
+            user=given["user"],
+            ssh_keys=tuple(key for text in given["ssh_keys"] for key in read_keys(text)),
         )
         return fill_in(template, name, wishes)
     except ValidationError as error:
@@ -95,6 +108,7 @@ async def _create(
 ) -> None:
     from vdc.cli.progress import StatusLine
     from vdc.cli.waiting import goal_of, wait_for
+    from vdc.model.manifest import EndophyteSpec
 
     name = manifest.metadata.name
     view = await _create_once(api, template, manifest)
@@ -102,7 +116,7 @@ async def _create(
     if not quiet:
         print(f"endophyte/{name} created", flush=True)
     if wait_s is not None:
-        goal = goal_of(manifest.spec)
+        goal = goal_of(EndophyteSpec.model_validate(view.spec))
         with StatusLine() as line:
             view = await wait_for(api, name, goal, wait_s, line)
         if not quiet:
@@ -122,10 +136,15 @@ def _print_view(view: EndophyteView, output: str) -> None:
 
 async def _create_once(api: ApiClient, template: Template, manifest: EndophyteManifest) -> EndophyteView:
     """Create; what an earlier attempt of the same command left behind counts as created."""
-    from vdc.model.errors import ConflictError, NotFoundError, UnavailableError
+    from vdc.model.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
 
     try:
         return await api.create_endophyte(manifest)
+    except InvalidError as error:
+        container = _as_container(manifest) if error.code == "type-mismatch" else None
+        if container is None:
+            raise
+        return await _create_once(api, template, container)
     except ConflictError as error:
         view = await _left_behind(api, manifest, only_stuck=True)
         if view is None:
@@ -142,6 +161,21 @@ async def _create_once(api: ApiClient, template: Template, manifest: EndophyteMa
         if error.code == "image-not-found":
             raise _image_missing(template, manifest, error) from error
         raise
+
+
+def _as_container(manifest: EndophyteManifest) -> EndophyteManifest | None:
+    """The same for a container image, which the cluster says it is; None where it is one already, or cannot be."""
+    from pydantic import ValidationError
+
+    from vdc.model.manifest import ComputerType
+
+    computer = manifest.spec.virtual_computer
+    if computer.type is ComputerType.CONTAINER:
+        return None
+    with suppress(ValidationError):
+        virtual_computer = computer.with_(type=ComputerType.CONTAINER)
+        return manifest.with_(spec=manifest.spec.with_(virtual_computer=virtual_computer))
+    return None
 
 
 async def _left_behind(

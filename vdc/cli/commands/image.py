@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from vdc.cli.base import VdcGroup, output_option, to_reference
+from vdc.cli.commands.imagebuild import build_image
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from vdc.api.client import ApiClient
     from vdc.cli.progress import StatusLine
-    from vdc.images.source import ImportPlan
+    from vdc.images.sources import ImportPlan
 
 
 @click.group(cls=VdcGroup, example="vdc image import debian.qcow2 --name me/debian\nvdc image ls")
@@ -25,38 +27,88 @@ def image() -> None:
 @image.command(
     "import",
     example="vdc image import debian-12.qcow2 --name me/debian:12\n"
+    "vdc image import appliance.ova --firmware uefi\nvdc image import disk.raw.xz\n"
     "vdc image import data.img --format raw\nvdc image import /var/cache/vdc/images/mini/current",
 )
-@click.argument("source")
+@click.argument("source", type=click.Path(path_type=str))
 @click.option("--name", callback=to_reference, metavar="REF", help="Name it so; otherwise after the source.")
 @click.option(
     "--format",
     "disk_format",
-    metavar="qcow2|raw",
-    help="What the disk file is; otherwise told by its header.",
+    type=click.Choice(["qcow2", "raw", "vmdk", "vhdx", "vhd", "vpc", "vdi", "qed", "iso", "ova", "ovf"]),
+    metavar="FORMAT",
+    help="What the disk file is; otherwise told by its bytes. qcow2, raw, vmdk, vhdx, vhd, vdi, qed, iso, ova, ovf.",
 )
-def import_image(source: str, name: str | None, disk_format: str | None) -> None:
-    """Import a disk file (qcow2 or raw), or the output folder of a recipe."""
+@click.option(
+    "--firmware",
+    type=click.Choice(["bios", "uefi", "uefi-secure"]),
+    help="What boots it; otherwise told by the disk.",
+)
+@click.option("--disk", metavar="FILE", help="Which disk of an appliance; otherwise its first.")
+@output_option(table=False)
+def import_image(
+    *,
+    source: str,
+    name: str | None,
+    disk_format: str | None,
+    firmware: str | None,
+    disk: str | None,
+    output: str | None,
+) -> None:
+    """Import a disk file, an appliance, or the output folder of a recipe.
+
+    Disk files: qcow2, raw, VMDK, VHDX, VHD, VDI, QED, hybrid ISO; compressed by gzip, bzip2, xz or zstd as well.
+    Appliances: OVA, or an OVF file with its disks beside it. What guests cannot use as it is, is converted.
+    """
     from vdc.cli.errors import UsageFault
     from vdc.cli.progress import StatusLine
-    from vdc.cli.session import call
-    from vdc.images.source import plan_import
+    from vdc.images.sources import ImportOptions, plan_import
     from vdc.model.errors import VdcError
+    from vdc.model.manifest import Firmware
 
     with StatusLine() as line:
+        options = ImportOptions(
+            name=name,
+            disk_format=disk_format,
+            firmware=Firmware(firmware) if firmware else None,
+            disk=disk,
+            progress=line.bytes,
+        )
         try:
-            plan = plan_import(
-                source,
-                name=name,
-                disk_format=disk_format,
-                progress=lambda file, done, total: line.bytes(f"reading {file}", done, total),
-            )
+            with plan_import(source, options) as plan:
+                sent = send(plan, line)
         except VdcError as error:
             if error.code.startswith("source-"):
                 raise UsageFault(error.problem) from error
             raise
-        sent = call(lambda api: upload(api, plan, line))
+    tell(plan, sent, output)
+
+
+def send(plan: ImportPlan, line: StatusLine) -> int:
+    """Bring the image of a plan to the cluster; returns how many files were sent."""
+    from vdc.cli.session import call
+
+    return call(lambda api: upload(api, plan, line))
+
+
+def tell(plan: ImportPlan, sent: int, output: str | None) -> None:
+    """Print what was imported."""
+    from vdc.cli.render import print_values
+    from vdc.cli.text import clean
+
+    if output is not None:
+        values = {
+            "name": plan.name,
+            "digest": plan.digest,
+            "image": plan.image.model_dump(mode="json", exclude_defaults=True),
+            "sent": sent,
+            "notes": list(plan.notes),
+        }
+        print_values(values, output)
+        return
     print(f"image/{plan.name} imported ({sent} of {len(plan.files)} files sent)")
+    for note in plan.notes:
+        print(f"note: {clean(note)}", file=sys.stderr)
 
 
 async def upload(api: ApiClient, plan: ImportPlan, line: StatusLine) -> int:
@@ -112,3 +164,6 @@ def describe_image(name: str, output: str | None) -> None:
     from vdc.cli.commands.describe import describe_object
 
     describe_object("image", name, output)
+
+
+image.add_command(build_image)
