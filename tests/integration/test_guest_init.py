@@ -288,7 +288,7 @@ async def test_what_cannot_be_done_is_said(
     async with guest(tmp_path, program, image, **FOREVER) as one:
         with pytest.raises(GuestRefusedError):
             await one.line.ask(operation, deadline_s=SOON_S, **fields)
-        assert (await one.status()).state == "running"
+        await one.wait(lambda status: status.state == "running")
 
 
 async def test_another_agent_goes_on_where_one_left_off(tmp_path: Path, program: Path, image: Path) -> None:

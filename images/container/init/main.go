@@ -31,7 +31,7 @@ const (
 
 	portPatience = 30 * time.Second
 	lastWords    = 2 * time.Second
-	memoryLimit  = 32 << 20
+	memoryLimit  = 24 << 20
 )
 
 func main() {

@@ -60,7 +60,11 @@ func run(socket, image, configFile, log string) error {
 			os.Exit(0)
 		},
 	}
-	listener, err := net.Listen("unix", socket)
+	// Under its name it is there once it can be connected to.
+	listener, err := net.Listen("unix", socket+".new")
+	if err == nil {
+		err = os.Rename(socket+".new", socket)
+	}
 	if err != nil {
 		return err
 	}

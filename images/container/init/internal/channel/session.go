@@ -20,7 +20,7 @@ const (
 	dataQueueBytes = 262144
 	maxQueueBytes  = 1048576
 	// A frame that does not go on for so long never will: the agent died within it, and another one speaks.
-	frameStall = 5 * time.Second
+	frameStall = 2 * time.Second
 )
 
 // Port is the guest's end of the channel. Read returns io.EOF once when the host's side was closed, and then waits

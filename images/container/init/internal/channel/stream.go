@@ -12,7 +12,7 @@ const (
 	Window = 262144
 	// Credit is given back in pieces that are worth a frame.
 	creditStep = Window / 4
-	maxCredit  = 1 << 30
+	maxCredit  = 1 << 20
 	chunkBytes = writeBytes - headerBytes
 	maxControl = 16
 )

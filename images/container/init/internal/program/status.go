@@ -31,6 +31,7 @@ type Status struct {
 type Board struct {
 	mu     sync.Mutex
 	status Status
+	run    int // which one the status is of: what an earlier one's probes say is too late
 }
 
 // NewBoard begins with the state `starting`.
@@ -54,16 +55,19 @@ func (b *Board) GiveUp(reason string) {
 	b.change(func(s *Status) { s.State, s.Ready, s.Reason = Ended, false, reason })
 }
 
-func (b *Board) started(pid int, at time.Time, waitsFor string) {
+func (b *Board) started(pid int, at time.Time, waitsFor string) (run int) {
 	b.change(func(s *Status) {
+		b.run++
+		run = b.run
 		s.State, s.PID, s.Ready, s.Reason = Running, pid, waitsFor == "", waitsFor
 		s.StartedAt = at.UTC().Format("2006-01-02T15:04:05.000000000Z")
 	})
+	return run
 }
 
-func (b *Board) readiness(isReady bool, reason string) {
+func (b *Board) readiness(run int, isReady bool, reason string) {
 	b.change(func(s *Status) {
-		if s.State == Running {
+		if s.State == Running && b.run == run {
 			s.Ready, s.Reason = isReady, reason
 		}
 	})

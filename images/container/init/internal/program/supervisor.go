@@ -142,11 +142,12 @@ func (s *Supervisor) once() run {
 		errors.As(err, &refused)
 		return run{code: refused.Code, reason: "it cannot be started: " + refused.Message}
 	}
-	s.Board.started(child.PID, started, s.WaitsFor)
+	number := s.Board.started(child.PID, started, s.WaitsFor)
 	done := make(chan struct{})
 	unwell := make(chan string, 1)
 	if s.Probes != nil {
-		s.Probes(done, s.Board.readiness, func(reason string) {
+		ready := func(isReady bool, reason string) { s.Board.readiness(number, isReady, reason) }
+		s.Probes(done, ready, func(reason string) {
 			select {
 			case unwell <- reason:
 			default:
