@@ -35,6 +35,44 @@ def test_create_without_protection_by_the_name_of_a_template(cluster: Cluster, c
     assert not spec.wants_protection and spec.image == "mycelium/mini:latest"
 
 
+def test_keys_and_a_user_are_for_cloud_init(cluster: Cluster, capsys: Capture, tmp_path: Path) -> None:
+    one, other = (
+        f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMg0u7Yz0XrQ3JrZyZkqkKcJ1h3G0yq2eV8yq1o9xYz{n}" for n in "AB"
+    )
+    (tmp_path / "keys").write_text(f"# mine\n\n{one} me@home\n{other}\n")
+    options = ["--ssh-key", str(tmp_path / "keys"), "--ssh-key", f"{other} again", "--user", "anna"]
+    assert vdc(capsys, "create", "web", "--image", "debian", *options)[0] == 0
+    given = cluster.asked[0][1].spec.cloud_init
+    assert given.user == "anna"
+    assert given.ssh_authorized_keys == (f"{one} me@home", other, f"{other} again")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"\xff\xfe", "it is not text"),
+        (b"-----BEGIN OPENSSH PRIVATE KEY-----\n", "is a private key"),
+        (b"# nothing\n", "there is no key in"),
+        (b"ssh-ed25519 nonsense\n", "is not an SSH public key"),
+    ],
+)
+def test_what_is_no_public_key_is_told_in_one_line(
+    cluster: Cluster, capsys: Capture, tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    code, _, err = vdc(capsys, "create", "web", "--image", "debian", "--ssh-key", str(tmp_path / "key"))
+    assert code in (1, 2) and words in err.splitlines()[0]
+    assert cluster.asked == []
+
+
+def test_an_image_that_a_recipe_makes_is_told_with_it(cluster: Cluster, capsys: Capture) -> None:
+    cluster.refusal = NotFoundError("no image", code="image-not-found")
+    _, _, err = vdc(capsys, "create", "web", "--image", "debian")
+    assert "vdc image build debian" in err.splitlines()[0]
+
+
 def test_a_missing_image_says_which_and_how_to_get_one(cluster: Cluster, capsys: Capture) -> None:
     cluster.refusal = NotFoundError("no image", code="image-not-found")
     code, _, err = vdc(capsys, "create", "windows-desktop")

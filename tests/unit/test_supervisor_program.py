@@ -155,6 +155,30 @@ async def test_a_change_is_published_and_told(tmp_path: Path) -> None:
     await copy.line.close()
 
 
+async def test_a_guest_that_changes_its_mind_all_the_time_fills_no_log(tmp_path: Path) -> None:
+    host = Host()
+    copy = copy_of(host, tmp_path / "guest.sock")
+    watch = ProgramWatch(copy, lambda: None)
+    for number in range(100):
+        await watch._changed(RUNNING.with_(ready=number % 2 == 0))
+    assert len(host.told) == program.TOLD_AT_ONCE
+    host.now += 2 * program.TOLD_EVERY_S
+    for number in range(10):
+        await watch._changed(RUNNING.with_(ready=number % 2 == 0))
+    assert len(host.told) == program.TOLD_AT_ONCE + 2
+
+
+async def test_what_is_never_well_is_asked_less_often_after_a_while(tmp_path: Path) -> None:
+    copy = copy_of(Host(), tmp_path / "guest.sock")
+    watch = ProgramWatch(copy, lambda: None)
+    pauses = {watch._pause_s() for _ in range(program.QUICK_LOOKS - 1)}
+    assert pauses == {program.UNSETTLED_EVERY_S} and watch._pause_s() == program.EVERY_S
+    copy.program = RUNNING
+    assert watch._pause_s() == program.EVERY_S
+    copy.program = WAITING
+    assert watch._pause_s() == program.UNSETTLED_EVERY_S
+
+
 async def test_silence_is_told_after_a_while_and_only_of_a_guest_that_has_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

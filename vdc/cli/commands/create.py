@@ -204,10 +204,23 @@ def _image_missing(template: Template, manifest: EndophyteManifest, error: VdcEr
     is_templates_own = image == template.manifest.spec.image
     whose = f" of template {template.name}" if is_templates_own else ""
     return NotFoundError(
-        f"image {image}{whose} is not in this cluster: get it by vdc image import FILE --name {image}",
+        f"image {image}{whose} is not in this cluster: get it by {_way_to(image)}",
         hint=f"or use another one: vdc create {manifest.metadata.name} --image REF (vdc image ls)",
         code=error.code,
     )
+
+
+def _way_to(image: str) -> str:
+    """A command that brings it: its recipe, where there is one of that name."""
+    from vdc.images.recipes import list_recipes, recipe_folder
+    from vdc.model.errors import NotFoundError
+
+    name = image.removesuffix(":latest").removeprefix("mycelium/")
+    try:
+        is_made_here = name in {recipe.name for recipe in list_recipes(recipe_folder())}
+    except NotFoundError:
+        is_made_here = False
+    return f"vdc image build {name}" if is_made_here else f"vdc image import FILE --name {image}"
 
 
 def _with_hint(error: VdcError, hint: str) -> VdcError:
