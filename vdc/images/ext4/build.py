@@ -38,6 +38,7 @@ _RAW, _QCOW2 = "disk.raw", "disk.qcow2"
 _MEMORY_BYTES = 4 * GIB
 _DEADLINE_S = 3600.0
 _CORRECTED = 1  # e2fsck's status for a file system that it changed
+_FIXED_TIME = {"E2FSPROGS_FAKE_TIME": "1", "E2FSCK_TIME": "1"}
 
 Progress = Callable[[str, int, int], None]
 
@@ -132,5 +133,5 @@ def _tool(scratch: Scratch, argv: Sequence[str], file_bytes: int) -> Tool:
         ToolLimits(memory_bytes=_MEMORY_BYTES, file_bytes=file_bytes, processor_s=int(_DEADLINE_S)),
         _DEADLINE_S,
         scratch=scratch.folder,
-        env={"E2FSPROGS_FAKE_TIME": "1", "SOURCE_DATE_EPOCH": "1"},
+        env=_FIXED_TIME,
     )
