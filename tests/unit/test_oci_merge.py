@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.oci_layout import entry, folder, link, tar_of
-from tests.unit.oci_support import listing, merged, paths
+from oci_support import listing, merged, paths
 from vdc.images.filetree import Kind
 from vdc.images.oci import merge
 from vdc.images.oci.importing import add_mount_points

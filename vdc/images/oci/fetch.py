@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,6 @@ _LOOK_S = 0.5
 _UNPACKED = 3  # times the compressed size: about what is needed, before it is known
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """Where skopeo put it all; `digest` is the manifest's in the registry."""
-
-    folder: Path
-    digest: str
-
-
 class Fetcher:
     """One image. `what` names it in messages."""
 
@@ -60,8 +52,8 @@ class Fetcher:
         self._what = what
         self._where = f"registry {source.registry}" if source.registry else str(source.path)
 
-    def fetch(self) -> Fetched:
-        """Raises InvalidError (`image-arch-unsupported`, `image-digest-mismatch`, `image-damaged`, ...),
+    def fetch(self) -> Path:
+        """The folder with it all. Raises InvalidError (`image-arch-unsupported`, `image-digest-mismatch`, `image-damaged`, ...),
         NotFoundError (`image-not-in-source`), RefusedError (`registry-unauthorised`, `registry-untrusted`, ...),
         UnavailableError (`registry-unreachable`, `registry-slow`); as `run_tool`.
         """
@@ -70,11 +62,22 @@ class Fetcher:
             facts = self._inspect(binds)
             total = _total(facts)
             self._scratch.need(_UNPACKED * total)
-            (self._scratch.folder / _FOLDER).mkdir(mode=0o700)
-            watch = _Watch(self._scratch, self._where, total, self._progress, f"fetching {self._what}")
-            argv = self._argv("copy", "--dest-decompress", prefix="src-", target=f"dir:{SCRATCH}/{_FOLDER}")
-            self._run(argv, binds, _COPY_S, watch.look)
-        return Fetched(self._scratch.folder / _FOLDER, str(facts.get("Digest", "")))
+            try:
+                return self._copy(binds, total)
+            except UnavailableError:  # it did answer a moment ago: a broken connection
+                shutil.rmtree(self._folder)
+                return self._copy(binds, total)
+
+    @property
+    def _folder(self) -> Path:
+        return self._scratch.folder / _FOLDER
+
+    def _copy(self, binds: Sequence[Bind], total: int) -> Path:
+        self._folder.mkdir(mode=0o700)
+        watch = _Watch(self._scratch, self._where, total, self._progress, f"fetching {self._what}")
+        argv = self._argv("copy", "--dest-decompress", prefix="src-", target=f"dir:{SCRATCH}/{_FOLDER}")
+        self._run(argv, binds, _COPY_S, watch.look)
+        return self._folder
 
     def _inspect(self, binds: Sequence[Bind]) -> dict[str, Any]:
         """What it is, before any of it is fetched."""

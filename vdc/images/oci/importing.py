@@ -59,8 +59,7 @@ def import_container(
     """Fetch it and make a disk of it; `owned` keeps the temporary files. Blocks. Raises as the modules that it uses."""
     scratch = owned.enter_context(Scratch())
     what = source.name or source.text.partition(":")[0]
-    Fetcher(source, options, scratch, progress, what).fetch()
-    contents = read_contents(scratch.folder / "layers")
+    contents = read_contents(Fetcher(source, options, scratch, progress, what).fetch())
     with ExitStack() as opened:
         layers = [opened.enter_context(open_result(path)).fileno() for path in contents.layers]
         root = merge(layers)
