@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oci_support import listing, merged, paths
 
 from tests.oci_layout import entry, folder, link, tar_of
-from oci_support import listing, merged, paths
 from vdc.images.filetree import Kind
 from vdc.images.oci import merge
 from vdc.images.oci.importing import add_mount_points

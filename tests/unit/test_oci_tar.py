@@ -9,9 +9,9 @@ import tarfile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oci_support import content_of, entries_of, merged
 
 from tests.oci_layout import entry, folder, link, tar_of
-from oci_support import content_of, entries_of, merged
 from vdc.images.oci.tar import EntryKind
 from vdc.images.oci.window import LayerError, to_number
 

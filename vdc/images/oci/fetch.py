@@ -32,9 +32,10 @@ _FOLDER = "layers"
 _AUTH_FILE = "/run/auth.json"
 _LAYER_BYTES = 4 * TIB
 _LIMITS = ToolLimits(memory_bytes=16 * GIB, file_bytes=_LAYER_BYTES, processor_s=6 * 3600, open_files=1024)
-_INSPECT_S, _COPY_S = 300.0, 24 * 3600.0
+_INSPECT_S, _COPY_S = 120.0, 24 * 3600.0
 _RETRIES = "3"
 _STALLED_S = 120.0  # without one byte
+_SLOW_HINT = "try again, or use a mirror (containers-registries.conf(5))"
 _LOOK_S = 0.5
 _UNPACKED = 3  # times the compressed size: about what is needed, before it is known
 
@@ -53,9 +54,11 @@ class Fetcher:
         self._where = f"registry {source.registry}" if source.registry else str(source.path)
 
     def fetch(self) -> Path:
-        """The folder with it all. Raises InvalidError (`image-arch-unsupported`, `image-digest-mismatch`, `image-damaged`, ...),
-        NotFoundError (`image-not-in-source`), RefusedError (`registry-unauthorised`, `registry-untrusted`, ...),
-        UnavailableError (`registry-unreachable`, `registry-slow`); as `run_tool`.
+        """The folder with it all.
+
+        Raises InvalidError (`image-arch-unsupported`, `image-digest-mismatch`, `image-damaged`), NotFoundError
+        (`image-not-in-source`), RefusedError (`registry-unauthorised`, `registry-untrusted`), UnavailableError
+        (`registry-unreachable`, `registry-slow`); as `run_tool`.
         """
         with contextlib.ExitStack() as owned:
             binds = self._binds(owned)
@@ -64,7 +67,10 @@ class Fetcher:
             self._scratch.need(_UNPACKED * total)
             try:
                 return self._copy(binds, total)
-            except UnavailableError:  # it did answer a moment ago: a broken connection
+            except UnavailableError as error:
+                if error.code != "registry-unreachable":
+                    raise
+                # It did answer a moment ago: a broken connection.
                 shutil.rmtree(self._folder)
                 return self._copy(binds, total)
 
@@ -150,6 +156,10 @@ class Fetcher:
             raise self._refused(error) from error
 
     def _refused(self, error: ToolFailedError) -> VdcError:
+        if error.status is None:
+            return UnavailableError(
+                f"{self._where} takes too long: {error}", hint=_SLOW_HINT, code="registry-slow"
+            )
         return refusal(
             error.complaint or str(error), what=self._what, where=self._where, secrets=self._access.secrets
         )
@@ -188,7 +198,7 @@ class _Watch:
         if now - self._grew_at > _STALLED_S:
             raise UnavailableError(
                 f"{self._where} has sent nothing for {_STALLED_S:g} s",
-                hint="try again, or use a mirror",
+                hint=_SLOW_HINT,
                 code="registry-slow",
             )
         self._scratch.need(0)
