@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from vdc.images import blobs as blobs_module
-from vdc.images.blobs import BlobStore
+from vdc.images import writing
+from vdc.images.blobs import BlobStore, Swept
 from vdc.model.errors import InvalidError, NotFoundError, RefusedError
 
 CONTENT = bytes(range(256)) * 9000  # more than two batches
@@ -102,7 +102,7 @@ async def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, monkeypatch: 
     def full(_self: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(blobs_module._Writer, "flush", full)
+    monkeypatch.setattr(writing.BlobWriter, "flush", full)
     with pytest.raises(RefusedError) as caught:
         await store.write(DIGEST, stream())
     assert caught.value.code == "no-space"
@@ -152,14 +152,14 @@ def test_a_sweep_takes_what_a_crash_left_and_spares_what_is_being_written(tmp_pa
     (store.folder / "keep").write_bytes(b"x")
     with (store.folder / ".incoming-live").open("wb") as live:
         fcntl.flock(live, fcntl.LOCK_EX)
-        assert store.sweep() == (".incoming-dead",)
-    assert store.sweep() == (".incoming-live",)
+        assert store.sweep().unfinished == (".incoming-dead",)
+    assert store.sweep().unfinished == (".incoming-live",)
     assert (store.folder / "keep").exists()
 
 
 def test_an_absent_store_is_empty(tmp_path: Path) -> None:
     store = BlobStore(tmp_path / "no")
-    assert store.digests() == () and store.sweep() == () and not store.has(DIGEST)
+    assert store.digests() == () and store.sweep() == Swept() and not store.has(DIGEST)
     assert not (tmp_path / "no").exists()
 
 
