@@ -111,9 +111,7 @@ class ImageRecords:
             digest = named.value if named is not None else ""
         item = await self._store.get(keys.image(digest)) if digest else None
         if item is None:
-            raise NotFoundError(
-                f"there is no image {reference}", code="image-not-found", hint="vdc image ls"
-            )
+            raise NotFoundError(f"there is no image {reference}", code="image-not-found", hint="vdc image ls")
         return ImageEntry.from_json(item.value)
 
     async def _unname(self, digest: str, names: Iterable[str]) -> None:

@@ -27,6 +27,7 @@ from vdc.images.reference import check_digest
 from vdc.images.writing import (
     FILE_MODE,
     BlobWriter,
+    busy,
     check_content,
     in_thread,
     lock,
@@ -80,6 +81,7 @@ class BlobStore:
         self.folder = root / "blobs" / "sha256"
         self._reserve_bytes = reserve_bytes
         self._free_bytes = free_bytes
+        self._receiving: set[str] = set()  # digests that are being uploaded in parts
         self.promised: dict[str, int] = {}  # bytes that transfers have yet to write, by their file's name
 
     def prepare(self) -> None:
@@ -164,7 +166,7 @@ class BlobStore:
 
     def free_bytes(self) -> int:
         """What may still be written: without the reserve, and without what transfers have yet to write."""
-        return self._free_bytes(self.folder) - self._reserve_bytes - sum(self.promised.values())
+        return self._free_bytes(self.folder) - self._reserve_bytes - sum(list(self.promised.values()))
 
     def check_space(self, size_bytes: int) -> None:
         """Raises RefusedError (`no-space`)."""
@@ -192,7 +194,7 @@ class BlobStore:
             await self._write_all(writer, chunks, size_bytes)
             await self._publish(writer, digest, size_bytes)
         finally:
-            await asyncio.shield(asyncio.to_thread(writer.close))
+            await self._close(writer)
         return Blob(digest=digest, size_bytes=writer.size_bytes)
 
     def received(self, digest: str) -> int:
@@ -201,6 +203,10 @@ class BlobStore:
             return self._upload(digest).stat().st_size
         except FileNotFoundError:
             return 0
+
+    def is_receiving(self, digest: str) -> bool:
+        """Whether somebody sends it in parts now."""
+        return digest in self._receiving
 
     async def write_part(
         self, digest: str, first: int, chunks: AsyncIterable[bytes], size_bytes: int
@@ -215,9 +221,12 @@ class BlobStore:
             return Blob(digest=digest, size_bytes=path.stat().st_size)
         if first != self.received(digest):
             raise _wrong_place(first, self.received(digest))
+        if digest in self._receiving:
+            raise busy()
         self.prepare()
         self.check_space(size_bytes - first)
         writer, is_kept = BlobWriter(self._upload(digest)), True
+        self._receiving.add(digest)
         try:
             await in_thread(writer.open, self.folder)
             if first != writer.size_bytes:
@@ -230,7 +239,8 @@ class BlobStore:
             is_kept = False
             raise
         finally:
-            await asyncio.shield(asyncio.to_thread(lambda: writer.close(keep=is_kept)))
+            self._receiving.discard(digest)
+            await self._close(writer, keep=is_kept)
         return Blob(digest=digest, size_bytes=writer.size_bytes)
 
     async def _write_all(
@@ -239,9 +249,14 @@ class BlobStore:
         async for chunk in chunks:
             if writer.accept(chunk):
                 await in_thread(writer.flush, self.folder)
+                self.promised[writer.name] = max(0, (size_bytes or 0) - writer.size_bytes)
                 self.check_space(0)  # others write too, and not every sender says how much will come
             if size_bytes is not None and writer.size_bytes > size_bytes:
                 break
+
+    async def _close(self, writer: BlobWriter, *, keep: bool = False) -> None:
+        self.promised.pop(writer.name, None)
+        await asyncio.shield(asyncio.to_thread(lambda: writer.close(keep=keep)))
 
     async def _publish(self, writer: BlobWriter, digest: str, size_bytes: int | None) -> None:
         await in_thread(writer.finish, self.folder)

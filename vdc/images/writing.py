@@ -38,6 +38,11 @@ class BlobWriter:
         self._waiting_bytes = 0
         self.size_bytes = 0
 
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return self._path.name
+
     def open(self) -> None:
         """What is there already is gone on with. ConflictError (`blob-busy`) where another writes there."""
         self._file = open_locked(self._path)
@@ -117,7 +122,12 @@ def lock(file: int, path: Path) -> None:
     except (BlockingIOError, FileNotFoundError):
         is_it = False
     if not is_it:
-        raise ConflictError("the blob is being written by another", code="blob-busy", hint="wait for it")
+        raise busy()
+
+
+def busy() -> ConflictError:
+    """`blob-busy`."""
+    return ConflictError("the blob is being written by another", code="blob-busy", hint="wait for it")
 
 
 def write_all(file: int, content: bytes | memoryview, place: int) -> None:

@@ -48,6 +48,11 @@ class Image(Record):
         """Every file of the image."""
         return tuple(blob for blob in (self.disk, self.kernel, self.initrd) if blob)
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all its files; one that is there twice counts once."""
+        return sum({blob.digest: blob.size_bytes for blob in self.blobs}.values())
+
 
 class ImageEntry(Record):
     """An image under its names, with the hosts that hold all of it.
@@ -63,8 +68,3 @@ class ImageEntry(Record):
     chunks: dict[str, str] = Field(default_factory=dict)
     source: str = ""  # where it was imported from, as whoever did it said
     created_at: str = ""
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all its files; one that is there twice counts once."""
-        return sum({blob.digest: blob.size_bytes for blob in self.image.blobs}.values())

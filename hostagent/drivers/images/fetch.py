@@ -76,6 +76,8 @@ class Fetch:
         self._patience = patience
         self._queue: deque[_Run] = deque()
         self._from: dict[int, str] = {}
+        self._under_way = 0  # runs that are being read
+        self._given_back = asyncio.Event()
         self._grown = asyncio.Event()
         self.failures: dict[str, str] = {}
         self.liars: set[str] = set()
@@ -88,7 +90,7 @@ class Fetch:
     async def run(self, peers: Sequence[str]) -> None:
         """Until the blob is whole, verified and in its place.
 
-        Raises UnavailableError (`image-unavailable`) when a round over all hosts brings nothing, with each one's reason,
+        Raises UnavailableError (`image-unavailable`) when a round over all hosts brings nothing,
         InvalidError where the chunk list is wrong, RefusedError (`no-space`).
         """
         hasher = asyncio.create_task(self._hash_along(), name="image-digest")
@@ -123,16 +125,28 @@ class Fetch:
             raise found.exceptions[0] from None
 
     async def _take_from(self, peer: str, left: set[str], peers: int) -> None:
-        """One stream of one host: runs from the queue until it is empty or the host fails."""
-        while peer not in left and (run := self._next_run(peers)) is not None:
+        """One stream of one host: runs from the queue until nothing is left or the host fails.
+
+        With an empty queue it waits for what others are at: one of them may fail.
+        """
+        while peer not in left and (self._queue or self._under_way):
+            run = self._next_run(peers)
+            if run is None:
+                await self._given_back.wait()
+                continue
+            self._under_way += 1
             try:
                 await self._read(peer, run)
             except (NotServedError, aiohttp.ClientError, TimeoutError, OSError) as error:
                 self.failures[peer] = str(error) or type(error).__name__
                 left.add(peer)
             finally:
+                self._under_way -= 1
                 if run.first < run.end:
                     self._queue.appendleft(run)
+                if run.first < run.end or not self._under_way:
+                    self._given_back.set()
+                    self._given_back = asyncio.Event()
 
     def _next_run(self, peers: int) -> _Run | None:
         """Shorter ones towards the end, so that no host is waited for while others have nothing to do."""
