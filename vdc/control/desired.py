@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from vdc.control.allot import allot_nics
 from vdc.control.clock import Clock
+from vdc.images.reference import is_digest
 from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 from vdc.model.ids import new_uid
@@ -152,10 +153,20 @@ class DesiredState:
         return endophyte, compares, [Put(main, endophyte.to_json()), *(Put(key, uid) for key in reserved)]
 
     async def _find_image(self, reference: str) -> tuple[ImageEntry, Unchanged]:
-        """The image behind a name, and the compare that the name still leads there: one without a name may go.
+        """The image behind a name or digest, and the compare that a name still leads there: one without may go.
 
         Raises NotFoundError (`image-not-found`) with how to get one.
         """
+        if is_digest(reference):
+            item = await self._store.get(keys.image(reference))
+            found = ImageEntry.from_json(item.value) if item else None
+            if item is None or found is None or not found.names:
+                raise NotFoundError(
+                    f"image {reference} {'has lost its names' if item else 'does not exist here'}",
+                    code="image-not-found",
+                    hint="choose one of `vdc image ls -o json`, or import it again",
+                )
+            return found, Unchanged(item.key, item.mod_revision)
         name = self._canonical(reference)
         named = await self._store.get(keys.image_name(name))
         entry = await self._store.get(keys.image(named.value)) if named else None

@@ -123,7 +123,7 @@ EXPLANATIONS: Mapping[str, Explanation] = {
     "image-missing": Explanation(
         _W,
         "about a host: an image of the cluster is not on it, with the reason; it goes on trying",
-        "`no-space`: free room on that host, `vdc image prune`; `image-unavailable`: start a host that holds the image, or import it again",
+        "free room on that host (`vdc image prune`), start a host that holds the image, or import it again",
     ),
     "disk-room": Explanation(_N, "about a host: the end of `disk-low`"),
     # ---- maintenance

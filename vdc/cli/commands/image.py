@@ -1,4 +1,4 @@
-"""`vdc image`: import, list, describe, remove."""
+"""`vdc image`: import, list, describe, remove, prune."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vdc.cli.base import VdcGroup, output_option, to_reference
+from vdc.cli.base import VdcGroup, output_option, to_image, to_reference
+from vdc.cli.completing import complete_image
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
+    from collections.abc import Iterator
 
-    from vdc.api.client import ApiClient
+    from vdc.api.models import PruneReport
     from vdc.cli.progress import StatusLine
     from vdc.images.sources import ImportPlan
 
@@ -60,7 +60,7 @@ def import_image(
         )
         try:
             with plan_import(source, options) as plan:
-                sent = _send(plan, line)
+                sent = _send(plan, line, source)
         except VdcError as error:
             if error.code.startswith("source-"):
                 raise UsageFault(error.problem) from error
@@ -68,10 +68,11 @@ def import_image(
     _tell(plan, sent, output)
 
 
-def _send(plan: ImportPlan, line: StatusLine) -> int:
+def _send(plan: ImportPlan, line: StatusLine, source: str) -> int:
     from vdc.cli.session import call
+    from vdc.cli.uploading import upload
 
-    return call(lambda api: upload(api, plan, line))
+    return call(lambda api: upload(api, plan, line, source=source))
 
 
 def _tell(plan: ImportPlan, sent: int, output: str | None) -> None:
@@ -93,30 +94,6 @@ def _tell(plan: ImportPlan, sent: int, output: str | None) -> None:
         print(f"note: {clean(note)}")
 
 
-async def upload(api: ApiClient, plan: ImportPlan, line: StatusLine) -> int:
-    """Send what the host does not hold yet, then name the image; returns how many files were sent."""
-    sent = 0
-    async with await api.pinned() as host:
-        for blob, path in plan.files:
-            if not await host.has_blob(blob.digest):
-                await host.write_blob(blob.digest, _reader(path, blob.size_bytes, line), blob.size_bytes)
-                sent += 1
-        await host.register_image(plan.name, plan.image)
-    return sent
-
-
-def _reader(path: Path, size_bytes: int, line: StatusLine) -> Callable[[], AsyncIterator[bytes]]:
-    async def chunks() -> AsyncIterator[bytes]:
-        done = 0
-        with path.open("rb") as file:
-            while chunk := file.read(256 * 1024):
-                done += len(chunk)
-                line.bytes(f"sending {path.name}", done, size_bytes)
-                yield chunk
-
-    return chunks
-
-
 @image.command("ls", example="vdc image ls -o json")
 @output_option("name")
 def list_images(output: str) -> None:
@@ -129,20 +106,60 @@ def list_images(output: str) -> None:
 
 
 @image.command("rm", example="vdc image rm me/debian:12")
-@click.argument("name", metavar="REF", callback=to_reference)
+@click.argument("name", metavar="REF|DIGEST", callback=to_image, shell_complete=complete_image)
 def remove(name: str) -> None:
-    """Remove a name of an image; its content goes with the last one."""
+    """Remove a name of an image, or all names of a digest; its content goes with the last one.
+
+    An image that a VM is made of keeps its last name.
+    """
     from vdc.cli.session import call
 
     call(lambda api: api.remove_image(name))
     print(f"image/{name} removed")
 
 
+@image.command("prune", example="vdc image prune --dry-run\nvdc image prune --all")
+@click.option(
+    "--all", "named", is_flag=True, help="Images that have a name too, where no VM is made of them."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@output_option(table=False)
+def prune(named: bool, dry_run: bool, output: str | None) -> None:
+    """Remove images that have neither a name nor a VM, and what abandoned imports left on the hosts."""
+    from vdc.cli.render import print_values, values_of
+    from vdc.cli.session import call
+
+    report = call(lambda api: api.prune_images(named=named, dry_run=dry_run))
+    if output:
+        print_values(values_of(report), output)
+    else:
+        print("\n".join(prune_lines(report)))
+
+
 @image.command("describe", example="vdc image describe mycelium/mini")
-@click.argument("name", metavar="REF")
+@click.argument("name", metavar="REF|DIGEST", shell_complete=complete_image)
 @output_option(table=False)
 def describe_image(name: str, output: str | None) -> None:
     """Everything about one image, by its name or digest."""
     from vdc.cli.commands.describe import describe_object
 
     describe_object("image", name, output)
+
+
+def prune_lines(report: PruneReport) -> Iterator[str]:
+    """What goes or went, for people."""
+    from vdc.cli.text import clean
+    from vdc.model.units import format_size
+
+    verb = "would remove" if report.dry_run else "removed"
+    for entry in report.images:
+        yield f"{verb} image/{entry.names[0] if entry.names else entry.digest} ({format_size(entry.size_bytes)})"
+    for host in report.hosts:
+        if host.problem:
+            yield f"{host.host} was not tidied up: {clean(host.problem)}"
+        elif host.size_bytes:
+            what = f"{len(host.blobs)} files that no image needs, {host.unfinished} unfinished"
+            yield f"{verb} on {host.host}: {what} ({format_size(host.size_bytes)})"
+    total = report.size_bytes * len(report.hosts) + sum(host.size_bytes for host in report.hosts)
+    freed = "would be freed" if report.dry_run else "freed"
+    yield f"{format_size(report.size_bytes)} on each host, {format_size(total)} in all {freed}"
