@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vdc.cli.local_images import anchored
+from vdc.kubernetes.routing import route
 from vdc.model.manifest_file import Loaded, ManifestError, load_text
 from vdc.model.strict_yaml import MAX_BYTES
 
@@ -16,8 +17,11 @@ MAX_FILES = 1000
 
 
 def read_manifests(sources: tuple[str, ...]) -> tuple[Loaded, ...]:
-    """Every object of all sources, in order; `ManifestError` where a source cannot be read at all."""
-    return tuple(loaded for source in sources for loaded in _read_source(source))
+    """Every object of all sources, in order, Kubernetes' workloads as the Endophytes that they ask to be.
+
+    Raises `ManifestError` where a source cannot be read at all.
+    """
+    return route([loaded for source in sources for loaded in _read_source(source)])
 
 
 def _read_source(source: str) -> tuple[Loaded, ...]:
