@@ -31,7 +31,7 @@ def anchored(manifest: EndophyteManifest, folder: Path) -> EndophyteManifest:
 async def with_local_image(
     api: ApiClient, manifest: EndophyteManifest, *, dry_run: bool = False
 ) -> EndophyteManifest:
-    """The manifest with the image's name in it. With `dry_run` nothing is sent. Raises as `plan_import` and `upload`."""
+    """The manifest with the image's name in it. `dry_run` sends nothing. Raises as `plan_import` and `upload`."""
     image = manifest.spec.image
     if not image.startswith(SCHEME):
         return manifest
