@@ -143,7 +143,8 @@ async def made_context(folder: Path) -> AsyncIterator[ServerContext]:
                 await mirror.synced.wait()
             yield ServerContext(
                 host=node, desired=desired, maintenance=MaintenanceWishes(store, mirror, clock, desired),
-                supervisors=nobody, blobs=BlobStore(folder / "images"), sweep_images=nothing_swept, sessions=lambda: session, members=members,
+                supervisors=nobody, blobs=BlobStore(folder / "images"), sweep_images=nothing_swept,
+                sessions=lambda: session, members=members,
                 checks=checks, issuer=issuer, audit=audit, override=Override(node, store, None, lineages, nobody.find),  # type: ignore[arg-type]
             )  # fmt: skip
         finally:

@@ -22,7 +22,7 @@ BLOB = Blob(digest="sha256:" + hashlib.sha256(CONTENT).hexdigest(), size_bytes=l
 STEP = 256 * 1024
 
 
-class Interrupted(Exception):
+class InterruptedImportError(Exception):
     """The import was ended by Ctrl-C."""
 
 
@@ -41,13 +41,15 @@ async def api(agent: Served) -> AsyncIterator[ApiClient]:
 Reader = Callable[[int], AsyncIterator[bytes]]
 
 
-def reader(content: bytes = CONTENT, *, breaks_at: int | None = None, seen: list[int] | None = None) -> Reader:
+def reader(
+    content: bytes = CONTENT, *, breaks_at: int | None = None, seen: list[int] | None = None
+) -> Reader:
     async def read(first: int) -> AsyncIterator[bytes]:
         if seen is not None:
             seen.append(first)
         for place in range(first, len(content), STEP):
             if breaks_at is not None and place >= breaks_at:
-                raise Interrupted
+                raise InterruptedImportError
             yield content[place : place + STEP]
             await asyncio.sleep(0)
 
@@ -59,7 +61,7 @@ def leftovers(agent: Served) -> list[str]:
 
 
 async def interrupt(api: ApiClient, at: int) -> None:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - however aiohttp wraps it
+    with pytest.raises(Exception) as caught:
         await send_blob(api, BLOB, reader(breaks_at=at), patience_s=0)
     assert not isinstance(caught.value, AssertionError)
 

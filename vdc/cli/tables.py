@@ -74,14 +74,14 @@ def _node_state(node: NodeStatus) -> str:
 
 
 def image_columns() -> list[Column[ImageView]]:
-    """NAME DIGEST KIND SIZE HOSTS USED BY AGE, and more with `wide`."""
+    """NAME DIGEST KIND SIZE HOSTS ENDOPHYTES AGE, and more with `wide`."""
     return [
         Column("NAME", lambda i: i.names),
         Column("DIGEST", lambda i: i.digest.removeprefix("sha256:")[:12]),
         Column("KIND", lambda i: i.image.kind.value),
         Column("SIZE", lambda i: format_size(i.size_bytes)),
         Column("HOSTS", lambda i: i.hosts),
-        Column("USED BY", lambda i: i.used_by),
+        Column("ENDOPHYTES", lambda i: i.used_by),
         Column("AGE", lambda i: _age(i.created_at)),
         Column("ARCH", lambda i: i.image.arch, wide=True),
         Column("DISK", lambda i: format_size(i.image.disk_virtual_bytes), wide=True),
