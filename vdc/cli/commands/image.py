@@ -136,6 +136,47 @@ def prune(named: bool, dry_run: bool, output: str | None) -> None:
         print("\n".join(prune_lines(report)))
 
 
+@image.command(
+    "push",
+    example="vdc image push me/debian:12 docker://registry.example/me/debian:12\n"
+    "vdc image push me/debian:12 oci-archive:debian.tar",
+)
+@click.argument("name", metavar="REF|DIGEST", callback=to_image, shell_complete=complete_image)
+@click.argument("destination", metavar="DEST")
+@click.option(
+    "--authfile", type=click.Path(), help="Credentials for the registry; otherwise podman's or docker's."
+)
+@click.option(
+    "--ca", type=click.Path(), help="Whose certificate the registry has: a file, or a folder like docker's certs.d."
+)
+@click.option(
+    "--insecure", is_flag=True, help="Believe any certificate of the registry, or speak in clear with it."
+)
+def push_image(name: str, destination: str, authfile: str | None, ca: str | None, insecure: bool) -> None:
+    """Push an image to a registry, or into an OCI layout or archive; importing that makes the same image again.
+
+    DEST: docker://REGISTRY/NAME:TAG, oci:FOLDER:TAG or oci-archive:FILE:TAG.
+    """
+    from pathlib import Path
+
+    from vdc.cli.errors import UsageFault
+    from vdc.cli.progress import StatusLine
+    from vdc.cli.pushing import push
+    from vdc.cli.session import call
+    from vdc.images.oci.push import parse_destination
+    from vdc.images.oci.registries import RegistryOptions
+    from vdc.model.errors import InvalidError
+
+    try:
+        target = parse_destination(destination)
+    except InvalidError as error:
+        raise UsageFault(error.problem) from error
+    options = RegistryOptions(Path(ca) if ca else None, insecure, Path(authfile) if authfile else None)
+    with StatusLine() as line:
+        entry = call(lambda api: push(api, name, target, options, line))
+    print(f"image/{name} pushed to {destination} ({entry.digest})")
+
+
 @image.command("describe", example="vdc image describe mycelium/mini")
 @click.argument("name", metavar="REF|DIGEST", shell_complete=complete_image)
 @output_option(table=False)
