@@ -25,12 +25,12 @@ class Volume:
         self._out = _Buffered(descriptor)
         self._descriptor = descriptor
         self._super = bytearray(os.pread(descriptor, _SUPERBLOCK_BYTES, _SUPERBLOCK_AT))
-        magic, descriptor_bytes = self._number("<H", 56), self._number("<H", 254)
-        if magic != _MAGIC or descriptor_bytes != _DESCRIPTOR_BYTES or self._number("<I", 24) != 2:
+        magic, descriptor_bytes = self._number(56, 2), self._number(254, 2)
+        if magic != _MAGIC or descriptor_bytes != _DESCRIPTOR_BYTES or self._number(24, 4) != 2:
             raise BugError("mke2fs made another file system than it was told")
-        self.inodes = self._number("<I", 0)
-        self._blocks = self._number("<I", 4) | self._number("<I", 336) << 32
-        self._group_blocks, self._group_inodes = self._number("<I", 32), self._number("<I", 40)
+        self.inodes = self._number(0, 4)
+        self._blocks = self._number(4, 4) | self._number(336, 4) << 32
+        self._group_blocks, self._group_inodes = self._number(32, 4), self._number(40, 4)
         groups = -(-self._blocks // self._group_blocks)
         table = os.pread(descriptor, groups * _DESCRIPTOR_BYTES, BLOCK_BYTES)
         self._groups = [_Group(table, group * _DESCRIPTOR_BYTES) for group in range(groups)]
@@ -65,7 +65,7 @@ class Volume:
         """Copy from another open file, without it passing through here; returns how much there was, up to `count`."""
         self._out.flush()
         try:
-            return os.copy_file_range(source, self._descriptor, count, source_place, place)
+            return int(os.copy_file_range(source, self._descriptor, count, source_place, place))
         except OSError:  # not between these two file systems
             content = os.pread(source, min(count, _BUFFER_BYTES), source_place)
             return os.pwrite(self._descriptor, content, place)
@@ -107,8 +107,8 @@ class Volume:
 
     # ---- helpers
 
-    def _number(self, form: str, place: int) -> int:
-        return int(struct.unpack_from(form, self._super, place)[0])
+    def _number(self, place: int, size: int) -> int:
+        return int.from_bytes(self._super[place : place + size], "little")
 
     def _inode_place(self, number: int) -> int:
         group, index = divmod(number - 1, self._group_inodes)

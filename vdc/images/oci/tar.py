@@ -114,7 +114,7 @@ def _header_at(window: Window, place: int) -> tuple[bytes, ...] | None:
         if place + BLOCK_BYTES < window.size and window.read(place + BLOCK_BYTES, BLOCK_BYTES) != _ZEROS:
             raise LayerError("a block of zeros is followed by something else")
         return None
-    fields = _HEADER.unpack(block)
+    fields: tuple[bytes, ...] = _HEADER.unpack(block)
     wanted = to_number(fields[6], "checksum")
     found = sum(block) - sum(fields[6]) + 8 * 32
     if wanted != found and wanted != _signed_sum(block, fields[6]):
@@ -124,7 +124,11 @@ def _header_at(window: Window, place: int) -> tuple[bytes, ...] | None:
 
 def _signed_sum(block: bytes, own: bytes) -> int:
     """As some old programs add up."""
-    return int(sum(struct.unpack("512b", block))) - sum(struct.unpack("8b", own)) + 8 * 32
+    return sum(_as_signed(byte) for byte in block) - sum(_as_signed(byte) for byte in own) + 8 * 32
+
+
+def _as_signed(byte: int) -> int:
+    return byte - 256 if byte > 127 else byte
 
 
 def _special_content(window: Window, place: int, letter: bytes, size_bytes: int) -> bytes:
