@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vdc.images.oci.layout import Layout, archive
-from vdc.images.oci.pushed import LABEL, described, members
+from vdc.images.oci.pushed import LABEL, members, read_description
 from vdc.images.reference import digest_of
 from vdc.model.errors import InvalidError
 from vdc.model.image import Blob, Image, ImageKind
@@ -85,7 +85,7 @@ def test_what_was_pushed_is_the_same_image(tmp_path: Path, kind: str) -> None:
     write(tmp_path / "out", image)
     config, layer = opened(tmp_path / "out")
     assert (config["architecture"], config["os"]) == ("amd64", "linux")
-    found = described(config)
+    found = read_description(config)
     assert found == image and digest_of(found) == digest_of(image)
     files = [info.name for info in layer if info.isfile()]
     assert files == FILES[kind] == list(members(found))
@@ -107,8 +107,8 @@ def test_a_layout_takes_more_images_and_a_tag_moves(tmp_path: Path) -> None:
     write(tmp_path, IMAGES["disk"], "one")
     write(tmp_path, IMAGES["kernel"], "two")
     write(tmp_path, IMAGES["container"], "one")
-    assert described(opened(tmp_path, "one")[0]) == IMAGES["container"]
-    assert described(opened(tmp_path, "two")[0]) == IMAGES["kernel"]
+    assert read_description(opened(tmp_path, "one")[0]) == IMAGES["container"]
+    assert read_description(opened(tmp_path, "two")[0]) == IMAGES["kernel"]
     assert not [path for path in tmp_path.rglob(".*")]
 
 
@@ -135,11 +135,11 @@ def test_a_folder_that_is_something_else_is_refused(tmp_path: Path, index: str |
 
 @pytest.mark.parametrize("config", [{}, {"config": None}, {"config": {"Labels": None}}, {"config": {"Labels": {}}}])
 def test_a_container_image_of_others_is_none_of_ours(config: dict[str, Any]) -> None:
-    assert described(config) is None
+    assert read_description(config) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '{"kind": "tape"}', 5, "[" * 100_000, " " * 300_000])
 def test_a_description_that_cannot_be_read_is_refused(text: Any) -> None:
     with pytest.raises(InvalidError) as caught:
-        described({"config": {"Labels": {LABEL: text}}})
+        read_description({"config": {"Labels": {LABEL: text}}})
     assert caught.value.code == "image-damaged"

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ _INSPECT_S, _COPY_S = 300.0, 24 * 3600.0
 _RETRIES = "3"
 _STALLED_S = 120.0  # without one byte
 _LOOK_S = 0.5
+Inspected = Callable[[Mapping[str, Any]], None]
 _UNPACKED = 3  # times the compressed size: about what is needed, before it is known
 
 
@@ -51,13 +52,21 @@ class Fetcher:
     """One image. `what` names it in messages."""
 
     def __init__(
-        self, source: Source, options: RegistryOptions, scratch: Scratch, progress: Progress, what: str
+        self,
+        source: Source,
+        options: RegistryOptions,
+        scratch: Scratch,
+        progress: Progress,
+        what: str,
+        *,
+        inspected: Inspected = lambda labels: None,
     ) -> None:
         self._source = source
         self._access = access_to(source, options)
         self._scratch = scratch
         self._progress = progress
         self._what = what
+        self._inspected = inspected
         self._where = f"registry {source.registry}" if source.registry else str(source.path)
 
     def fetch(self) -> Fetched:
@@ -68,6 +77,8 @@ class Fetcher:
         with contextlib.ExitStack() as owned:
             binds = self._binds(owned)
             facts = self._inspect(binds)
+            labels = facts.get("Labels")
+            self._inspected(labels if isinstance(labels, dict) else {})
             total = _total(facts)
             self._scratch.need(_UNPACKED * total)
             (self._scratch.folder / _FOLDER).mkdir(mode=0o700)

@@ -45,7 +45,7 @@ def members(image: Image) -> dict[str, Blob]:
     return {path: blob for path, blob in found.items() if blob is not None}
 
 
-def described(config: Mapping[str, Any]) -> Image | None:
+def read_description(config: Mapping[str, Any]) -> Image | None:
     """The image that a configuration describes; None where it is not one of ours. The files are not known to be right.
 
     Raises InvalidError (`image-damaged`) where the description cannot be read.
