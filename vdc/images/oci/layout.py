@@ -141,9 +141,13 @@ def archive(folder: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
-            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            for path in sorted(folder.rglob("*")):
                 info = tar.gettarinfo(path, str(path.relative_to(folder)))
                 info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
+                if info.isdir():  # or who unpacks it makes the folder as somebody who may not
+                    info.mode = 0o755
+                    tar.addfile(info)
+                    continue
                 info.mode = 0o644
                 with path.open("rb") as file:
                     tar.addfile(info, file)

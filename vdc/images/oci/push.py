@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdc.confinement.limits import ToolLimits
-from vdc.confinement.sandbox import Bind
 from vdc.images.oci.layout import Layout, archive
 from vdc.images.oci.refusals import refusal
 from vdc.images.oci.registries import RegistryOptions, access_to
@@ -33,7 +32,7 @@ from vdc.model.units import GIB, TIB
 DEFAULT_TAG = "latest"
 SCHEMES = ("docker://", "oci:", "oci-archive:")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_AUTH_FILE = "/run/auth.json"
+_AUTH_FILE = "/dev/stdin"
 _LIMITS = ToolLimits(memory_bytes=16 * GIB, file_bytes=4 * TIB, processor_s=6 * 3600, open_files=1024)
 _COPY_S = 24 * 3600.0
 _LAYOUT = "layout"
@@ -125,21 +124,17 @@ class Push:
     def _send(self, target: Source) -> None:
         assert self._scratch is not None
         access = access_to(target, self._options)
-        flags = [
-            flag.replace("--", "--dest-", 1) if flag.startswith("--") else flag for flag in access.source
-        ]
-        with contextlib.ExitStack() as owned:
-            descriptor = os.memfd_create("auth", os.MFD_CLOEXEC)
-            owned.callback(os.close, descriptor)
-            os.write(descriptor, access.auth_json.encode())
-            binds = (*access.binds, Bind(Path(f"/proc/{os.getpid()}/fd/{descriptor}"), _AUTH_FILE))
+        flags = [f"--dest-{option}" for option in access.source]
+        # Credentials are a file without a name: nothing of them is ever on the disk.
+        with os.fdopen(os.memfd_create("auth", os.MFD_CLOEXEC), "r+b", buffering=0) as credentials:
+            credentials.write(access.auth_json.encode())
             argv = (
                 "skopeo", *access.program, "--tmpdir", SCRATCH, "copy", *flags, "--authfile", _AUTH_FILE,
                 "--retry-times", "3", f"oci:{SCRATCH}/{_LAYOUT}:{self.tag}", target.text,
             )  # fmt: skip
-            tool = Tool(argv, _LIMITS, _COPY_S, binds, self._scratch.folder, has_network=True)
+            tool = Tool(argv, _LIMITS, _COPY_S, access.binds, self._scratch.folder, has_network=True)
             try:
-                run_tool(tool)
+                run_tool(tool, stdin=credentials)
             except ToolFailedError as error:
                 raise refusal(
                     error.complaint or str(error), what=target.name, where=f"registry {target.registry}",
