@@ -25,6 +25,7 @@ def image() -> None:
 @image.command(
     "import",
     example="vdc image import debian-12.qcow2 --name me/debian:12\n"
+    "vdc image import appliance.ova --firmware uefi\nvdc image import disk.raw.xz\n"
     "vdc image import data.img --format raw\nvdc image import /var/cache/vdc/images/mini/current",
 )
 @click.argument("source", type=click.Path(path_type=str))
@@ -32,19 +33,31 @@ def image() -> None:
 @click.option(
     "--format",
     "disk_format",
-    metavar="qcow2|raw",
-    help="What the disk file is; otherwise told by its header.",
+    type=click.Choice(["qcow2", "raw", "vmdk", "vhdx", "vhd", "vpc", "vdi", "qed", "iso", "ova", "ovf"]),
+    metavar="FORMAT",
+    help="What the disk file is; otherwise told by its bytes. qcow2, raw, vmdk, vhdx, vhd, vdi, qed, iso, ova, ovf.",
 )
 @click.option(
     "--firmware",
     type=click.Choice(["bios", "uefi", "uefi-secure"]),
     help="What boots it; otherwise told by the disk.",
 )
+@click.option("--disk", metavar="FILE", help="Which disk of an appliance; otherwise its first.")
 @output_option(table=False)
 def import_image(
-    source: str, name: str | None, disk_format: str | None, firmware: str | None, output: str | None
+    *,
+    source: str,
+    name: str | None,
+    disk_format: str | None,
+    firmware: str | None,
+    disk: str | None,
+    output: str | None,
 ) -> None:
-    """Import a disk file (qcow2 or raw), or the output folder of a recipe."""
+    """Import a disk file, an appliance, or the output folder of a recipe.
+
+    Disk files: qcow2, raw, VMDK, VHDX, VHD, VDI, QED, hybrid ISO; compressed by gzip, bzip2, xz or zstd as well.
+    Appliances: OVA, or an OVF file with its disks beside it. What guests cannot use as it is, is converted.
+    """
     from vdc.cli.errors import UsageFault
     from vdc.cli.progress import StatusLine
     from vdc.images.sources import ImportOptions, plan_import
@@ -56,6 +69,7 @@ def import_image(
             name=name,
             disk_format=disk_format,
             firmware=Firmware(firmware) if firmware else None,
+            disk=disk,
             progress=line.bytes,
         )
         try:
