@@ -170,7 +170,7 @@ def test_a_manifest_names_an_image_by_its_digest(agent: Agent, capsys: Capture, 
     assert vdc(capsys, "image", "rm", "me/disk")[0] == 1
     absent = "sha256:" + "9" * 64
     code, _, err = vdc(capsys, "create", "more", "--image", absent)
-    assert code == 1 and f"image {absent} does not exist here" in err
+    assert code == 1 and f"image {absent} is not in this cluster" in err
 
 
 def test_an_image_is_pushed_to_an_archive(agent: Agent, capsys: Capture, disk: Path, tmp_path: Path) -> None:
