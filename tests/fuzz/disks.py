@@ -85,7 +85,7 @@ def vhd_footer(
     return bytes(footer)
 
 
-def vhdx(*, parent: bool = False, size: int = SIZE) -> bytes:
+def vhdx(*, parent: bool = False, size: int = SIZE, log: bytes = b"") -> bytes:
     """Region table at 192 KiB, metadata behind it."""
     metadata = 320 * 1024
     region = b"regi" + struct.pack("<III", 0, 1, 0)
@@ -100,7 +100,9 @@ def vhdx(*, parent: bool = False, size: int = SIZE) -> bytes:
     for name, value in items:
         table += uuid.UUID(name).bytes_le + struct.pack("<IIII", 1024 + len(values), len(value), 6, 0)
         values += value
-    whole = b"vhdxfile".ljust(192 * 1024, b"\0") + region
+    heads = [(b"head" + struct.pack("<IQ", 0, n)).ljust(48, b"\0") + log.ljust(16, b"\0") for n in (2, 1)]
+    whole = b"vhdxfile".ljust(64 * 1024, b"\0") + heads[0].ljust(64 * 1024, b"\0") + heads[1]
+    whole = whole.ljust(192 * 1024, b"\0") + region
     return (whole.ljust(metadata, b"\0") + table.ljust(1024, b"\0") + values).ljust(metadata + 4096, b"\0")
 
 

@@ -201,6 +201,7 @@ def test_vhdx_vdi_and_qed() -> None:
     ("name", "data", "word"),
     [
         ("vhdx", vhdx(parent=True), "snapshot"),
+        ("vhdx", vhdx(log=b"x"), "closed cleanly"),
         ("vhdx", vhdx()[: 200 * 1024], "does not fit"),
         ("vhdx", vhdx()[: 193 * 1024 - 1000], "does not fit"),
         ("vhdx", vhdx(size=1 << 60), "header says"),

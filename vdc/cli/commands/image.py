@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -105,7 +106,7 @@ def _tell(plan: ImportPlan, sent: int, output: str | None) -> None:
         return
     print(f"image/{plan.name} imported ({sent} of {len(plan.files)} files sent)")
     for note in plan.notes:
-        print(f"note: {clean(note)}")
+        print(f"note: {clean(note)}", file=sys.stderr)
 
 
 @image.command("ls", example="vdc image ls -o json")
