@@ -131,6 +131,6 @@ def context_of(made: NodeContext, audit: Audit) -> ServerContext:
     return ServerContext(
         host=made, desired=desired, maintenance=MaintenanceWishes(made.store, made.mirror, made.clock, desired),
         supervisors=Nowhere(), blobs=BlobStore(made.image_dir), sessions=nothing, members=none, checks=none,
-        override=SimpleNamespace(doing=""), audit=audit,
+        override=SimpleNamespace(doing=""), audit=audit, sweep_images=nothing,
         issuer=SimpleNamespace(identities=nothing, keyring=SimpleNamespace(folder=made.config.state_dir)),
     )  # type: ignore[arg-type]  # fmt: skip

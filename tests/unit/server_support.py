@@ -27,7 +27,7 @@ from hostagent.server.identity import Gate
 from hostagent.server.issuing import Issuer
 from hostagent.server.override import Override
 from hostagent.supervisor.node import NodeContext
-from vdc.api.models import Check
+from vdc.api.models import Check, HostSweep
 from vdc.control.clock import SystemClock
 from vdc.control.desired import DesiredState
 from vdc.control.events import EventLog
@@ -129,6 +129,9 @@ async def made_context(folder: Path) -> AsyncIterator[ServerContext]:
     async def checks() -> tuple[Check, ...]:
         return (Check(name="test", level="ok", sentence="fine"),)
 
+    async def nothing_swept(is_dry: bool) -> HostSweep:
+        return HostSweep(host="h1")
+
     keyring = _keyring(folder)
     issuer = Issuer("h1", keyring, Identities(store, mirror), mirror, _now)
     audit = Audit(Spool(folder / "audit", "h1"), node)
@@ -140,7 +143,8 @@ async def made_context(folder: Path) -> AsyncIterator[ServerContext]:
                 await mirror.synced.wait()
             yield ServerContext(
                 host=node, desired=desired, maintenance=MaintenanceWishes(store, mirror, clock, desired),
-                supervisors=nobody, blobs=BlobStore(folder / "images"), sessions=lambda: session, members=members,
+                supervisors=nobody, blobs=BlobStore(folder / "images"), sweep_images=nothing_swept,
+                sessions=lambda: session, members=members,
                 checks=checks, issuer=issuer, audit=audit, override=Override(node, store, None, lineages, nobody.find),  # type: ignore[arg-type]
             )  # fmt: skip
         finally:

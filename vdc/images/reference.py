@@ -91,6 +91,10 @@ def digest_of(image: Image) -> Digest:
 
     Leaving defaults out keeps the digests of existing images when the description gains a field.
     """
+    return Digest("sha256:" + hashlib.sha256(canonical_json(image).encode()).hexdigest())
+
+
+def canonical_json(image: Image) -> str:
+    """The text that the digest is taken of."""
     values = image.model_dump(mode="json", exclude_defaults=True)
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return Digest("sha256:" + hashlib.sha256(text.encode()).hexdigest())
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

@@ -35,6 +35,7 @@ _UMASK = 0o077
 _ENTERED_BY_BWRAP = 0o711  # which is another user and without capabilities when it changes into the folder
 _END_S = 10.0
 _LONGEST = 300  # of a complaint
+_SANDBOX = ("bwrap: ", "setpriv: ", "prlimit: ")
 _FULL = ("No space left on device", "Disk quota exceeded")
 _PACKAGES = {
     "bwrap": "bubblewrap", "setpriv": "util-linux", "prlimit": "util-linux", "qemu-img": "qemu-utils",
@@ -279,6 +280,12 @@ def _check_status(tool: Tool, status: int | None, complaint: str) -> None:
     if any(text in complaint for text in _FULL):
         raise RefusedError(
             f"{tool.name}: {said}", hint="free room where temporary files go (TMPDIR)", code="no-space"
+        )
+    if said.startswith(_SANDBOX):
+        raise RefusedError(
+            f"the sandbox for {tool.argv[0]} cannot be made: {said}",
+            hint="as root it can; for others the kernel has to allow user namespaces",
+            code="image-tool-failed",
         )
     raise ToolFailedError(f"{tool.name}: {said}", status=status, complaint=complaint)
 

@@ -47,7 +47,11 @@ def unpack(
     source.seek(0)
     tool = Tool(_PROGRAMS[packing], _LIMITS, _DEADLINE_S)
     try:
-        with stream_tool(tool, stdin=source) as stream, path.open("xb", buffering=0) as target:
+        with (
+            scratch.filling(),
+            stream_tool(tool, stdin=source) as stream,
+            path.open("xb", buffering=0) as target,
+        ):
             size_bytes, looked_at = 0, 0
             while chunk := stream.read(_CHUNK_BYTES):
                 size_bytes += len(chunk)

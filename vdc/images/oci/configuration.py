@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from vdc.images.oci.fetch import ARCH, OS
+from vdc.images.oci.pushed import read_description
 from vdc.images.scratch import open_result
 from vdc.model.errors import InvalidError
+from vdc.model.image import Image
 from vdc.model.process import ImageProcess
 from vdc.model.units import MIB
 
@@ -31,11 +33,12 @@ _HEALTHCHECK = "the image's HEALTHCHECK is not used: give the manifest a livenes
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """`layers`: files of the folder, the lowest first. `notes`: what the user should know."""
+    """`layers`: files of the folder, the lowest first. `notes`: for the user. `pushed`: what image of ours it is."""
 
     process: ImageProcess
     layers: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    pushed: Image | None = None
 
 
 def read_contents(folder: Path) -> Contents:
@@ -56,7 +59,9 @@ def read_contents(folder: Path) -> Contents:
         raise _damaged(f"it has {len(layers)} layers")
     config = _object(described.get("config") or {}, "config")
     notes = (_HEALTHCHECK,) if _has_healthcheck(config) else ()
-    return Contents(to_process(config), tuple(folder / name for name in layers), notes)
+    return Contents(
+        to_process(config), tuple(folder / name for name in layers), notes, read_description(described)
+    )
 
 
 def to_process(config: Mapping[str, Any]) -> ImageProcess:

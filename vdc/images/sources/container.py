@@ -6,9 +6,11 @@ files, which the cluster's kernel for containers boots.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 
-from vdc.images.oci.importing import CarriedDisk, import_container
+from vdc.images.oci.importing import CarriedDisk, PushedImage, import_container
+from vdc.images.oci.pushed import LABEL
 from vdc.images.oci.source import is_container_source, parse_source
 from vdc.images.sources.disk import prepare
 from vdc.images.sources.plan import ImportOptions, ImportPlan, hash_file
@@ -34,10 +36,15 @@ def plan_container(text: str, options: ImportOptions, owned: ExitStack) -> Impor
             hint="choose a name with --name",
             code="image-ref-invalid",
         )
-    kernel = None if options.is_container_disk else _kernel(options)
+
+    def need_kernel(labels: Mapping[str, object]) -> None:
+        if not options.is_container_disk and LABEL not in labels:
+            _kernel(options)
+
     made = import_container(
-        source, options.registry, owned, options.progress, is_disk=options.is_container_disk
-    )
+        source, options.registry, owned, options.progress,
+        is_disk=options.is_container_disk, inspected=need_kernel,
+    )  # fmt: skip
     if isinstance(made, CarriedDisk):
         return (
             prepare(made.path, options, owned)
@@ -46,11 +53,13 @@ def plan_container(text: str, options: ImportOptions, owned: ExitStack) -> Impor
         )
     if options.disk_format or options.firmware or options.disk:
         raise InvalidError(
-            "--format, --firmware and --disk are for disks, and this is the image of a program",
+            "--format, --firmware and --disk are for disks, and this is the image of a program, or one that was pushed",
             hint="where its only file is a disk in /disk, say so: --container-disk",
             code="source-unsupported",
         )
-    kernel = kernel or _kernel(options)
+    if isinstance(made, PushedImage):
+        return ImportPlan(reference, made.image, made.files)
+    kernel = _kernel(options)
     blob = hash_file(made.path, options.progress, "reading the disk")
     image = Image(
         kind=ImageKind.CONTAINER,
@@ -67,7 +76,7 @@ def plan_container(text: str, options: ImportOptions, owned: ExitStack) -> Impor
 
 
 def _kernel(options: ImportOptions) -> Image:
-    """What boots containers in this cluster. Asked before anything is fetched: without it all of that is in vain."""
+    """What boots containers in this cluster. Asked before layers are fetched: without it all of that is in vain."""
     found = options.find_image(KERNEL_IMAGE)
     if found is None or found.kernel is None or found.initrd is None:
         raise NotFoundError(

@@ -58,6 +58,10 @@ class ImportPlan:
         """The image's digest."""
         return digest_of(self.image)
 
+    def named(self, name: str) -> ImportPlan:
+        """The same under another name."""
+        return replace(self, name=name)
+
     def noting(self, *notes: str) -> ImportPlan:
         """The same with more to read."""
         return replace(self, notes=(*self.notes, *notes))
