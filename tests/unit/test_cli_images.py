@@ -56,7 +56,9 @@ class Agent:
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
     monkeypatch.setenv("VDC_CONFIG", str(tmp_path / "etc" / "config.yaml"))
     monkeypatch.delenv("VDC_CONTEXT", raising=False)
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # the agent's log is not the command's output
+    structlog.configure(
+        logger_factory=structlog.ReturnLoggerFactory()
+    )  # the agent's log is not the command's output
     made = Agent(tmp_path)
     made.start()
     put_context("test", [f"unix://{made.served.socket}"])

@@ -162,7 +162,9 @@ def prune(named: bool, dry_run: bool, output: str | None) -> None:
     "--authfile", type=click.Path(), help="Credentials for the registry; otherwise podman's or docker's."
 )
 @click.option(
-    "--ca", type=click.Path(), help="Whose certificate the registry has: a file, or a folder like docker's certs.d."
+    "--ca",
+    type=click.Path(),
+    help="Whose certificate the registry has: a file, or a folder like docker's certs.d.",
 )
 @click.option(
     "--insecure", is_flag=True, help="Believe any certificate of the registry, or speak in clear with it."
