@@ -12,6 +12,7 @@ from vdc.api import models as wire
 from vdc.control.images import ImageRecords, users_of
 from vdc.images.chunks import CHUNK_BYTES
 from vdc.images.stored import check_image
+from vdc.images.writing import in_thread
 from vdc.model.errors import ConflictError, VdcError
 from vdc.model.image import Image, ImageEntry
 
@@ -42,7 +43,7 @@ class ImageHandlers:
         await asyncio.to_thread(check_image, blobs, body.image)
         digest = await self._records.register(
             body.name, body.image, host=self._context.host.name, source=body.source,
-            chunks=await asyncio.to_thread(self._chunks, body.image),
+            chunks=await in_thread(lambda: self._chunks(body.image), blobs.folder),
         )  # fmt: skip
         return wire.Acknowledged(sentence=f"{body.name} is {digest[:19]}")
 
