@@ -1,4 +1,4 @@
-"""Images reach every host: one that joins late, one whose agent is killed meanwhile; guests in lockstep do not notice."""
+"""Images reach every host, late ones and those whose agent is killed meanwhile; guests in lockstep do not notice."""
 
 from __future__ import annotations
 
