@@ -133,7 +133,9 @@ def test_a_folder_that_is_something_else_is_refused(tmp_path: Path, index: str |
     assert (tmp_path / "mine").exists()
 
 
-@pytest.mark.parametrize("config", [{}, {"config": None}, {"config": {"Labels": None}}, {"config": {"Labels": {}}}])
+@pytest.mark.parametrize(
+    "config", [{}, {"config": None}, {"config": {"Labels": None}}, {"config": {"Labels": {}}}]
+)
 def test_a_container_image_of_others_is_none_of_ours(config: dict[str, Any]) -> None:
     assert read_description(config) is None
 

@@ -15,7 +15,7 @@ from vdc.model.ids import Digest, ImageRef
 from vdc.model.image import Image
 
 DEFAULT_TAG = "latest"
-MAX_REFERENCE = 255 + len("@sha256:") + 64
+MAX_REFERENCE = 255  # without a digest
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
 _REGISTRY = r"[a-z0-9]+(?:[.-]+[a-z0-9]+)*"
@@ -23,6 +23,7 @@ _REFERENCE = re.compile(
     rf"(?:(?P<registry>{_REGISTRY}:[0-9]{{1,5}})/)?(?P<path>{_COMPONENT}(?:/{_COMPONENT})*)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
+_HOST = re.compile(rf"{_REGISTRY}(?::[0-9]{{1,5}})?")
 _DOCKER_HUB = "docker.io"
 _DOCKER_ALIASES = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -46,7 +47,7 @@ def check_digest(text: str) -> Digest:
 
 def normalise_reference(text: str) -> ImageRef:
     """The one full form of a name, with its tag; `InvalidError` (`image-ref-invalid`) where it is none."""
-    match = _REFERENCE.fullmatch(text) if len(text) <= MAX_REFERENCE else None
+    match = _REFERENCE.fullmatch(text) if len(text.partition("@")[0]) <= MAX_REFERENCE else None
     if match is None or is_digest(text):
         raise InvalidError(
             f"{text[:80]!r} is not an image name",
@@ -59,7 +60,8 @@ def normalise_reference(text: str) -> ImageRef:
 def has_registry(text: str) -> bool:
     """Whether a name begins with the registry that it is in, as container engines tell it from a folder."""
     first, slash, _ = text.partition("/")
-    return bool(slash) and (first == "localhost" or "." in first or ":" in first)
+    is_host = first == "localhost" or "." in first or ":" in first
+    return bool(slash) and is_host and _HOST.fullmatch(first) is not None
 
 
 def registry_reference(text: str) -> ImageRef:

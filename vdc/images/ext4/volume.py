@@ -174,12 +174,13 @@ class _Group:
 
     def __init__(self, table: bytes, place: int) -> None:
         self.record = bytearray(table[place : place + _DESCRIPTOR_BYTES])
-        low = struct.unpack_from("<III", self.record, 0)
-        high = struct.unpack_from("<III", self.record, 32)
         self.block_bitmap, self.inode_bitmap, self.inode_table = (
-            one | other << 32 for one, other in zip(low, high, strict=True)
+            self._block(low, high) for low, high in ((0, 32), (4, 36), (8, 40))
         )
         self.records = bytearray()
+
+    def _block(self, low: int, high: int) -> int:
+        return int.from_bytes(self.record[low : low + 4] + self.record[high : high + 4], "little")
 
     def count(self, free_blocks: int, free_inodes: int, folders: int) -> None:
         for place, number in ((12, free_blocks), (14, free_inodes), (16, folders)):

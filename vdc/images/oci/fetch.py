@@ -7,17 +7,15 @@ configuration says of the layers.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vdc.confinement.limits import ToolLimits
-from vdc.confinement.sandbox import Bind
 from vdc.images.oci.refusals import refusal
 from vdc.images.oci.registries import RegistryOptions, access_to
 from vdc.images.oci.source import Source
@@ -29,23 +27,16 @@ from vdc.model.units import GIB, TIB
 
 ARCH, OS = "amd64", "linux"
 _FOLDER = "layers"
-_AUTH_FILE = "/run/auth.json"
+_AUTH_FILE = "/dev/stdin"
 _LAYER_BYTES = 4 * TIB
 _LIMITS = ToolLimits(memory_bytes=16 * GIB, file_bytes=_LAYER_BYTES, processor_s=6 * 3600, open_files=1024)
-_INSPECT_S, _COPY_S = 300.0, 24 * 3600.0
+_INSPECT_S, _COPY_S = 120.0, 24 * 3600.0
 _RETRIES = "3"
 _STALLED_S = 120.0  # without one byte
+_SLOW_HINT = "try again, or use a mirror (containers-registries.conf(5))"
 _LOOK_S = 0.5
 Inspected = Callable[[Mapping[str, Any]], None]
 _UNPACKED = 3  # times the compressed size: about what is needed, before it is known
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """Where skopeo put it all; `digest` is the manifest's in the registry."""
-
-    folder: Path
-    digest: str
 
 
 class Fetcher:
@@ -69,27 +60,41 @@ class Fetcher:
         self._inspected = inspected
         self._where = f"registry {source.registry}" if source.registry else str(source.path)
 
-    def fetch(self) -> Fetched:
-        """Raises InvalidError (`image-arch-unsupported`, `image-digest-mismatch`, `image-damaged`, ...),
-        NotFoundError (`image-not-in-source`), RefusedError (`registry-unauthorised`, `registry-untrusted`, ...),
-        UnavailableError (`registry-unreachable`, `registry-slow`); as `run_tool`.
-        """
-        with contextlib.ExitStack() as owned:
-            binds = self._binds(owned)
-            facts = self._inspect(binds)
-            labels = facts.get("Labels")
-            self._inspected(labels if isinstance(labels, dict) else {})
-            total = _total(facts)
-            self._scratch.need(_UNPACKED * total)
-            (self._scratch.folder / _FOLDER).mkdir(mode=0o700)
-            watch = _Watch(self._scratch, self._where, total, self._progress, f"fetching {self._what}")
-            argv = self._argv("copy", "--dest-decompress", prefix="src-", target=f"dir:{SCRATCH}/{_FOLDER}")
-            self._run(argv, binds, _COPY_S, watch.look)
-        return Fetched(self._scratch.folder / _FOLDER, str(facts.get("Digest", "")))
+    def fetch(self) -> Path:
+        """The folder with it all.
 
-    def _inspect(self, binds: Sequence[Bind]) -> dict[str, Any]:
+        Raises InvalidError (`image-arch-unsupported`, `image-digest-mismatch`, `image-damaged`), NotFoundError
+        (`image-not-in-source`), RefusedError (`registry-unauthorised`, `registry-untrusted`), UnavailableError
+        (`registry-unreachable`, `registry-slow`); as `run_tool`.
+        """
+        facts = self._inspect()
+        labels = facts.get("Labels")
+        self._inspected(labels if isinstance(labels, dict) else {})
+        total = _total(facts)
+        self._scratch.need(_UNPACKED * total)
+        try:
+            return self._copy(total)
+        except UnavailableError as error:
+            if error.code != "registry-unreachable":
+                raise
+            # It did answer a moment ago: a broken connection.
+            shutil.rmtree(self._folder)
+            return self._copy(total)
+
+    @property
+    def _folder(self) -> Path:
+        return self._scratch.folder / _FOLDER
+
+    def _copy(self, total: int) -> Path:
+        self._folder.mkdir(mode=0o700)
+        watch = _Watch(self._scratch, self._where, total, self._progress, f"fetching {self._what}")
+        argv = self._argv("copy", "--dest-decompress", prefix="src-", target=f"dir:{SCRATCH}/{_FOLDER}")
+        self._run(argv, _COPY_S, watch.look)
+        return self._folder
+
+    def _inspect(self) -> dict[str, Any]:
         """What it is, before any of it is fetched."""
-        output = self._run(self._argv("inspect", "--no-tags", prefix=""), binds, _INSPECT_S)
+        output = self._run(self._argv("inspect", "--no-tags", prefix=""), _INSPECT_S)
         try:
             facts = json.loads(output)
             arch, system = str(facts["Architecture"]), str(facts["Os"])
@@ -105,59 +110,32 @@ class Fetcher:
 
     def _argv(self, *verb: str, prefix: str, target: str = "") -> tuple[str, ...]:
         """`prefix` is that of options about the source, which skopeo's commands call differently."""
-        words = [
-            "skopeo",
-            *self._access.program,
-            "--override-arch",
-            ARCH,
-            "--override-os",
-            OS,
-            "--tmpdir",
-            SCRATCH,
-        ]
-        words += [
-            *verb,
-            "--retry-times",
-            _RETRIES,
-            *(f"--{prefix}{option}" for option in self._access.source),
-        ]
-        if self._source.registry:
-            words += ["--authfile", _AUTH_FILE]
-        return (*words, self._source.text, *([target] if target else []))
-
-    def _binds(self, owned: contextlib.ExitStack) -> tuple[Bind, ...]:
-        """What the sandbox shows; credentials beside the tool's folder, where only we write, and only for now."""
-        binds = (*self._source.binds, *self._access.binds)
-        if not self._source.registry:
-            return binds
-        path = self._scratch.folder.parent / "auth.json"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        owned.callback(path.unlink)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(self._access.auth_json)
-        return (*binds, Bind(path, _AUTH_FILE))
+        return (
+            "skopeo", *self._access.program, "--override-arch", ARCH, "--override-os", OS, "--tmpdir", SCRATCH,
+            *verb, "--retry-times", _RETRIES, *(f"--{prefix}{option}" for option in self._access.source),
+            *(["--authfile", _AUTH_FILE] if self._source.registry else []),
+            self._source.text, *([target] if target else []),
+        )  # fmt: skip
 
     def _run(
-        self,
-        argv: tuple[str, ...],
-        binds: Sequence[Bind],
-        deadline_s: float,
-        look: Callable[[], bool] = lambda: False,
+        self, argv: tuple[str, ...], deadline_s: float, look: Callable[[], bool] = lambda: False
     ) -> bytes:
-        tool = Tool(
-            argv,
-            _LIMITS,
-            deadline_s,
-            tuple(binds),
-            self._scratch.folder,
-            has_network=bool(self._source.registry),
-        )
-        try:
-            return run_tool(tool, is_cancelled=look)
-        except ToolFailedError as error:
-            raise self._refused(error) from error
+        binds = (*self._source.binds, *self._access.binds)
+        has_network = bool(self._source.registry)
+        tool = Tool(argv, _LIMITS, deadline_s, binds, self._scratch.folder, has_network=has_network)
+        # Credentials are a file without a name: nothing of them is ever on the disk.
+        with os.fdopen(os.memfd_create("auth", os.MFD_CLOEXEC), "r+b", buffering=0) as credentials:
+            credentials.write(self._access.auth_json.encode())
+            try:
+                return run_tool(tool, stdin=credentials, is_cancelled=look)
+            except ToolFailedError as error:
+                raise self._refused(error) from error
 
     def _refused(self, error: ToolFailedError) -> VdcError:
+        if error.status is None:
+            return UnavailableError(
+                f"{self._where} takes too long: {error}", hint=_SLOW_HINT, code="registry-slow"
+            )
         return refusal(
             error.complaint or str(error), what=self._what, where=self._where, secrets=self._access.secrets
         )
@@ -196,7 +174,7 @@ class _Watch:
         if now - self._grew_at > _STALLED_S:
             raise UnavailableError(
                 f"{self._where} has sent nothing for {_STALLED_S:g} s",
-                hint="try again, or use a mirror",
+                hint=_SLOW_HINT,
                 code="registry-slow",
             )
         self._scratch.need(0)

@@ -75,8 +75,8 @@ def import_container(
     """
     scratch = owned.enter_context(Scratch())
     what = source.name or source.text.partition(":")[0]
-    Fetcher(source, options, scratch, progress, what, inspected=inspected).fetch()
-    contents = read_contents(scratch.folder / "layers")
+    fetcher = Fetcher(source, options, scratch, progress, what, inspected=inspected)
+    contents = read_contents(fetcher.fetch())
     with ExitStack() as opened:
         layers = [opened.enter_context(open_result(path)).fileno() for path in contents.layers]
         root = merge(layers)

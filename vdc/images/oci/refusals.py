@@ -72,7 +72,8 @@ _TABLE = (
         "name the authority that signed it with --ca FILE",
     ),
     _Row(
-        ("did not match, expected", "does not match provided manifest digest", "DiffID", "digest mismatch"),
+        ("did not match, expected", "does not match expected", "does not match provided manifest digest", "DiffID",
+         "digest mismatch"),
         InvalidError,
         "image-digest-mismatch",
         "{where} has something else than {what} promises: {said}",

@@ -46,8 +46,10 @@ class Source:
 
 
 def is_container_source(text: str) -> bool:
-    """Whether the text names a container image; a bare name counts if it has its registry in it."""
-    return text.startswith(SCHEMES) or (has_registry(text) and not text.startswith((".", "/")))
+    """Whether the text names a container image. A bare name does if its registry is in it and no such file is there."""
+    if text.startswith(SCHEMES):
+        return True
+    return has_registry(text) and not any(Path(one).exists() for one in (text, text.partition("/")[0]))
 
 
 def parse_source(text: str) -> Source:

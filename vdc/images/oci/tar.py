@@ -99,7 +99,7 @@ class _Special:
             for key, value in _pax_records(content):
                 if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
                     self.sparse.append((key, value))
-                elif value or key.startswith(_XATTR):
+                elif value:
                     self.pax[key] = value
                 else:
                     self.pax.pop(key, None)

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from vdc.images.progress import Progress
-from vdc.images.sources.container import SCHEMES, is_container_source, plan_container
+from vdc.images.sources.container import is_container_source, plan_container
 from vdc.images.sources.disk import plan_disk
 from vdc.images.sources.plan import ImportOptions, ImportPlan
 from vdc.images.sources.recipe import RECIPE_FILE, plan_recipe
@@ -37,8 +37,7 @@ def plan_import(source: str, options: ImportOptions = _NO_OPTIONS) -> Iterator[I
 
 
 def _plan(source: str, options: ImportOptions, owned: ExitStack) -> ImportPlan:
-    path = Path(source.removeprefix("file:"))
-    if source.startswith(SCHEMES) or (is_container_source(source) and not path.exists()):
+    if is_container_source(source):
         return plan_container(source, options, owned)
     if source.startswith(_ELSEWHERE):
         raise InvalidError(
@@ -46,6 +45,7 @@ def _plan(source: str, options: ImportOptions, owned: ExitStack) -> ImportPlan:
             hint="fetch the file first; a container image is docker://NAME",
             code="source-unsupported",
         )
+    path = Path(source.removeprefix("file:"))
     if path.is_dir():
         if options.disk_format is not None:
             raise InvalidError(

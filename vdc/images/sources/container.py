@@ -11,13 +11,13 @@ from contextlib import ExitStack
 
 from vdc.images.oci.importing import CarriedDisk, PushedImage, import_container
 from vdc.images.oci.pushed import LABEL
-from vdc.images.oci.source import SCHEMES, is_container_source, parse_source
+from vdc.images.oci.source import is_container_source, parse_source
 from vdc.images.sources.disk import prepare
 from vdc.images.sources.plan import ImportOptions, ImportPlan, hash_file
 from vdc.model.errors import InvalidError, NotFoundError
 from vdc.model.image import Image, ImageKind
 
-__all__ = ["KERNEL_IMAGE", "SCHEMES", "is_container_source", "plan_container"]
+__all__ = ["KERNEL_IMAGE", "is_container_source", "plan_container"]
 
 KERNEL_IMAGE = "mycelium/container:latest"
 
