@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
+from functools import partial
 
 from aiohttp import web
 
@@ -13,6 +13,7 @@ from hostagent.server.limits import paced
 from vdc.api import models as wire
 from vdc.api.transport import BUSY, RECEIVED
 from vdc.images.reference import check_digest
+from vdc.images.writing import in_thread
 from vdc.model.errors import InvalidError
 
 _RANGE = re.compile(r"bytes=(\d{1,19})-(\d{0,19})")
@@ -53,21 +54,28 @@ class BlobHandlers:
             if asked:
                 response.headers["Content-Range"] = f"bytes {first}-{end - 1}/{size_bytes}"
             await response.prepare(request)
-            bandwidth = self._context.bandwidth
-            while first < end:
-                step = min(bandwidth.piece_bytes(), end - first)
-                piece = await asyncio.to_thread(os.pread, file.fileno(), step, first)
-                if not piece:
-                    raise ConnectionResetError(f"{digest} was cut off while it was sent")
-                await bandwidth.take(len(piece))
-                await response.write(piece)
-                first += len(piece)
+            try:
+                await self._send(file.fileno(), first, end, response)
+            except (ConnectionResetError, OSError):  # whoever reads is gone, or the disk fails in the middle
+                if request.transport is not None:
+                    request.transport.abort()
         return response
+
+    async def _send(self, file: int, first: int, end: int, response: web.StreamResponse) -> None:
+        bandwidth = self._context.bandwidth
+        while first < end:
+            step = min(bandwidth.piece_bytes(), end - first)
+            piece = await in_thread(partial(os.pread, file, step, first), self._blobs.folder)
+            if not piece:
+                raise OSError("the blob was cut off while it was sent")
+            await bandwidth.take(len(piece))
+            await response.write(piece)
+            first += len(piece)
 
     async def read_chunks(self, request: web.Request) -> web.Response:
         """See the route table."""
         digest = check_digest(request.match_info["digest"])
-        chunks = await asyncio.to_thread(self._blobs.chunk_list, digest)
+        chunks = await in_thread(lambda: self._blobs.chunk_list(digest), self._blobs.folder)
         return web.Response(body=chunks.digests, content_type="application/octet-stream")
 
     async def write_blob(self, request: web.Request) -> wire.BlobReceipt:

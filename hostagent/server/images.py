@@ -12,6 +12,7 @@ from vdc.api import models as wire
 from vdc.control.images import ImageRecords, users_of
 from vdc.images.chunks import CHUNK_BYTES
 from vdc.images.stored import check_image
+from vdc.images.writing import in_thread
 from vdc.model.errors import ConflictError, VdcError
 from vdc.model.image import Image, ImageEntry
 
@@ -30,7 +31,7 @@ class ImageHandlers:
         """See the route table."""
         users = users_of(found.value for found in self._mirror.endophytes.values())
         entries = [found.value for _, found in sorted(self._mirror.images.items())]
-        return wire.ImageList(items=tuple(_view(entry, users.get(entry.digest, ())) for entry in entries))
+        return wire.ImageList(items=tuple(self._view(entry, users.get(entry.digest, ())) for entry in entries))
 
     async def register_image(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""
@@ -42,7 +43,7 @@ class ImageHandlers:
         await asyncio.to_thread(check_image, blobs, body.image)
         digest = await self._records.register(
             body.name, body.image, host=self._context.host.name, source=body.source,
-            chunks=await asyncio.to_thread(self._chunks, body.image),
+            chunks=await in_thread(lambda: self._chunks(body.image), blobs.folder),
         )  # fmt: skip
         return wire.Acknowledged(sentence=f"{body.name} is {digest[:19]}")
 
@@ -65,7 +66,7 @@ class ImageHandlers:
         gone = await self._records.prune(named=body.named, is_dry=body.dry_run)
         hosts = await asyncio.gather(*(self._swept(name, is_dry=body.dry_run) for name in self._guest_hosts))
         return wire.PruneReport(
-            dry_run=body.dry_run, images=tuple(_view(entry, ()) for entry in gone),
+            dry_run=body.dry_run, images=tuple(self._view(entry, ()) for entry in gone),
             size_bytes=self._freed_bytes(gone), hosts=tuple(hosts),
         )  # fmt: skip
 
@@ -98,6 +99,9 @@ class ImageHandlers:
         body = wire.SweepRequest.model_validate(await parse_body(request))
         return await self._context.sweep_images(body.dry_run)
 
-
-def _view(entry: ImageEntry, users: tuple[str, ...]) -> wire.ImageView:
-    return wire.ImageView(**dict(entry), size_bytes=entry.image.size_bytes, used_by=users)
+    def _view(self, entry: ImageEntry, users: tuple[str, ...]) -> wire.ImageView:
+        """A host that was removed from the cluster holds nothing for it."""
+        hosts = tuple(host for host in entry.hosts if host in self._mirror.hosts)
+        return wire.ImageView(
+            **dict(entry.with_(hosts=hosts)), size_bytes=entry.image.size_bytes, used_by=users
+        )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vdc.images.blobs import BlobStore
 from vdc.images.chunks import CHUNK_BYTES, ChunkList
-from vdc.images.writing import open_locked, write_all
+from vdc.images.writing import FLUSH_BYTES, open_locked, write_all
 from vdc.model.errors import InvalidError
 from vdc.model.image import Blob
 
@@ -91,6 +91,8 @@ class Assembly:
         while self._hashed < self.chunks.count and self._present[self._hashed]:
             self._hash.update(self._read(self._hashed))
             self._hashed += 1
+            if self._hashed % (FLUSH_BYTES // CHUNK_BYTES) == 0:
+                os.fdatasync(self._file)
 
     def publish(self) -> list[int]:
         """Verify the whole and give it its name. Otherwise the chunks that were wrong, and are missing again.

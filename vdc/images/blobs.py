@@ -10,7 +10,6 @@ on the file, so that `sweep` can tell what nobody writes any more, this process 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import secrets
@@ -256,7 +255,7 @@ class BlobStore:
 
     async def _close(self, writer: BlobWriter, *, keep: bool = False) -> None:
         self.promised.pop(writer.name, None)
-        await asyncio.shield(asyncio.to_thread(lambda: writer.close(keep=keep)))
+        await in_thread(lambda: writer.close(keep=keep), self.folder)
 
     async def _publish(self, writer: BlobWriter, digest: str, size_bytes: int | None) -> None:
         await in_thread(writer.finish, self.folder)

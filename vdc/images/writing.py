@@ -11,7 +11,9 @@ import errno
 import fcntl
 import hashlib
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +25,9 @@ from vdc.model.units import format_size
 T = TypeVar("T")
 
 FILE_MODE = 0o644
+FLUSH_BYTES = (
+    64 * 1024**2
+)  # at most so much waits for the disk: etcd writes there too, and waits for all of it
 _BATCH_BYTES = 1024**2
 
 
@@ -69,6 +74,8 @@ class BlobWriter:
             os.ftruncate(self._file, self.size_bytes)
         else:
             write_all(self._file, content, place)
+        if self.size_bytes // FLUSH_BYTES > place // FLUSH_BYTES:
+            os.fdatasync(self._file)
 
     def finish(self) -> None:
         """Everything is on the disk."""
@@ -147,9 +154,20 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _be_modest() -> None:
+    """The agent has a higher priority than guests; its work on images has not."""
+    thread = threading.get_native_id()
+    if os.getpriority(os.PRIO_PROCESS, thread) < 0:
+        os.setpriority(os.PRIO_PROCESS, thread, 0)
+
+
+# Of its own: a slow disk that holds all of them up must not hold up what else the agent has to write.
+_POOL = ThreadPoolExecutor(8, "images", _be_modest)
+
+
 async def in_thread(work: Callable[[], T], folder: Path) -> T:
     """Run blocking file work; a full disk becomes `no-space`. A cancellation waits for the thread to end."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
+    task = asyncio.get_running_loop().run_in_executor(_POOL, work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

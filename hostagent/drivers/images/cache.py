@@ -135,5 +135,5 @@ class ImageCache:
             assembly.discard()
             raise
         finally:
-            await asyncio.shield(asyncio.to_thread(assembly.close))
+            await in_thread(assembly.close, self._store.folder)
         _LOG.info("%s (%d bytes) came from %s", blob.digest, blob.size_bytes, ", ".join(fetch.contributors))

@@ -206,7 +206,9 @@ class Fetch:
             size_bytes -= len(wanted)
             parts.append(wanted)
             waiting += len(wanted)
+            before_s = loop.time()
             await self._bandwidth.take(len(wanted))
+            began_s += loop.time() - before_s  # that was not the host's fault
             if waiting >= _PIECE_BYTES or not size_bytes:
                 yield b"".join(parts)
                 parts, waiting, began_s = [], 0, loop.time()
