@@ -25,7 +25,7 @@ from vdc.model.endophyte import (
 )
 from vdc.model.event import Event, Severity
 from vdc.model.host import Accelerator, Host, NodeStatus, QemuVersion
-from vdc.model.image import Blob, Image, ImageEntry, ImageKind
+from vdc.model.image import Blob, Image, ImageKind
 from vdc.model.manifest import EndophyteManifest
 from vdc.model.network import Network
 from vdc.model.pair import Pair, SyncState
@@ -164,7 +164,7 @@ NODES = [
     ),
 ]
 IMAGES = [
-    ImageEntry(
+    wire.ImageView(
         digest="sha256:" + "ab" * 32,
         image=Image(
             kind=ImageKind.KERNEL,
@@ -173,6 +173,9 @@ IMAGES = [
         ),
         names=("mycelium/mini:latest",),
         hosts=("h1", "h2"),
+        source="/srv/mini",
+        size_bytes=9 * 2**20,
+        used_by=("web",),
         created_at=CREATED,
     )
 ]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import ValidationError
 
 from vdc.control.allot import allot_nics
 from vdc.control.clock import Clock
+from vdc.images.reference import is_digest
 from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 from vdc.model.ids import new_uid
 from vdc.model.image import ImageEntry
-from vdc.model.manifest import ComputerType, EndophyteManifest, MemorySync
+from vdc.model.manifest import NAMESPACE, ComputerType, EndophyteManifest, MemorySync
+from vdc.model.secrets import unmasked
 from vdc.model.units import format_size
 from vdc.protection.placement import Occupancy, choose_primary
 from vdc.store import keys
@@ -27,19 +29,19 @@ Action = Literal["created", "configured", "unchanged"]
 
 
 class DesiredState:
-    """The users' side of the store. `canonical` turns an image reference into its full form."""
+    """The users' side of the store. `candidates` says which names of images a manifest's one may mean."""
 
     def __init__(
-        self, store: StateStore, mirror: Mirror, clock: Clock, canonical: Callable[[str], str]
+        self, store: StateStore, mirror: Mirror, clock: Clock, candidates: Callable[[str], Sequence[str]]
     ) -> None:
         self._store = store
         self._mirror = mirror
         self._clock = clock
-        self._canonical = canonical
+        self._candidates = candidates
 
     async def create(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> Endophyte:
         """Store a new Endophyte. Raises ConflictError (`name-taken`), or why it could never run; nothing stays then."""
-        name = manifest.metadata.name
+        name, manifest = manifest.metadata.name, unmasked(manifest, None)
         for _ in range(ATTEMPTS):
             present = await self._read(name)
             if present is not None:
@@ -55,16 +57,21 @@ class DesiredState:
         )
 
     async def apply(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> tuple[Action, Endophyte]:
-        """Create, or change the present one to this manifest. RefusedError (`immutable-field`) names what cannot."""
+        """Create, or change the present one to this manifest, keeping its secrets where the manifest has the mask.
+
+        RefusedError (`immutable-field`) names what cannot be changed, InvalidError (`secret-missing`) what is not
+        there to be kept.
+        """
         name = manifest.metadata.name
         if await self._read(name) is None:
             return "created", await self.create(manifest, dry_run=dry_run)
 
         def change(present: Endophyte) -> Endophyte:
-            if present.manifest == manifest:
+            wanted = unmasked(manifest, present.manifest)
+            if present.manifest == wanted:
                 return present
-            _check_changeable(present.manifest, manifest)
-            return present.with_(manifest=manifest, generation=present.generation + 1)
+            _check_changeable(present.manifest, wanted)
+            return present.with_(manifest=wanted, generation=present.generation + 1)
 
         if dry_run:
             found = await self._read(name)
@@ -152,20 +159,32 @@ class DesiredState:
         return endophyte, compares, [Put(main, endophyte.to_json()), *(Put(key, uid) for key in reserved)]
 
     async def _find_image(self, reference: str) -> tuple[ImageEntry, Unchanged]:
-        """The image behind a name, and the compare that the name still leads there: one without a name may go.
+        """The image behind a name or digest, and the compare that a name still leads there: one without may go.
 
         Raises NotFoundError (`image-not-found`) with how to get one.
         """
-        name = self._canonical(reference)
-        named = await self._store.get(keys.image_name(name))
-        entry = await self._store.get(keys.image(named.value)) if named else None
-        if named is None or entry is None:
-            raise NotFoundError(
-                f"image {name} does not exist here",
-                code="image-not-found",
-                hint=f"import it with `vdc image import FILE --name {name}`, or choose one of `vdc image ls`",
-            )
-        return ImageEntry.from_json(entry.value), Unchanged(named.key, named.mod_revision)
+        if is_digest(reference):
+            item = await self._store.get(keys.image(reference))
+            found = ImageEntry.from_json(item.value) if item else None
+            if item is None or found is None or not found.names:
+                raise NotFoundError(
+                    f"image {reference} {'has lost its names' if item else 'does not exist here'}",
+                    code="image-not-found",
+                    hint="choose one of `vdc image ls -o json`, or import it again",
+                )
+            return found, Unchanged(item.key, item.mod_revision)
+        names = self._candidates(reference)
+        for name in names:
+            named = await self._store.get(keys.image_name(name))
+            entry = await self._store.get(keys.image(named.value)) if named else None
+            if named is not None and entry is not None:
+                return ImageEntry.from_json(entry.value), Unchanged(named.key, named.mod_revision)
+        raise NotFoundError(
+            f"image {names[0]} does not exist here",
+            code="image-not-found",
+            hint=f"import it with `vdc image import FILE --name {names[0]}`, a container image with "
+            f"`vdc image import docker://{names[-1]}`, or choose one of `vdc image ls`",
+        )
 
     def _check_ports(self, manifest: EndophyteManifest) -> None:
         if manifest.spec.ports:
@@ -251,6 +270,13 @@ def _check_protectable(manifest: EndophyteManifest) -> None:
 
 
 def _check_changeable(before: EndophyteManifest, after: EndophyteManifest) -> None:
+    spaces = [manifest.metadata.annotations.get(NAMESPACE, "default") for manifest in (before, after)]
+    if spaces[0] != spaces[1]:
+        raise ConflictError(
+            f"{before.metadata.name} is that of namespace {spaces[0]}, not of {spaces[1]}",
+            code="name-taken",
+            hint="Endophytes of all namespaces need different names",
+        )
     fields = type(before.spec).model_fields
     changed = [name for name in fields if getattr(before.spec, name) != getattr(after.spec, name)]
     fixed = [str(fields[name].alias or name) for name in changed if name not in _CHANGEABLE_ANY_TIME]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from vdc.model.base import Record
-from vdc.model.process import Probe, RestartPolicy
+from vdc.model.process import EmptyDir, Probe, RestartPolicy, SecurityContext
 
 FW_CFG_NAME = "opt/mycelium.network/config"
 CHANNEL_PORT = "mycelium.network.guest.0"  # of virtio-serial: requests and answers
@@ -38,23 +38,25 @@ class GuestFile(Record):
     """A file that is laid over the image's."""
 
     path: str
-    content_base64: str
+    content_base64: str = Field(repr=False)
     mode: int
 
 
 class GuestProcess(Record):
     """The program, with everything decided that can be decided outside the guest.
 
-    `user` is resolved in the guest, by the image's own /etc/passwd and /etc/group.
+    `user` is resolved in the guest, by the image's own /etc/passwd and /etc/group. No `$(NAME)` is left in `argv` and
+    `env`.
     """
 
-    argv: tuple[str, ...]
-    env: tuple[str, ...]
+    argv: tuple[str, ...] = Field(repr=False)
+    env: tuple[str, ...] = Field(repr=False)
     working_dir: str
     user: str
     stop_signal: str
     stop_seconds: int
     restart_policy: RestartPolicy
+    security_context: SecurityContext = SecurityContext()
     startup_probe: Probe | None = None
     liveness_probe: Probe | None = None
     readiness_probe: Probe | None = None
@@ -69,6 +71,7 @@ class GuestConfig(Record):
     nameservers: tuple[str, ...] = ()
     nics: tuple[GuestNic, ...] = ()
     volumes: tuple[GuestVolume, ...] = ()
+    empty_dirs: tuple[EmptyDir, ...] = ()
     files: tuple[GuestFile, ...] = ()
     process: GuestProcess
 

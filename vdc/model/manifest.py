@@ -17,6 +17,7 @@ API_VERSION = "mycelium.network/v1"
 ANNOTATION_PREFIX = "mycelium.network/"
 SERVICE_TYPE = ANNOTATION_PREFIX + "service-type"
 ISOLATION_LEVEL = ANNOTATION_PREFIX + "isolation-level"
+NAMESPACE = ANNOTATION_PREFIX + "namespace"  # of the Kubernetes workload that it was
 MAX_DISKS = 4
 MAX_NICS = 4
 MAX_ALLOWED_ADDRESSES = 4  # the tag of a NIC's tap has to hold them
@@ -171,6 +172,8 @@ class EndophyteSpec(ManifestRecord):
     def _of_its_type(self) -> EndophyteSpec:
         is_container = self.virtual_computer.type is ComputerType.CONTAINER
         mounted = [disk.name for disk in self.disks if disk.mount_path is not None or disk.read_only]
+        if is_container and any(disk.mount_path is not None or disk.read_only for disk in self.disks[:1]):
+            raise ValueError("disks[0] is the root; mountPath and readOnly are for further disks")
         wrong = {
             "process": self.process is not None and not is_container,
             "disks[].mountPath and readOnly": bool(mounted) and not is_container,
@@ -188,13 +191,28 @@ class EndophyteSpec(ManifestRecord):
     def _unique_names(self) -> EndophyteSpec:
         for what, values in (
             ("disk name", [disk.name for disk in self.disks]),
-            ("mountPath", [disk.mount_path for disk in self.disks if disk.mount_path]),
+            ("mountPath", self._mount_paths),
             ("published port", [(port.port, port.protocol) for port in self.ports]),
             ("MAC", [nic.mac for nic in self.networks if nic.mac]),
         ):
             if len(set(values)) != len(values):
                 raise ValueError(f"the same {what} is given twice")
         return self
+
+    @model_validator(mode="after")
+    def _files_beside_mounts(self) -> EndophyteSpec:
+        for file in self.process.files if self.process else ():
+            if any(mount == file.path or mount.startswith(f"{file.path}/") for mount in self._mount_paths):
+                raise ValueError(f"{file.path} cannot be a file and a folder")
+        return self
+
+    @property
+    def _mount_paths(self) -> list[str]:
+        folders = self.process.empty_dirs if self.process else ()
+        return [
+            *(disk.mount_path for disk in self.disks if disk.mount_path),
+            *(folder.path for folder in folders),
+        ]
 
     @property
     def wants_protection(self) -> bool:
