@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdc.cli.base import VdcCommand, output_option, to_name, to_reference, to_size, wait_options
+from vdc.cli.base import VdcCommand, output_option, to_image_or_source, to_name, to_size, wait_options
+from vdc.cli.completing import complete_image
 from vdc.cli.text import clean
 
 if TYPE_CHECKING:
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
     "vdc create windows-desktop\nvdc create db --no-protect --dry-run -o yaml",
 )
 @click.argument("name", callback=to_name)
-@click.option("--image", callback=to_reference, metavar="REF", help="Boot this image.")
+@click.option(
+    "--image",
+    callback=to_image_or_source,
+    metavar="REF|DIGEST|SOURCE",
+    shell_complete=complete_image,
+    help="Boot this image. A source (file:PATH, docker://NAME, oci:FOLDER, ...) is imported first.",
+)
 @click.option("--template", "-t", metavar="NAME", help="Begin with this template (vdc get templates).")
 @click.option("--cpus", type=click.IntRange(1, 64), help="Virtual CPUs.")
 @click.option("--memory", callback=to_size, metavar="SIZE", help="Guest memory, for example 2GiB.")
@@ -106,10 +113,12 @@ def _print_manifest(manifest: EndophyteManifest, output: str) -> None:
 async def _create(
     api: ApiClient, template: Template, manifest: EndophyteManifest, wait_s: float | None, output: str
 ) -> None:
+    from vdc.cli.local_images import with_local_image
     from vdc.cli.progress import StatusLine
     from vdc.cli.waiting import goal_of, wait_for
     from vdc.model.manifest import EndophyteSpec
 
+    manifest = await with_local_image(api, manifest)
     name = manifest.metadata.name
     view = await _create_once(api, template, manifest)
     quiet = output in ("json", "yaml", "name")
