@@ -167,7 +167,9 @@ class ClusterHandlers:
         named = await self._store.get(keys.image_name(name))
         if named is None:
             raise NotFoundError(f"there is no image {name}", code="image-not-found", hint="vdc image ls")
-        users = [n for n, found in self._mirror.endophytes.items() if found.value.image_digest == named.value]
+        users = [
+            n for n, found in self._mirror.endophytes.items() if named.value in found.value.image_digests
+        ]
         if users:
             raise ConflictError(f"image {name} is used by {', '.join(sorted(users))}", code="image-in-use")
         item = await self._store.get(keys.image(named.value))

@@ -14,8 +14,9 @@ from hostagent.drivers.process.cgroup import Groups
 from hostagent.drivers.process.users import GuestFolders
 from hostagent.supervisor.node import NodeContext
 from vdc.api import models as wire
+from vdc.model.endophyte import Endophyte
 from vdc.model.errors import UnavailableError
-from vdc.model.image import ImageEntry
+from vdc.model.image import Image, ImageEntry
 from vdc.protection.snapshot import Limits
 
 
@@ -51,6 +52,13 @@ class HostContext(NodeContext):
             isolated_pause_ms=timings.isolated_pause_ms,
             checkpoint_budget_ms=checkpoint_budget_ms,
         )
+
+    async def ensure_images(self, endophyte: Endophyte) -> dict[str, Image]:
+        """Make all images of an Endophyte present on this host; by their digests. Raises as ImageCache.ensure."""
+        found = {digest: self.mirror.images[digest].value for digest in sorted(endophyte.image_digests)}
+        for entry in found.values():
+            await self.ensure_image(entry)
+        return {digest: entry.image for digest, entry in found.items()}
 
     async def ensure_image(self, entry: ImageEntry) -> None:
         """Make an image present on this host; raises as ImageCache.ensure."""

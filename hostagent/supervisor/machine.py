@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hostagent.drivers.disk.copy import DiskSource
 from hostagent.drivers.net import tap_name
@@ -36,14 +36,25 @@ def machine_spec(
     )
 
 
-def disk_sources(endophyte: Endophyte, image: Image) -> tuple[DiskSource, ...]:
-    """What each disk of a new VM begins with: the image's own first, then the manifest's empty ones."""
-    given = list(endophyte.manifest.spec.disks)
-    sources: list[DiskSource] = []
-    if image.disk is not None:
-        size = given.pop(0).size if given else None
-        sources.append(DiskSource(size, relative_path(image.disk.digest), image.disk_format))
-    return (*sources, *(DiskSource(size_bytes=disk.size) for disk in given))
+def disk_sources(endophyte: Endophyte, images: Mapping[str, Image]) -> tuple[DiskSource, ...]:
+    """What each disk of a new VM begins with: the image's own first, then what the manifest's others name, or nothing.
+
+    `images`: all of `endophyte.image_digests`.
+    """
+    digests = (*endophyte.disk_image_digests, *("" for _ in endophyte.manifest.spec.disks))
+    given = [
+        (disk.size, digest) for disk, digest in zip(endophyte.manifest.spec.disks, digests, strict=False)
+    ]
+    if images[endophyte.image_digest].disk is not None:
+        size_bytes = given.pop(0)[0] if given else None
+        given.insert(0, (size_bytes, endophyte.image_digest))
+    return tuple(_source(size_bytes, images[digest] if digest else None) for size_bytes, digest in given)
+
+
+def _source(size_bytes: int | None, image: Image | None) -> DiskSource:
+    if image is None or image.disk is None:
+        return DiskSource(size_bytes)
+    return DiskSource(size_bytes, relative_path(image.disk.digest), image.disk_format)
 
 
 def _boot(endophyte: Endophyte, image: Image) -> KernelBoot | DiskBoot:

@@ -50,14 +50,13 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     )  # fmt: skip
     await copy.reach(Step.START_BEGUN)
     try:
-        entry = host.mirror.images[endophyte.image_digest].value
-        await host.ensure_image(entry)
+        images = await host.ensure_images(endophyte)
         await own_guest_folder(host, copy.name, endophyte.uid)
         record = await copy.disks.load()
         if pair.epoch == 1 and copy.disks.is_unmade(record):
             require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
             record = await copy.disks.create_primary(
-                endophyte.uid, pair.epoch, disk_sources(endophyte, entry.image)
+                endophyte.uid, pair.epoch, disk_sources(endophyte, images)
             )
         elif record is None:
             raise RefusedError(f"the disks of {copy.name} are not on {host.name}", code="disk-missing")
@@ -72,9 +71,8 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         )
         await copy.save(machine=facts)  # before QEMU starts: the next agent can tell what it finds
         await copy.reach(Step.START_DISKS)
-        await copy.start(
-            endophyte, machine_spec(endophyte, entry.image, facts, disk_specs(record)), CopyRole.PRIMARY
-        )
+        spec = machine_spec(endophyte, images[endophyte.image_digest], facts, disk_specs(record))
+        await copy.start(endophyte, spec, CopyRole.PRIMARY)
     except BaseException:
         await copy.end_process()
         raise

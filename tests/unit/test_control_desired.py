@@ -8,9 +8,9 @@ import pytest
 from protection_world import DIGEST, endophyte, host, manifest, pair
 
 from vdc.control.desired import DesiredState
-from vdc.model.endophyte import RunState
+from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
-from vdc.model.image import Image, ImageEntry, ImageKind
+from vdc.model.image import Blob, Image, ImageEntry, ImageKind
 from vdc.model.network import Network
 from vdc.model.units import GIB, MIB
 from vdc.store import keys
@@ -196,3 +196,47 @@ async def test_a_dedicated_host_takes_nobody_else(world):
     made = await world.desired.create(alone)
     assert made.manifest.is_dedicated
     assert made.manifest.spec.resources.memory > GIB
+
+
+DATA, DISKLESS = "sha256:" + "2" * 64, "sha256:" + "3" * 64
+
+
+async def with_images(world):
+    """Images of data, and one without a disk; the demo image's own record has none either."""
+    disk = Blob(digest=DATA, size_bytes=9)
+    data = Image(kind=ImageKind.DISK, disk=disk, disk_virtual_bytes=GIB)
+    await world.put(
+        (keys.image(DATA), ImageEntry(digest=DATA, image=data, names=("me/data:1",)).to_json()),
+        (keys.image_name("me/data:1"), DATA),
+    )
+    return world
+
+
+async def test_a_disk_of_an_image_holds_it_by_its_digest(world):
+    await with_images(world)
+    disks = [{"name": "a", "image": "me/data:1"}, {"name": "b", "size": "1GiB"}]
+    made = await world.desired.create(manifest(disks=disks))
+    assert made.disk_image_digests == (DATA, "")
+    assert (await world.desired.create(manifest("plain"))).disk_image_digests == ()
+    await world.refresh()
+    moved = Image(kind=ImageKind.DISK, disk=Blob(digest=DISKLESS, size_bytes=1))
+    await world.put((keys.image_name("me/data:1"), DISKLESS), (keys.image(DISKLESS), ImageEntry(
+        digest=DISKLESS, image=moved).to_json()))  # fmt: skip
+    assert Endophyte.from_json((await world.store.get(keys.endophyte("web"))).value).image_digests >= {DATA}
+
+
+@pytest.mark.parametrize(
+    ("image", "disks", "code"),
+    [
+        ("mycelium/mini:latest", [{"name": "a", "image": "no/such:1"}], "image-not-found"),
+        ("mycelium/mini:latest", [{"name": "a", "image": "mycelium/mini:latest"}], "image-diskless"),
+        ("mycelium/mini:latest", [{"name": "a", "image": "me/data:1", "size": "1MiB"}], "disk-too-small"),
+        ("me/data:1", [{"name": "a", "image": "me/data:1"}], "disk-image-twice"),
+    ],
+)
+async def test_a_disk_that_cannot_be_its_images_is_refused(world, image, disks, code):
+    await with_images(world)
+    with pytest.raises((InvalidError, NotFoundError)) as caught:
+        await world.desired.create(manifest(image=image, disks=disks))
+    assert caught.value.code == code
+    assert await world.stored(keys.ENDOPHYTES) == []

@@ -18,8 +18,8 @@ async def remove_unneeded_images(store: StateStore, mirror: Mirror) -> tuple[str
     """
     if any(key.startswith(keys.ENDOPHYTES) for key in mirror.unreadable):
         return ()  # nobody knows what that one is made of
-    needed = {found.value.image_digest for found in mirror.endophytes.values()} | set(
-        mirror.image_names.values()
+    needed = set(mirror.image_names.values()).union(
+        *(found.value.image_digests for found in mirror.endophytes.values())
     )
     removed = []
     for digest, found in list(mirror.images.items()):
