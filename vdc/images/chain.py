@@ -1,0 +1,149 @@
+"""What a disk file refers to: the file below it, and what else cannot be taken as it is. QEMU is never asked to guess.
+
+An overlay names the file below it in its header, and whoever made the overlay chose that name: it may be any file
+that the reader may read. So a chain is followed by us, header by header, only to plain files in stated formats that
+`may_read` accepts; a program is then given exactly these. Reads headers, changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdc.images.inspect import HEADER_BYTES
+from vdc.model.errors import InvalidError, NotFoundError, RefusedError
+
+MAX_LINKS = 16
+_QCOW2_MAGIC = b"QFI\xfb"
+_MAX_NAME = 1023  # of a backing file (docs/interop/qcow2.txt)
+_EXTENSION_END, _EXTENSION_FORMAT = 0, 0xE2792ACA
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One file of a chain and its format. `has_snapshots`: it holds older states, which a copy leaves out."""
+
+    path: Path
+    format: str
+    size_bytes: int
+    identity: tuple[int, int, int, int]  # device, inode, size, time of change
+    has_snapshots: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """What the header of a qcow2 file says."""
+
+    backing: str | None = None
+    backing_format: str | None = None
+    snapshots: int = 0
+
+
+def references_of(header: bytes) -> References:
+    """Of a file's beginning; nothing for what is no qcow2. InvalidError (`image-unsafe`) where it makes no sense."""
+    if not header.startswith(_QCOW2_MAGIC) or len(header) < 72:
+        return References()
+    version, place, length = struct.unpack_from(">IQI", header, 4)
+    snapshots = struct.unpack_from(">I", header, 60)[0]
+    if not place:
+        return References(snapshots=snapshots)
+    name = header[place : place + length]
+    if not 0 < length <= _MAX_NAME or len(name) < length:
+        raise InvalidError("the name of the file below it lies outside of its header", code="image-unsafe")
+    try:
+        backing = name.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidError("the name of the file below it is no text", code="image-unsafe") from error
+    begin = struct.unpack_from(">I", header, 100)[0] if version == 3 and len(header) >= 104 else 72
+    return References(backing, _backing_format(header, begin, place), snapshots)
+
+
+def _backing_format(header: bytes, place: int, end: int) -> str | None:
+    while 72 <= place and place + 8 <= min(end, len(header)):
+        kind, length = struct.unpack_from(">II", header, place)
+        if kind == _EXTENSION_END:
+            break
+        if kind == _EXTENSION_FORMAT:
+            return header[place + 8 : place + 8 + min(length, 16)].decode("ascii", "replace")
+        place += 8 + (length + 7) // 8 * 8
+    return None
+
+
+def follow(
+    path: Path,
+    image_format: str,
+    *,
+    stated: Sequence[tuple[Path, str]],
+    may_read: Callable[[Path, Path], bool],
+) -> tuple[Link, ...]:
+    """The chain that begins with `path`, the top first. `stated`: what the description says lies below it.
+
+    `may_read(upper, lower)` accepts a lower file that `stated` does not name. Raises NotFoundError
+    (`disk-not-found`), InvalidError (`image-unsafe`), RefusedError (`backing-refused`, `disk-unreadable`).
+    """
+    links: list[Link] = []
+    formats = {lower.resolve(): form for lower, form in stated}
+    while True:
+        link, references = _look(path, image_format)
+        if any(link.identity[:2] == other.identity[:2] for other in links) or len(links) == MAX_LINKS:
+            raise RefusedError(
+                f"more than {MAX_LINKS} files lie below {links[0].path}, or one below itself",
+                code="backing-refused",
+            )
+        links.append(link)
+        if references.backing is None:
+            return tuple(links)
+        path, image_format = _lower(link.path, references, formats, may_read)
+
+
+def _lower(
+    upper: Path, references: References, stated: dict[Path, str], may_read: Callable[[Path, Path], bool]
+) -> tuple[Path, str]:
+    named = references.backing or ""
+    first = named.split("/", 1)[0]
+    if ":" in first or "\0" in named:  # a protocol, as QEMU reads it
+        raise _refused(
+            upper, f"{named[:120]!r}, which is no plain file", "copy it: qemu-img convert -O qcow2 OLD NEW"
+        )
+    lower = (upper.parent / named).resolve()
+    image_format = stated.get(lower) or references.backing_format
+    if lower not in stated and not may_read(upper, lower):
+        raise _refused(
+            upper, f"{lower}, which lies elsewhere", f"if that is right, say so: --backing {lower}"
+        )
+    if image_format is None:
+        raise _refused(upper, f"{lower} in a format that nobody has written down",
+                       f"write it down: qemu-img rebase -u -F FORMAT -b {named[:120]} {upper}")  # fmt: skip
+    return lower, image_format
+
+
+def _look(path: Path, image_format: str) -> tuple[Link, References]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"there is no file {path}", hint="run vdc on the machine that has it", code="disk-not-found"
+        ) from error
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+            raise _unreadable(path, "it is neither a file nor a block device")
+        size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        references = references_of(file.read(HEADER_BYTES)) if image_format == "qcow2" else References()
+    identity = (status.st_dev, status.st_ino, size_bytes, status.st_mtime_ns)
+    return Link(path, image_format, size_bytes, identity, references.snapshots > 0), references
+
+
+def _refused(upper: Path, what: str, hint: str) -> RefusedError:
+    return RefusedError(f"{upper} lies over {what}", hint=hint, code="backing-refused")
+
+
+def _unreadable(path: Path, reason: str) -> RefusedError:
+    return RefusedError(f"{path} cannot be read: {reason}", code="disk-unreadable")
