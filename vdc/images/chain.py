@@ -63,7 +63,7 @@ def references_of(header: bytes) -> References:
 
 
 def _backing_format(header: bytes, place: int, end: int) -> str | None:
-    while 72 <= place and place + 8 <= min(end, len(header)):
+    while place >= 72 and place + 8 <= min(end, len(header)):
         kind, length = struct.unpack_from(">II", header, place)
         if kind == _EXTENSION_END:
             break
@@ -82,7 +82,7 @@ def follow(
 ) -> tuple[Link, ...]:
     """The chain that begins with `path`, the top first. `stated`: what the description says lies below it.
 
-    `may_read(upper, lower)` accepts a lower file that `stated` does not name. Raises NotFoundError
+    `may_read(upper, lower)` accepts a lower file that `stated` does not name; neither is a link. Raises NotFoundError
     (`disk-not-found`), InvalidError (`image-unsafe`), RefusedError (`backing-refused`, `disk-unreadable`).
     """
     links: list[Link] = []
@@ -109,9 +109,10 @@ def _lower(
         raise _refused(
             upper, f"{named[:120]!r}, which is no plain file", "copy it: qemu-img convert -O qcow2 OLD NEW"
         )
-    lower = (upper.parent / named).resolve()
-    image_format = stated.get(lower) or references.backing_format
-    if lower not in stated and not may_read(upper, lower):
+    lower = upper.parent / named  # as QEMU goes there, through links too
+    real = lower.resolve()
+    image_format = stated.get(real) or references.backing_format
+    if real not in stated and not may_read(upper.resolve(), real):
         raise _refused(
             upper, f"{lower}, which lies elsewhere", f"if that is right, say so: --backing {lower}"
         )
