@@ -41,7 +41,7 @@ from vdc.api.endpoints import parse_endpoint
 from vdc.api.routes import ROUTES
 from vdc.images.inspect import inspect_disk
 from vdc.images.reference import check_digest, normalise_reference
-from vdc.images.source import Recipe
+from vdc.images.sources.recipe import Recipe
 from vdc.model.audit import AuditAnchor, AuditEntry, AuditHead, RememberedHead
 from vdc.model.base import Record
 from vdc.model.credentials import Authorities, IssuedCertificate, Revocation, Trust, User

@@ -11,8 +11,9 @@ import pytest
 
 from hostagent.drivers.disk import images
 from hostagent.drivers.disk.images import DiskToolError, QemuImg, require_self_contained
-from hostagent.drivers.process.tool import MOST_BYTES, ToolLimits, run_tool
+from hostagent.drivers.process.tool import MOST_BYTES, run_tool
 from hostagent.drivers.process.users import own_by
+from vdc.confinement.limits import ToolLimits
 from vdc.images.inspect import inspect_disk
 from vdc.model.errors import InvalidError, RefusedError
 from vdc.model.units import GIB, MIB

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from hostagent.drivers.net import Change, DhcpDns, DhcpDnsConfig, Port, Reservation, dnsmasq
-from hostagent.drivers.process.seccomp import filter_descriptor
 from tests.integration.netns_support import (
     ADDRESSES,
     NETWORK,
@@ -27,6 +26,7 @@ from tests.integration.netns_support import (
     runtime_root,
     wait_until,
 )
+from vdc.confinement.seccomp import filter_descriptor
 
 ROOT = runtime_root()
 UID = 1_900_300_000

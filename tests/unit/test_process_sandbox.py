@@ -16,8 +16,9 @@ from hostagent.drivers.process.foreign import (
     open_foreign,
     size_of_foreign,
 )
-from hostagent.drivers.process.sandbox import sandboxed
-from hostagent.drivers.process.seccomp import (
+from hostagent.drivers.process.users import GuestFolders, choose, conflicts, owner_of
+from vdc.confinement.sandbox import sandboxed
+from vdc.confinement.seccomp import (
     AF_INET,
     AF_NETLINK,
     AF_PACKET,
@@ -26,7 +27,6 @@ from hostagent.drivers.process.seccomp import (
     TAP_REQUESTS,
     syscall_filter,
 )
-from hostagent.drivers.process.users import GuestFolders, choose, conflicts, owner_of
 from vdc.model.errors import RefusedError
 
 ALLOW, KILL, EPERM, ENOSYS, EAFNOSUPPORT = 0x7FFF0000, 0x80000000, 0x50001, 0x50026, 0x50061

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from vdc.api.client import ApiClient
 from vdc.images.blobs import BlobStore
-from vdc.images.source import RECIPE_FILE, ImportPlan, plan_import
+from vdc.images.sources import RECIPE_FILE, ImportPlan, plan_recipe
 from vdc.lab.kernel import in_thread
 from vdc.lab.plan import HostPlan, LabPlan
 from vdc.lab.settings import Settings
@@ -29,7 +30,7 @@ async def place_images(
     usable = []
     for recipe in sorted((settings.cache_root / "images").glob(f"*/current/{RECIPE_FILE}")):
         try:
-            usable.append(await in_thread(lambda folder=recipe.parent: plan_import(str(folder))))  # type: ignore[misc]
+            usable.append(await in_thread(partial(plan_recipe, recipe.parent.resolve())))
         except VdcError as error:
             progress(f"{recipe.parent} is left out: {error}")
     async with asyncio.TaskGroup() as group:

@@ -7,11 +7,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdc.model.errors import InvalidError, RefusedError
+from vdc.confinement.roots import cache_root, folder_from_environment
+from vdc.model.errors import RefusedError
 from vdc.model.units import GIB, MIB
 
 DEFAULT_STATE_DIR = "/var/lib/vdc"
-DEFAULT_CACHE_DIR = "/var/cache/vdc"
 _LEAST_HOST_MEMORY = 512 * MIB
 _MACHINE_RESERVE = 2 * GIB
 
@@ -33,8 +33,8 @@ class Settings:
         """`VDC_STATE_DIR`, `VDC_CACHE_DIR`, and the agent beside this interpreter."""
         agent = Path(sys.executable).parent / "hostagent"
         return cls(
-            state_root=_absolute("VDC_STATE_DIR", DEFAULT_STATE_DIR),
-            cache_root=_absolute("VDC_CACHE_DIR", DEFAULT_CACHE_DIR),
+            state_root=folder_from_environment("VDC_STATE_DIR", DEFAULT_STATE_DIR),
+            cache_root=cache_root(),
             agent_command=(str(agent), "run", "--config"),
         )
 
@@ -67,12 +67,3 @@ def memory_per_host(hosts: int) -> int:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     share = (total - _MACHINE_RESERVE) // hosts
     return max(share // (64 * MIB) * 64 * MIB, _LEAST_HOST_MEMORY)
-
-
-def _absolute(variable: str, default: str) -> Path:
-    path = Path(os.environ.get(variable) or default)
-    if not path.is_absolute():
-        raise InvalidError(
-            f"{variable} must be an absolute path, not {str(path)!r}", code="state-dir-invalid"
-        )
-    return path

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent.drivers.process.foreign import size_of_foreign
-from hostagent.drivers.process.sandbox import User
-from hostagent.drivers.process.tool import ToolLimits, run_in_sandbox
+from hostagent.drivers.process.tool import run_in_sandbox
 from hostagent.drivers.process.users import owner_of
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import IMAGE_DIR, VM_DIR
+from vdc.confinement.limits import ToolLimits
+from vdc.confinement.sandbox import User
 from vdc.model.errors import RefusedError, UnavailableError
 from vdc.model.units import GIB, MIB
 

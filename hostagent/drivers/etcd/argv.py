@@ -13,8 +13,9 @@ from pathlib import Path
 
 from hostagent.config import EmbeddedEtcd
 from hostagent.drivers.etcd.credentials import MemberFiles
-from hostagent.drivers.process import Bind, User, sandbox
-from hostagent.drivers.process.seccomp import AF_INET, AF_INET6, AF_NETLINK, AF_UNIX
+from hostagent.drivers.process import Bind, User
+from vdc.confinement import sandbox
+from vdc.confinement.seccomp import AF_INET, AF_INET6, AF_NETLINK, AF_UNIX
 
 SOCKET = "client.sock"  # beside the data, where nobody but etcd's user and root may enter
 CLUSTER_TOKEN = "vdc"  # noqa: S105 - a name that is part of the cluster's id, no secret

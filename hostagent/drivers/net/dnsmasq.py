@@ -20,8 +20,9 @@ from hostagent.drivers.net.dhcpdns import (
     render_dhcp_hosts,
     render_dns_hosts,
 )
-from hostagent.drivers.process import Bind, User, sandbox
-from hostagent.drivers.process.seccomp import AF_INET, AF_INET6, AF_NETLINK, AF_UNIX
+from hostagent.drivers.process import Bind, User
+from vdc.confinement import sandbox
+from vdc.confinement.seccomp import AF_INET, AF_INET6, AF_NETLINK, AF_UNIX
 
 SEEN_AS = Path("/vm")  # a mount point that every runtime root has
 FAMILIES = (AF_UNIX, AF_INET, AF_INET6, AF_NETLINK)

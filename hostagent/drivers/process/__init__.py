@@ -5,9 +5,9 @@ from hostagent.drivers.process.errors import ProcessError, ProcessStartError, Pr
 from hostagent.drivers.process.files import remove_durably, sync_directory, write_atomically
 from hostagent.drivers.process.handle import ProcessHandle
 from hostagent.drivers.process.identity import ProcessIdentity, boot_id, identity_of
-from hostagent.drivers.process.sandbox import Bind, User
 from hostagent.drivers.process.spawn import finished, in_thread, spawn, spawn_in_sandbox
 from hostagent.drivers.process.supervised import Backoff, Supervised
+from vdc.confinement.sandbox import Bind, User
 
 __all__ = [
     "Backoff",

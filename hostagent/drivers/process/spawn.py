@@ -40,8 +40,8 @@ from hostagent.drivers.process.pidfile import (
     remove_pidfile,
     write_pidfile,
 )
-from hostagent.drivers.process.sandbox import ENVIRONMENT
-from hostagent.drivers.process.seccomp import FAMILIES, filter_descriptor
+from vdc.confinement.sandbox import ENVIRONMENT
+from vdc.confinement.seccomp import FAMILIES, filter_descriptor
 
 SANDBOX_UMASK = 0o077
 _STATUS_DEADLINE_S = 10.0

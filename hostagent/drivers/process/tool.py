@@ -12,33 +12,16 @@ import contextlib
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from hostagent.drivers.process.pidfile import OWNER_VARIABLE, TOKEN_VARIABLE, kill_carriers, owner
-from hostagent.drivers.process.sandbox import ENVIRONMENT
-from hostagent.drivers.process.seccomp import filter_descriptor
 from hostagent.drivers.process.spawn import SANDBOX_UMASK, finished
+from vdc.confinement.limits import ToolLimits
+from vdc.confinement.sandbox import ENVIRONMENT
+from vdc.confinement.seccomp import filter_descriptor
 
 MOST_BYTES = 16 << 20  # of what a program says; some thirty times what QEMU says about itself
 _GONE_DEADLINE_S = 5.0
 _CHUNK_BYTES = 64 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class ToolLimits:
-    """What the kernel lets a program take that reads a file which somebody else has made (setrlimit(2))."""
-
-    memory_bytes: int
-    file_bytes: int  # of each file that it writes; 0: it writes none
-    processor_s: int
-    open_files: int = 256
-
-    def prefix(self) -> tuple[str, ...]:
-        """The command prefix that sets them; `prlimit` executes the rest, so the pid stays."""
-        return (
-            "prlimit", f"--as={self.memory_bytes}", f"--fsize={self.file_bytes}", f"--cpu={self.processor_s}",
-            f"--nofile={self.open_files}", "--core=0", "--",
-        )  # fmt: skip
 
 
 async def run_in_sandbox(

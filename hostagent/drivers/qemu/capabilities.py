@@ -17,13 +17,13 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from hostagent.drivers.process.sandbox import User
 from hostagent.drivers.process.tool import run_in_sandbox
 from hostagent.drivers.process.users import device_groups
 from hostagent.drivers.qemu.argv import BINARY
 from hostagent.drivers.qemu.commands import NEEDED_BLOCK_DRIVERS, NEEDED_OBJECTS, OLDEST_TRUSTED, Command
 from hostagent.drivers.qemu.sandbox import sandboxed
 from hostagent.drivers.qemu.spec import VM_DIR
+from vdc.confinement.sandbox import User
 from vdc.model.errors import UnavailableError
 from vdc.model.host import Accelerator, QemuVersion
 

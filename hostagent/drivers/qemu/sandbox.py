@@ -1,6 +1,6 @@
 """The sandbox of QEMU and of the tools that read a VM's disks. Pure.
 
-Beside the system (drivers/process/sandbox.py) they see the guest's own folder and, read-only, the image store. They
+Beside the system (vdc/confinement/sandbox.py) they see the guest's own folder and, read-only, the image store. They
 have no network: taps and connections come as descriptors.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hostagent.drivers.process import sandbox
-from hostagent.drivers.process.sandbox import Bind, User
 from hostagent.drivers.qemu.spec import IMAGE_DIR, VM_DIR
+from vdc.confinement import sandbox
+from vdc.confinement.sandbox import Bind, User
 
 
 def sandboxed(

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from hostagent.drivers.process import Bind, ProcessHandle, User, adopt, in_thread, spawn_in_sandbox
 from hostagent.drivers.process.foreign import is_foreign_socket
-from hostagent.drivers.process.sandbox import sandboxed
 from hostagent.drivers.process.users import own_by, owner_of
 from hostagent.drivers.qemu.spec import TPM_SOCKET, VM_DIR
 from hostagent.drivers.tpm.argv import STATE_DIR, swtpm_argv
+from vdc.confinement.sandbox import sandboxed
 from vdc.model.errors import UnavailableError
 
 STATE_FOLDER = "tpm"

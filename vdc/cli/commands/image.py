@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from vdc.api.client import ApiClient
     from vdc.cli.progress import StatusLine
-    from vdc.images.source import ImportPlan
+    from vdc.images.sources import ImportPlan
 
 
 @click.group(cls=VdcGroup, example="vdc image import debian.qcow2 --name me/debian\nvdc image ls")
@@ -27,7 +27,7 @@ def image() -> None:
     example="vdc image import debian-12.qcow2 --name me/debian:12\n"
     "vdc image import data.img --format raw\nvdc image import /var/cache/vdc/images/mini/current",
 )
-@click.argument("source")
+@click.argument("source", type=click.Path(path_type=str))
 @click.option("--name", callback=to_reference, metavar="REF", help="Name it so; otherwise after the source.")
 @click.option(
     "--format",
@@ -35,28 +35,62 @@ def image() -> None:
     metavar="qcow2|raw",
     help="What the disk file is; otherwise told by its header.",
 )
-def import_image(source: str, name: str | None, disk_format: str | None) -> None:
+@click.option(
+    "--firmware",
+    type=click.Choice(["bios", "uefi", "uefi-secure"]),
+    help="What boots it; otherwise told by the disk.",
+)
+@output_option(table=False)
+def import_image(
+    source: str, name: str | None, disk_format: str | None, firmware: str | None, output: str | None
+) -> None:
     """Import a disk file (qcow2 or raw), or the output folder of a recipe."""
     from vdc.cli.errors import UsageFault
     from vdc.cli.progress import StatusLine
-    from vdc.cli.session import call
-    from vdc.images.source import plan_import
+    from vdc.images.sources import ImportOptions, plan_import
     from vdc.model.errors import VdcError
+    from vdc.model.manifest import Firmware
 
     with StatusLine() as line:
+        options = ImportOptions(
+            name=name,
+            disk_format=disk_format,
+            firmware=Firmware(firmware) if firmware else None,
+            progress=line.bytes,
+        )
         try:
-            plan = plan_import(
-                source,
-                name=name,
-                disk_format=disk_format,
-                progress=lambda file, done, total: line.bytes(f"reading {file}", done, total),
-            )
+            with plan_import(source, options) as plan:
+                sent = _send(plan, line)
         except VdcError as error:
             if error.code.startswith("source-"):
                 raise UsageFault(error.problem) from error
             raise
-        sent = call(lambda api: upload(api, plan, line))
+    _tell(plan, sent, output)
+
+
+def _send(plan: ImportPlan, line: StatusLine) -> int:
+    from vdc.cli.session import call
+
+    return call(lambda api: upload(api, plan, line))
+
+
+def _tell(plan: ImportPlan, sent: int, output: str | None) -> None:
+    from vdc.cli.render import print_values
+    from vdc.cli.text import clean
+
+    if output is not None:
+        values = {
+            "name": plan.name,
+            "digest": plan.digest,
+            "image": plan.image.model_dump(mode="json", exclude_defaults=True),
+            "sent": sent,
+            "notes": list(plan.notes),
+        }
+        print_values(values, output)
+        return
     print(f"image/{plan.name} imported ({sent} of {len(plan.files)} files sent)")
+    for note in plan.notes:
+        print(f"note: {clean(note)}")
 
 
 async def upload(api: ApiClient, plan: ImportPlan, line: StatusLine) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from vdc.images.source import plan_import
+from vdc.images.sources import ImportOptions, ImportPlan
+from vdc.images.sources import plan_import as opened
 from vdc.model.errors import VdcError
 from vdc.model.image import ImageKind
 
@@ -34,6 +35,11 @@ def write_recipe(folder: Path, **changes: Any) -> None:
         "min_memory_bytes": 134217728,
     }  # fmt: skip
     (folder / "image.json").write_text(json.dumps({**values, **changes}))
+
+
+def plan_import(source: str, **options: Any) -> ImportPlan:
+    with opened(source, ImportOptions(**options)) as plan:
+        return plan
 
 
 def error_of(source: Path | str, **options: Any) -> VdcError:
@@ -129,4 +135,4 @@ def test_progress_reaches_the_end(tmp_path: Path) -> None:
     disk.write_bytes(DISK)
     seen: list[tuple[str, int, int]] = []
     plan_import(str(disk), progress=lambda *figures: seen.append(figures))
-    assert seen[-1] == ("a.img", len(DISK), len(DISK))
+    assert seen[-1] == ("reading a.img", len(DISK), len(DISK))

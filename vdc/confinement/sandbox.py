@@ -9,8 +9,10 @@ over the runtime root, which has none, the host's is bound.
 
 The program is process 1 of its pid namespace, so that `--json-status-fd` names it and not a reaper; a process 1
 that does not handle a signal is not ended by it from inside, but SIGKILL and SIGSTOP from outside always work, and
-all else that it started ends with it. There is no `--die-with-parent`: a guest outlives the agent. Of the agent's
-environment it gets nothing (`ENVIRONMENT`).
+all else that it started ends with it. A guest outlives the agent; a tool ends with whoever started it
+(`ends_with_us`). Of our environment it gets nothing (`ENVIRONMENT`).
+
+Who is not root has a user namespace instead (`user` None): the program is that same user, without any capability.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
 }
+_DETACHED = ("--new-session", "--unshare-pid", "--as-pid-1")
 _HOST_LINKS = ("bin", "sbin", "lib", "lib64")
 _HOST_SETPRIV = "/usr/bin/setpriv"
 _BOUND_SETPRIV = "/run/setpriv"
@@ -57,33 +60,43 @@ class Bind:
 
 def sandboxed(
     argv: Sequence[str],
-    user: User,
+    user: User | None,
     *,
     runtime_root: Path | None,
     binds: Sequence[Bind] = (),
     devices: Sequence[str] = (),
     has_network: bool = False,
     status_fd: int | None = None,
+    ends_with_us: bool = False,
+    working_dir: str = "/",
 ) -> list[str]:
-    """`argv` inside the sandbox; `status_fd` is where bwrap writes `{"child-pid": N}` as JSON."""
+    """`argv` inside the sandbox; `status_fd` is where bwrap writes `{"child-pid": N}` as JSON.
+
+    `ends_with_us`: it is killed when the thread that starts it ends, and stays in the process group of its
+    starter, which has to be one without a terminal. Process 1 is bwrap's own then: a parent without capabilities
+    cannot signal a child of another user, and process 1 takes all others with it.
+    """
     command = ["bwrap", *_system(runtime_root), "--dev", "/dev", "--proc", "/proc"]
     command += ["--perms", "1777", "--size", str(_TMP_BYTES), "--tmpfs", _TMP]
     command += ["--perms", "0755", "--size", str(_RUN_BYTES), "--tmpfs", "/run"]
-    if runtime_root is not None:
+    if runtime_root is not None and user is not None:
         command += ["--ro-bind", _HOST_SETPRIV, _BOUND_SETPRIV]
     for device in devices:
         command += ["--dev-bind", device, device]
     for bind in binds:
         command += ["--bind" if bind.is_writable else "--ro-bind", str(bind.source), bind.target]
-    command += ["--chdir", "/", "--new-session", "--unshare-pid", "--as-pid-1"]
+    command += ["--chdir", working_dir]
+    command += ["--unshare-pid", "--die-with-parent"] if ends_with_us else _DETACHED
     command += ["--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     if not has_network:
         command.append("--unshare-net")
     command += ["--cap-drop", "ALL"]
-    for capability in (*_TO_DROP, *(f"CAP_{name}" for name in user.capabilities)):
-        command += ["--cap-add", capability]
     if status_fd is not None:
         command += ["--json-status-fd", str(status_fd)]
+    if user is None:
+        return [*command, "--unshare-user", "--", *argv]
+    for capability in (*_TO_DROP, *(f"CAP_{name}" for name in user.capabilities)):
+        command += ["--cap-add", capability]
     setpriv = _HOST_SETPRIV if runtime_root is None else _BOUND_SETPRIV
     return [*command, "--", setpriv, *_become(user), "--", *argv]
 

@@ -1,0 +1,78 @@
+"""What an import is asked to do, and what it is going to upload."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vdc.images.reference import digest_of, normalise_reference
+from vdc.model.errors import InvalidError
+from vdc.model.image import Blob, Image
+from vdc.model.manifest import Firmware
+
+_CHUNK_BYTES = 1024**2
+
+Progress = Callable[[str, int, int], None]  # what is done, bytes done, bytes in all
+
+
+def _untold(what: str, done: int, total: int) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """What the user says beside the source. Of `disk`: which one of an appliance that has several."""
+
+    name: str | None = None
+    disk_format: str | None = None
+    firmware: Firmware | None = None
+    disk: str | None = None
+    progress: Progress = _untold
+
+    def reference(self, otherwise: str) -> str:
+        """The image's name: the user's, or `otherwise`; InvalidError (`image-ref-invalid`) where it is none."""
+        return normalise_reference(self.name or otherwise)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportPlan:
+    """What is to be uploaded and registered. `notes`: sentences that the user should read."""
+
+    name: str
+    image: Image
+    files: tuple[tuple[Blob, Path], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The image's digest."""
+        return digest_of(self.image)
+
+    def noting(self, *notes: str) -> ImportPlan:
+        """The same with more to read."""
+        return replace(self, notes=(*self.notes, *notes))
+
+
+def hash_file(path: Path, progress: Progress, what: str = "") -> Blob:
+    """Read a file to its end; `what` is what the progress calls it."""
+    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            done += len(chunk)
+            progress(what or f"reading {path.name}", done, total)
+    return Blob(digest="sha256:" + digest.hexdigest(), size_bytes=done)
+
+
+def name_of_file(path: Path) -> str:
+    """An image's name after a file; InvalidError where none can be made."""
+    try:
+        return normalise_reference(path.stem.lower())
+    except InvalidError as error:
+        raise InvalidError(
+            f"no image name can be made of {path.name!r}",
+            hint="choose one with --name",
+            code="image-ref-invalid",
+        ) from error
