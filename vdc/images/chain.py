@@ -7,20 +7,24 @@ that the reader may read. So a chain is followed by us, header by header, only t
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdc.images.inspect import HEADER_BYTES
+from vdc.images.inspect import HEADER_BYTES, inspect_disk
 from vdc.model.errors import InvalidError, NotFoundError, RefusedError
 
 MAX_LINKS = 16
 _QCOW2_MAGIC = b"QFI\xfb"
 _MAX_NAME = 1023  # of a backing file (docs/interop/qcow2.txt)
 _EXTENSION_END, _EXTENSION_FORMAT = 0, 0xE2792ACA
+_FLOCK = "hhqqi4x"  # struct flock
+_WRITE_LOCK = 100 + 1  # RAW_LOCK_PERM_BASE and the place of BLK_PERM_WRITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,9 @@ class Link:
     format: str
     size_bytes: int
     identity: tuple[int, int, int, int]  # device, inode, size, time of change
+    allocated_bytes: int = 0
     has_snapshots: bool = False
+    is_device: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +143,47 @@ def _look(path: Path, image_format: str) -> tuple[Link, References]:
             raise _unreadable(path, "it is neither a file nor a block device")
         size_bytes = file.seek(0, os.SEEK_END)
         file.seek(0)
-        references = references_of(file.read(HEADER_BYTES)) if image_format == "qcow2" else References()
-    identity = (status.st_dev, status.st_ino, size_bytes, status.st_mtime_ns)
-    return Link(path, image_format, size_bytes, identity, references.snapshots > 0), references
+        header = file.read(HEADER_BYTES)
+        if _is_being_written(descriptor):
+            raise RefusedError(
+                f"{path} is open for writing, by a running VM or a program",
+                hint="shut the VM down first",
+                code="disk-in-use",
+            )
+    references = references_of(header) if image_format == "qcow2" else References()
+    if image_format in ("qcow2", "raw"):
+        _check(path, header, size_bytes, image_format)
+    link = Link(
+        path=path,
+        format=image_format,
+        size_bytes=size_bytes,
+        identity=(status.st_dev, status.st_ino, size_bytes, status.st_mtime_ns),
+        allocated_bytes=status.st_blocks * 512 if stat.S_ISREG(status.st_mode) else size_bytes,
+        has_snapshots=references.snapshots > 0,
+        is_device=stat.S_ISBLK(status.st_mode),
+    )
+    return link, references
+
+
+def _check(path: Path, header: bytes, size_bytes: int, image_format: str) -> None:
+    """As any disk that is imported, but for what a copy of the chain leaves out."""
+    alone = bytearray(header)
+    if header.startswith(_QCOW2_MAGIC) and len(header) >= 72:
+        struct.pack_into(">QI", alone, 8, 0, 0)
+        struct.pack_into(">I", alone, 60, 0)
+    try:
+        inspect_disk(bytes(alone), size_bytes, image_format)
+    except InvalidError as error:
+        raise InvalidError(f"{path}: {error}", hint=error.problem.hint, code=error.code) from error
+
+
+def _is_being_written(descriptor: int) -> bool:
+    """Whether a QEMU has it open to write: it locks a byte for each permission (block/file-posix.c)."""
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _WRITE_LOCK, 1, 0)
+    with suppress(OSError):  # a file system without locks
+        found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked)
+        return bool(struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK)
+    return False
 
 
 def _refused(upper: Path, what: str, hint: str) -> RefusedError:
@@ -148,3 +192,15 @@ def _refused(upper: Path, what: str, hint: str) -> RefusedError:
 
 def _unreadable(path: Path, reason: str) -> RefusedError:
     return RefusedError(f"{path} cannot be read: {reason}", code="disk-unreadable")
+
+
+def require_unchanged(links: Sequence[Link]) -> None:
+    """Refuse what somebody has written to since it was followed: RefusedError (`disk-changed`)."""
+    for link in links:
+        now, _ = _look(link.path, link.format)
+        if now.identity != link.identity:
+            raise RefusedError(
+                f"{link.path} was changed while it was read",
+                hint="keep the VM off and try again",
+                code="disk-changed",
+            )

@@ -11,6 +11,7 @@ from vdc.interchange.losses import Ledger, Rules
 from vdc.model.manifest import MAX_NICS
 
 GUEST_AGENT = "org.qemu.guest_agent.0"
+FIRST_NIC_SLOT = 0x10  # on the root bus (hostagent/drivers/qemu/argv.py)
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 
@@ -236,13 +237,23 @@ def _unless_model(element: Element, model: str, text: str, ledger: Ledger) -> No
 
 def _buses(element: Element, ledger: Ledger) -> None:
     """One line for all controllers and one for all addresses: libvirt writes dozens by itself."""
-    controllers = element.all("controller")
+    controllers = [one for one in element.all("controller") if one.get("model") != "none"]
     if controllers:
         kinds = ", ".join(sorted({controller.get("type")[:20] for controller in controllers}))
         ledger.change(
             controllers[0], f"all controllers ({kinds}) become the few of an Endophyte, without USB"
         )
-    addressed = next((nic for nic in element.all("interface") if nic.child("address")), None)
-    if addressed is not None:
-        ledger.change(addressed, "devices have other PCI addresses: a guest that names NICs by them (enp1s0) "
-                                 "sees new names", "/address")  # fmt: skip
+    for place, nic in enumerate(element.all("interface")):
+        address = nic.child("address")
+        if address is not None and _place(address) != (0, 0, FIRST_NIC_SLOT + place, 0):
+            text = "devices have other PCI addresses: a guest that names NICs by them (enp1s0) sees new names"
+            ledger.change(nic, text, "/address")
+            return
+
+
+def _place(address: Element) -> tuple[int, ...]:
+    """Domain, bus, slot and function."""
+    try:
+        return tuple(int(address.get(part, "0")[:8], 0) for part in ("domain", "bus", "slot", "function"))
+    except ValueError:
+        return ()

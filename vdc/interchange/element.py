@@ -58,7 +58,10 @@ class Element:
 
 
 def parse_xml(text: bytes) -> Element:
-    """The root of a document in UTF-8; `InvalidError` (`xml-invalid`) for anything else, or too much of it."""
+    """The root of a document in UTF-8, or UTF-16 with its mark.
+
+    Raises InvalidError (`xml-invalid`) for anything else, or too much of it.
+    """
     if len(text) > MAX_BYTES:
         raise _error(f"it is larger than {MAX_BYTES // MIB} MiB")
     builder = _Builder()

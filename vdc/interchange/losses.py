@@ -21,6 +21,7 @@ class Verdict(StrEnum):
 
     DROPPED = "not kept"
     CHANGED = "changed"
+    LEFT_TO_DO = "to do"
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,8 @@ class EndophyteStatus(Record):
     spares: tuple[str, ...]
     addresses: tuple[str, ...]
     mac: str
+    nics: tuple[Nic, ...] = ()
+    firmware: Firmware | None = None  # what boots it, also where the manifest leaves it to the image
     checkpoints: CheckpointFigures
     sentence: str
     moving_to: str | None = None

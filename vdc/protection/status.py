@@ -59,6 +59,8 @@ def endophyte_status(
         spares=pair.spares if pair else (),
         addresses=tuple(nic.address for nic in endophyte.nics),
         mac=endophyte.nics[0].mac if endophyte.nics else "",
+        nics=endophyte.nics,
+        firmware=endophyte.firmware,
         checkpoints=primary.checkpoints if primary else CheckpointFigures(),
         sentence=f"lost with its host {pair.primary}, which was removed; it can be deleted"
         if is_lost and pair is not None
