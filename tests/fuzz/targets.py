@@ -33,7 +33,7 @@ from hostagent.server.http import number
 from hostagent.server.undecided import pairs_in
 from hostagent.supervisor.journal import Entry
 from hostagent.supervisor.state import CopyState
-from tests.fuzz import identities
+from tests.fuzz import identities, interchange
 from vdc.api import models as wire
 from vdc.api.answers import parse_json as parse_answer
 from vdc.api.context import parse_contexts
@@ -322,6 +322,6 @@ TARGETS: tuple[Target, ...] = (
     )),
     Target("ram-blocks", ram_blocks, (RAM_BLOCKS.encode(),)),
     Target("sandbox-status", sandbox_status, (b'{"child-pid":1}\n{"exit-code":0}\n',)),
-    *(Target(*about) for about in identities.TARGETS),
+    *(Target(*about) for about in (*identities.TARGETS, *interchange.TARGETS)),
 )  # fmt: skip
 BY_NAME = {target.name: target for target in TARGETS}

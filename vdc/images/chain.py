@@ -137,19 +137,20 @@ def _look(path: Path, image_format: str) -> tuple[Link, References]:
         ) from error
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+    try:
         status = os.fstat(descriptor)
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
             raise _unreadable(path, "it is neither a file nor a block device")
-        size_bytes = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        header = file.read(HEADER_BYTES)
+        size_bytes = os.lseek(descriptor, 0, os.SEEK_END)
+        header = os.pread(descriptor, HEADER_BYTES, 0)
         if _is_being_written(descriptor):
             raise RefusedError(
                 f"{path} is open for writing, by a running VM or a program",
                 hint="shut the VM down first",
                 code="disk-in-use",
             )
+    finally:
+        os.close(descriptor)
     references = references_of(header) if image_format == "qcow2" else References()
     if image_format in ("qcow2", "raw"):
         _check(path, header, size_bytes, image_format)

@@ -10,7 +10,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import ValidationError
 
@@ -45,7 +46,7 @@ def check_uri(uri: str) -> str:
         is_here = not parts.netloc
     except ValueError:
         parts, is_here = urlsplit(""), False
-    if parts.scheme.split("+", 1)[0] not in ("qemu", "test") or len(uri) > 1000:
+    if parts.scheme.split("+", 1)[0] != "qemu" or len(uri) > 1000:
         raise InvalidError(
             f"{uri[:80]!r} is no libvirt of QEMU's", hint=f"for example {DEFAULT_URI}", code="uri-unsupported"
         )
@@ -68,10 +69,11 @@ def read_libvirt(
 ) -> LibvirtDomain:
     """A domain by its name or UUID, and the files of volumes of pools.
 
-    Raises NotFoundError (`domain-not-found`), RefusedError (`domain-running`, `domain-saved`), UnavailableError
-    (`libvirt-unavailable`, `libvirt-missing`).
+    Raises NotFoundError (`domain-not-found`), RefusedError (`domain-running`, `domain-saved`, `domain-autostart`),
+    UnavailableError (`libvirt-unavailable`, `libvirt-missing`).
     """
-    request = {"uri": check_uri(uri), "name": name, "volumes": [list(volume) for volume in volumes]}
+    _require_no_autostart(check_uri(uri))
+    request = {"uri": uri, "name": name, "volumes": [list(volume) for volume in volumes]}
     answer = _ask(json.dumps(request).encode(), deadline_s, python)
     if "error" in answer:
         raise _error(answer, uri)
@@ -81,6 +83,18 @@ def read_libvirt(
         raise _unavailable("its answer is not understood") from error
     _require_off(domain)
     return domain
+
+
+def _require_no_autostart(uri: str) -> None:
+    """An embedded libvirt starts the domains that are marked so as soon as it is opened, and this must start none."""
+    parts = urlsplit(uri)
+    root = parse_qs(parts.query).get("root", [""])[0]
+    if parts.path == "/embed" and any((Path(root) / "etc/qemu/autostart").glob("*.xml")):
+        raise RefusedError(
+            f"{uri[:80]} would start domains by itself when it is opened",
+            hint=f"virsh -c {uri[:80]} autostart --disable NAME, for each in {root[:80]}/etc/qemu/autostart",
+            code="domain-autostart",
+        )
 
 
 def _require_off(domain: LibvirtDomain) -> None:
