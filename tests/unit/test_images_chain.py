@@ -179,8 +179,8 @@ def test_a_chain_as_qemu_is_told_it() -> None:
         Link(Path("/dev/z"), "raw", 1, (0, 1, 0, 0), is_device=True),
     ]
     assert options_of(links) == (
-        "driver=qcow2,file.driver=file,file.filename=/run/chain/0,"
-        "backing.driver=raw,backing.file.driver=host_device,backing.file.filename=/run/chain/1"
+        "driver=qcow2,file.driver=file,file.filename=/run/link0,"
+        "backing.driver=raw,backing.file.driver=host_device,backing.file.filename=/run/link1"
     )
 
 

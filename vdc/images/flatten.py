@@ -19,7 +19,7 @@ from vdc.images.tool import SCRATCH, Tool, run_tool
 from vdc.model.units import GIB, MIB
 
 RESULT = "disk.qcow2"
-_CHAIN = "/run/chain"
+_LINK = "/run/link"  # and its number; not in a folder, which would be the tool's starter's
 _DEADLINE_S = 24 * 3600.0
 _PERCENT = re.compile(r"\(([0-9]{1,3}(?:\.[0-9]+)?)/100%\)")
 _MEMORY_BYTES = 4 * GIB
@@ -52,7 +52,7 @@ def flatten(links: Sequence[Link], scratch: Scratch, progress: Progress, what: s
         ),
         deadline_s=_DEADLINE_S,
         binds=tuple(
-            Bind(link.path, f"{_CHAIN}/{place}", is_device=link.is_device) for place, link in enumerate(links)
+            Bind(link.path, f"{_LINK}{place}", is_device=link.is_device) for place, link in enumerate(links)
         ),
         scratch=scratch.folder,
     )
@@ -69,6 +69,6 @@ def options_of(links: Sequence[Link]) -> str:
         options += [
             f"{prefix}driver={link.format}",
             f"{prefix}file.driver={protocol}",
-            f"{prefix}file.filename={_CHAIN}/{place}",
+            f"{prefix}file.filename={_LINK}{place}",
         ]
     return ",".join(options)
