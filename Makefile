@@ -1,14 +1,14 @@
 # Every target is a name for a script; what is up to date is skipped by the script itself,
 # with its reason.
 .DEFAULT_GOAL := help
-.PHONY: help setup packages venv runtime image-mini demo test check bench soak fuzz sbom lock clean distclean
+.PHONY: help setup packages venv runtime image-mini image-debian demo test check bench soak fuzz sbom lock clean distclean
 .NOTPARALLEL:
 
 VDC_CACHE_DIR ?= /var/cache/vdc
 export VDC_CACHE_DIR
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make this machine ready: packages, .venv, QEMU, demo image (repeat at will)
 	@images/setup/setup.sh
@@ -24,6 +24,9 @@ runtime: ## only the runtime root with QEMU
 
 image-mini: runtime ## only the demo image mycelium/mini
 	@images/mini/build.sh
+
+image-debian: runtime ## only the Debian disk image (no part of setup; tests build it when they need it)
+	@images/debian/build.sh
 
 demo: setup ## three hosts on this machine, a power cut, and a session that lives on
 	@.venv/bin/python -m vdc.lab.demo

@@ -11,6 +11,7 @@ from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
 from vdc.model.event import Event
 from vdc.model.host import NodeStatus
 from vdc.model.manifest import Display, Firmware
+from vdc.model.secrets import masked
 from vdc.protection.majority import pair_without_witness
 from vdc.protection.placement import (
     Occupancy,
@@ -40,12 +41,12 @@ async def find_endophyte(mirror: Mirror, name: str) -> Endophyte:
 
 
 def endophyte_view(mirror: Mirror, endophyte: Endophyte) -> EndophyteView:
-    """The object as scripts rely on it."""
+    """The object as scripts rely on it. All that leaves the API of a manifest is made here, its secrets hidden."""
     name = endophyte.name
     pair = mirror.pair(name)
     if pair is not None and pair.uid != endophyte.uid:
         pair = None
-    manifest = endophyte.manifest
+    manifest = masked(endophyte.manifest)
     return EndophyteView(
         metadata=ViewMetadata(
             name=name,

@@ -17,6 +17,7 @@ from vdc.api import models as wire
 from vdc.model.endophyte import Endophyte
 from vdc.model.errors import UnavailableError
 from vdc.model.image import Image, ImageEntry
+from vdc.model.network import Network
 from vdc.protection.snapshot import Limits
 
 
@@ -52,6 +53,11 @@ class HostContext(NodeContext):
             isolated_pause_ms=timings.isolated_pause_ms,
             checkpoint_budget_ms=checkpoint_budget_ms,
         )
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """The overlays, by name."""
+        return {name: found.value for name, found in self.mirror.networks.items()}
 
     async def ensure_images(self, endophyte: Endophyte) -> dict[str, Image]:
         """Make all images of an Endophyte present on this host; by their digests. Raises as ImageCache.ensure."""

@@ -21,7 +21,7 @@ from hostagent.supervisor import credentials, resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.handover import Handover
-from hostagent.supervisor.launch import own_guest_folder
+from hostagent.supervisor.launch import files_for, own_guest_folder
 from hostagent.supervisor.machine import machine_spec
 from hostagent.supervisor.state import PlanRecord
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, Observed
@@ -47,6 +47,7 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     await copy.reach(Step.PREPARE_BEGUN)
     try:
         images = await host.ensure_images(endophyte)
+        image = images[endophyte.image_digest]
         observed = await _primary_listening(copy, pair)
         await copy.reach(Step.PREPARE_LISTENING)
         facts = observed.machine
@@ -61,8 +62,8 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         await credentials.obtain(copy, pair)
         await copy.reach(Step.PREPARE_CREDENTIALS)
         specs = disk_specs(record, len(facts.disk_sizes_bytes))
-        spec = machine_spec(endophyte, images[endophyte.image_digest], facts, specs)
-        await copy.start(endophyte, spec, CopyRole.SECONDARY)
+        spec = machine_spec(endophyte, image, facts, specs)
+        await copy.start(endophyte, spec, CopyRole.SECONDARY, files_for(host, endophyte, image, facts))
         plan = PlanRecord(
             epoch=pair.epoch, slot=pair.slot, disks=len(specs), nics=len(endophyte.nics),
             primary_address=host.mirror.hosts[pair.primary].value.replication_address,

@@ -137,6 +137,28 @@ async def test_protection_can_be_changed_and_the_machine_cannot(world):
     assert "resources" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "field", "reason"),
+    [
+        ({"memory": "1GiB"}, "resources", "no ballooning and no hot-plug"),
+        ({"networks": [{}, {}]}, "networks", "nothing is plugged in or out"),
+        ({"disks": [{"name": "more", "size": "1GiB"}]}, "disks", "nothing is plugged in or out"),
+        ({"image": "other:latest"}, "image", "laid over that image"),
+        ({"tpm": True}, "tpm", "the same devices"),
+        ({"firmware": "uefi"}, "firmware", "boots a disk"),
+        ({"cloudInit": {"user": "anna"}}, "cloudInit", "first start alone"),
+    ],
+)
+async def test_what_others_plug_in_while_it_runs_is_refused_with_the_reason(world, change, field, reason):
+    await world.desired.apply(manifest())
+    await world.refresh()
+    with pytest.raises(RefusedError, match=reason) as caught:
+        await world.desired.apply(manifest(**change))
+    assert caught.value.code == "immutable-field"
+    assert f"spec.{field} of web" in str(caught.value)
+    assert "its disks go with it" in caught.value.problem.hint
+
+
 async def test_a_stopped_one_is_not_restarted_but_told_how_to_start(world):
     await world.desired.create(manifest())
     await world.desired.change("web", lambda e: e.with_(run=RunState.STOPPED))

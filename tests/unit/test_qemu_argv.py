@@ -13,7 +13,15 @@ from hostagent.drivers.disk.copy import CopyRecord, CopyState, disk_specs
 from hostagent.drivers.process import User
 from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
 from hostagent.drivers.qemu.sandbox import sandboxed
-from hostagent.drivers.qemu.spec import DiskBoot, KernelBoot, MachineSpec, NicSpec
+from hostagent.drivers.qemu.spec import (
+    AGENT_PORT,
+    AGENT_SOCKET,
+    DiskBoot,
+    GuestPort,
+    KernelBoot,
+    MachineSpec,
+    NicSpec,
+)
 from vdc.model.manifest import Display, Firmware
 from vdc.model.units import GIB, MIB
 
@@ -45,6 +53,8 @@ LARGE = replace(
     firmware=Firmware.UEFI_SECURE,
     tpm=True,
     display=Display.VNC,
+    guest_ports=(GuestPort(AGENT_PORT, AGENT_SOCKET), GuestPort("out.0", "out.log", is_log=True)),
+    has_seed=True,
 )
 CASES = {
     "primary-small": primary_argv(SMALL, [7]),

@@ -12,6 +12,7 @@ from vdc.cli.kinds import EVENT, IMAGE, NODE, Kind
 from vdc.cli.render import print_values, values_of
 from vdc.cli.text import Column, Table, clean
 from vdc.model.endophyte import Observed
+from vdc.model.guest import AgentStatus
 from vdc.model.host import NodeStatus
 from vdc.model.image import ImageEntry
 from vdc.model.units import format_size
@@ -104,13 +105,14 @@ def _endophyte_lines(view: EndophyteView) -> list[Line]:
         ("Spares", ", ".join(status.spares)),
         ("Addresses", ", ".join(status.addresses)),
         *([("Allowed beside", allowed)] if allowed else []),
+        *([("Guest agent", _agent(status.agent))] if status.agent else []),
         ("MAC", status.mac),
         ("Image", spec.get("image")),
         ("Type", computer.get("type")),
         ("Memory sync", f"{computer.get('memorySync')}, {computer.get('dedicatedNodes')} hosts"),
         ("CPUs", resources.get("cpus")),
         ("Memory", format_size(memory) if isinstance(memory, int) else memory),
-        ("Firmware", spec.get("firmware")),
+        ("Firmware", status.firmware and status.firmware.value),
         ("TPM", "yes" if spec.get("tpm") else "no"),
     ]
     if figures.count:
@@ -118,6 +120,14 @@ def _endophyte_lines(view: EndophyteView) -> list[Line]:
         lines.append(("Checkpoints", f"{figures.count}, {pauses}, last {figures.last}"))
     lines += [(f"Annotation {key}", value) for key, value in sorted(view.metadata.annotations.items())]
     return lines
+
+
+def _agent(agent: AgentStatus) -> str:
+    """What the guest says of itself, which is not always what was allotted to it."""
+    if not agent.is_answering:
+        return "does not answer"
+    said = [f"{one.name} {', '.join(map(str, one.addresses))}" for one in agent.interfaces if one.addresses]
+    return f"answers; {'; '.join(said) or 'it says no addresses'}"
 
 
 def _copying(view: EndophyteView) -> str | None:

@@ -8,12 +8,16 @@ from typing import Literal
 from pydantic import ValidationError
 
 from vdc.control.allot import allot_nics
+from vdc.control.changing import check_changeable
 from vdc.control.clock import Clock
+from vdc.control.cloudinit import check_cloud_init
+from vdc.control.containers import check_container, check_kind
 from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 from vdc.model.ids import new_uid
 from vdc.model.image import ImageEntry
-from vdc.model.manifest import ComputerType, Disk, EndophyteManifest, MemorySync
+from vdc.model.manifest import Disk, EndophyteManifest, MemorySync
+from vdc.model.secrets import unmasked
 from vdc.model.units import format_size
 from vdc.protection.placement import Occupancy, choose_primary
 from vdc.store import keys
@@ -21,7 +25,6 @@ from vdc.store.mirror import Mirror
 from vdc.store.protocol import Put, StateStore, Unchanged
 
 ATTEMPTS = 8
-_CHANGEABLE_ANY_TIME = {"virtual_computer", "protection", "placement"}
 
 Action = Literal["created", "configured", "unchanged"]
 
@@ -39,7 +42,7 @@ class DesiredState:
 
     async def create(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> Endophyte:
         """Store a new Endophyte. Raises ConflictError (`name-taken`), or why it could never run; nothing stays then."""
-        name = manifest.metadata.name
+        name, manifest = manifest.metadata.name, unmasked(manifest, None)
         for _ in range(ATTEMPTS):
             present = await self._read(name)
             if present is not None:
@@ -55,16 +58,27 @@ class DesiredState:
         )
 
     async def apply(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> tuple[Action, Endophyte]:
-        """Create, or change the present one to this manifest. RefusedError (`immutable-field`) names what cannot."""
+        """Create, or change the present one to this manifest, keeping its secrets where the manifest has the mask.
+
+        RefusedError (`immutable-field`) names what cannot be changed, InvalidError (`secret-missing`) what is not
+        there to be kept.
+        """
         name = manifest.metadata.name
         if await self._read(name) is None:
             return "created", await self.create(manifest, dry_run=dry_run)
 
         def change(present: Endophyte) -> Endophyte:
-            if present.manifest == manifest:
+            wanted = unmasked(manifest, present.manifest)
+            if present.manifest == wanted:
                 return present
-            _check_changeable(present.manifest, manifest)
-            return present.with_(manifest=manifest, generation=present.generation + 1)
+            check_changeable(present.manifest, wanted)
+            after = present.with_(manifest=wanted, generation=present.generation + 1)
+            if present.manifest.spec.process == wanted.spec.process:
+                return after
+            if image := self._mirror.images.get(present.image_digest):
+                check_container(wanted, image.value.image)
+            # A program is what its guest was powered on with.
+            return after.with_(restarts=present.restarts + 1, force_off=False)
 
         if dry_run:
             found = await self._read(name)
@@ -125,10 +139,11 @@ class DesiredState:
     async def _admit(self, manifest: EndophyteManifest) -> tuple[Endophyte, list[Unchanged], list[Put]]:
         """Check that it can run and allot its addresses; the compares hold what was found free."""
         spec = manifest.spec
-        if spec.virtual_computer.type is ComputerType.CONTAINER:
-            raise RefusedError("type: container is not supported yet", code="type-unsupported")
         entry, named = await self._find_image(spec.image)
+        check_kind(manifest, entry.image)
         _check_fits_image(manifest, entry)
+        check_container(manifest, entry.image)
+        check_cloud_init(manifest, entry.image)
         digests, disks_named = await self._find_disk_images(manifest)
         self._check_ports(manifest)
         uid = new_uid()
@@ -273,20 +288,6 @@ def _check_protectable(manifest: EndophyteManifest) -> None:
             f"the manifest of {name} sets {computer.dedicated_nodes} host aside, and a replica needs another one",
             code="protection-off",
             hint="apply the manifest with virtualComputer.dedicatedNodes: 2 or more",
-        )
-
-
-def _check_changeable(before: EndophyteManifest, after: EndophyteManifest) -> None:
-    fields = type(before.spec).model_fields
-    changed = [name for name in fields if getattr(before.spec, name) != getattr(after.spec, name)]
-    fixed = [str(fields[name].alias or name) for name in changed if name not in _CHANGEABLE_ANY_TIME]
-    if before.spec.virtual_computer.type is not after.spec.virtual_computer.type:
-        fixed.append("virtualComputer.type")
-    if fixed:
-        raise RefusedError(
-            f"spec.{fixed[0]} of {before.metadata.name} cannot be changed after creation",
-            code="immutable-field",
-            hint=f"delete and create it anew to change {', '.join(fixed)}",
         )
 
 

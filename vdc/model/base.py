@@ -15,7 +15,8 @@ from pydantic.alias_generators import to_camel
 class Record(BaseModel):
     """An immutable value, equal by content; the form that is stored in etcd and sent on the wire."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # An error names the place and not the value, which may be a secret's: it is logged.
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     def to_json(self) -> str:
         """Return the canonical JSON text (aliases used, nothing left out)."""

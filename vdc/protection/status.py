@@ -16,6 +16,7 @@ from vdc.model.endophyte import (
     Protection,
     RunState,
 )
+from vdc.model.guest import ProgramState, ProgramStatus
 from vdc.model.pair import Pair, SyncState
 from vdc.model.units import format_size
 
@@ -46,6 +47,7 @@ def endophyte_status(
     if is_lost and phase is Phase.UNKNOWN:
         phase = Phase.FAILED
     protection = _protection(endophyte, pair, by_host, phase)
+    program = primary.program if primary and phase in (Phase.RUNNING, Phase.PAUSED) else None
     return EndophyteStatus(
         moving_to=endophyte.move.to if endophyte.move else None,
         move_problem=endophyte.move_problem,
@@ -60,11 +62,13 @@ def endophyte_status(
         addresses=tuple(nic.address for nic in endophyte.nics),
         mac=endophyte.nics[0].mac if endophyte.nics else "",
         nics=endophyte.nics,
-        firmware=endophyte.firmware,
         checkpoints=primary.checkpoints if primary else CheckpointFigures(),
         sentence=f"lost with its host {pair.primary}, which was removed; it can be deleted"
         if is_lost and pair is not None
-        else _sentence(pair, by_host, phase, protection, problem),
+        else _sentence(pair, by_host, phase, protection, problem) + _of_program(program),
+        program=program,
+        firmware=endophyte.firmware,
+        agent=primary.agent if primary and phase is Phase.RUNNING else None,
         unprotectedSince=_unprotected_since(endophyte, pair),
     )
 
@@ -147,6 +151,23 @@ def _sentence(
     if protection is Protection.DEGRADED and pair.secondary is None and problem:
         sentence = f"{sentence}; {problem}"
     return sentence
+
+
+def _of_program(program: ProgramStatus | None) -> str:
+    """What is not well with it."""
+    if program is None or (program.state == ProgramState.RUNNING and program.ready):
+        return ""
+    code = "" if program.exit_code is None else f" with {program.exit_code}"
+    words = {
+        ProgramState.STARTING: "the program starts",
+        ProgramState.RUNNING: "the program is not ready",
+        ProgramState.WAITING: f"the program ended{code} and waits to be started again",
+        ProgramState.ENDED: f"the program has ended{code}",
+    }
+    known = program.state in set(ProgramState)
+    sentence = words.get(ProgramState(program.state), "") if known else ""
+    told = ": ".join(part for part in (sentence, program.reason) if part)
+    return f"; {told}" if told else ""
 
 
 def _unknown_sentence(pair: Pair, by_host: Mapping[str, Observed]) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command(
     cls=VdcCommand,
     example="vdc create web --image mycelium/mini --memory 512MiB --wait\n"
+    "vdc create mail --image debian --ssh-key ~/.ssh/id_ed25519.pub\n"
     "vdc create windows-desktop\nvdc create db --no-protect --dry-run -o yaml",
 )
 @click.argument("name", callback=to_name)
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
 @click.option("--nodes", type=click.IntRange(1, 16), help="Hosts set aside: primary, secondary, spares.")
 @click.option("--no-protect", is_flag=True, help="One copy only, without lockstep.")
 @click.option("--address", metavar="IP", help="A fixed overlay address.")
+@click.option(
+    "--ssh-key",
+    "ssh_keys",
+    multiple=True,
+    metavar="FILE|KEY",
+    help="Let this SSH public key in, by the image's cloud-init; may be repeated.",
+)
+@click.option("--user", metavar="NAME", help="Name the image's own user so, by its cloud-init.")
 @click.option("--dry-run", is_flag=True, help="Print the manifest and create nothing.")
 @wait_options("the VM runs and, if asked for, is in lockstep")
 @output_option("name")
@@ -61,6 +70,7 @@ def create(
 def _manifest(template: Template, name: str, given: dict[str, Any]) -> EndophyteManifest:
     from pydantic import ValidationError
 
+    from vdc.cli.sshkeys import read_keys
     from vdc.cli.templates import Wishes, fill_in
     from vdc.model.manifest import EndophyteManifest
     from vdc.model.manifest_file import ManifestError, describe_mistakes
@@ -74,6 +84,8 @@ def _manifest(template: Template, name: str, given: dict[str, Any]) -> Endophyte
             nodes=given["nodes"],
             no_protect=given["no_protect"],
             address=given["address"],
+            user=given["user"],
+            ssh_keys=tuple(key for text in given["ssh_keys"] for key in read_keys(text)),
         )
         return fill_in(template, name, wishes)
     except ValidationError as error:

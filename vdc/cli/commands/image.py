@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vdc.cli.base import VdcGroup, output_option, to_reference
+from vdc.cli.commands.imagebuild import build_image
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -60,21 +61,23 @@ def import_image(
         )
         try:
             with plan_import(source, options) as plan:
-                sent = _send(plan, line)
+                sent = send(plan, line)
         except VdcError as error:
             if error.code.startswith("source-"):
                 raise UsageFault(error.problem) from error
             raise
-    _tell(plan, sent, output)
+    tell(plan, sent, output)
 
 
-def _send(plan: ImportPlan, line: StatusLine) -> int:
+def send(plan: ImportPlan, line: StatusLine) -> int:
+    """Bring the image of a plan to the cluster; returns how many files were sent."""
     from vdc.cli.session import call
 
     return call(lambda api: upload(api, plan, line))
 
 
-def _tell(plan: ImportPlan, sent: int, output: str | None) -> None:
+def tell(plan: ImportPlan, sent: int, output: str | None) -> None:
+    """Print what was imported."""
     from vdc.cli.render import print_values
     from vdc.cli.text import clean
 
@@ -146,3 +149,6 @@ def describe_image(name: str, output: str | None) -> None:
     from vdc.cli.commands.describe import describe_object
 
     describe_object("image", name, output)
+
+
+image.add_command(build_image)
