@@ -53,6 +53,7 @@ def test_the_json_that_scripts_rely_on(cluster: Cluster, capsys: Capture) -> Non
         "nics",
         "firmware",
         "agent",
+        "program",
         "unprotectedSince",
     }
     assert value["status"]["secondary"] is None
