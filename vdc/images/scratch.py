@@ -67,6 +67,11 @@ class Scratch:
         assert self._root is not None, "it is used inside of a `with`"
         return self._root / _WORK
 
+    def own(self, name: str) -> Path:
+        """Where a file of that name is ours, beside what tools see."""
+        assert self._root is not None and Path(name).name == name
+        return self._root / name
+
     def need(self, size_bytes: int) -> None:
         """RefusedError (`no-space`) where so many bytes more do not fit."""
         free_bytes = max(0, shutil.disk_usage(self._base).free - _RESERVE_BYTES)
@@ -82,12 +87,10 @@ class Scratch:
 
         Raises InvalidError (`image-unsafe`) where it is not a plain file of its own.
         """
-        path = self.folder / name
-        assert self._root is not None and Path(name).name == name
+        path, taken = self.folder / name, self.own(name)
         status = os.lstat(path) if os.path.lexists(path) else None
         if status is None or not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise InvalidError(f"the program left no plain file {name}", code="image-unsafe")
-        taken = self._root / name
         path.rename(taken)
         os.chown(taken, os.geteuid(), os.getegid(), follow_symlinks=False)
         return taken

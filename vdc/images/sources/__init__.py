@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from vdc.images.progress import Progress
 from vdc.images.sources.container import SCHEMES, plan_container
 from vdc.images.sources.disk import plan_disk
-from vdc.images.sources.plan import ImportOptions, ImportPlan, Progress
+from vdc.images.sources.plan import ImportOptions, ImportPlan
 from vdc.images.sources.recipe import RECIPE_FILE, plan_recipe
-from vdc.model.errors import InvalidError, NotFoundError
+from vdc.model.errors import InvalidError
 
 __all__ = ["RECIPE_FILE", "ImportOptions", "ImportPlan", "Progress", "plan_import", "plan_recipe"]
 
@@ -45,14 +46,10 @@ def _plan(source: str, options: ImportOptions, owned: ExitStack) -> ImportPlan:
             code="source-unsupported",
         )
     path = Path(source.removeprefix("file:"))
-    if not path.exists():
-        raise NotFoundError(f"there is no file or folder {source}", code="source-not-found")
     if path.is_dir():
         if options.disk_format is not None:
             raise InvalidError(
                 "--format is for a disk file; a recipe names its own", code="source-unsupported"
             )
         return plan_recipe(path.resolve(), options)
-    if not path.is_file():
-        raise InvalidError(f"{source} is neither a file nor a folder", code="source-unsupported")
     return plan_disk(path, options, owned)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vdc.images.progress import Progress, untold
 from vdc.images.reference import digest_of, normalise_reference
 from vdc.model.errors import InvalidError
 from vdc.model.image import Blob, Image
 from vdc.model.manifest import Firmware
 
 _CHUNK_BYTES = 1024**2
-
-Progress = Callable[[str, int, int], None]  # what is done, bytes done, bytes in all
-
-
-def _untold(what: str, done: int, total: int) -> None:
-    """Nobody wants to know."""
+_PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +24,7 @@ class ImportOptions:
     disk_format: str | None = None
     firmware: Firmware | None = None
     disk: str | None = None
-    progress: Progress = _untold
+    progress: Progress = untold
 
     def reference(self, otherwise: str) -> str:
         """The image's name: the user's, or `otherwise`; InvalidError (`image-ref-invalid`) where it is none."""
@@ -67,9 +62,10 @@ def hash_file(path: Path, progress: Progress, what: str = "") -> Blob:
 
 
 def name_of_file(path: Path) -> str:
-    """An image's name after a file; InvalidError where none can be made."""
+    """An image's name after a file, without `.qcow2` or `.raw.xz`; InvalidError where none can be made."""
+    stem = path.stem if path.suffix.lower() not in _PACKED else Path(path.stem).stem
     try:
-        return normalise_reference(path.stem.lower())
+        return normalise_reference(stem.lower())
     except InvalidError as error:
         raise InvalidError(
             f"no image name can be made of {path.name!r}",
