@@ -6,22 +6,20 @@ Every format is given and every file is bound by us; nothing is opened by a name
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from vdc.confinement.limits import ToolLimits
 from vdc.confinement.sandbox import Bind
 from vdc.images.chain import Link
+from vdc.images.progress import Progress
+from vdc.images.qemuimg import PERCENT, RESULT, RESULT_OPTIONS
 from vdc.images.scratch import Scratch
-from vdc.images.sources import Progress
-from vdc.images.tool import SCRATCH, Tool, run_tool
+from vdc.images.tool import Tool, run_tool
 from vdc.model.units import GIB, MIB
 
-RESULT = "disk.qcow2"
 _LINK = "/run/link"  # and its number; not in a folder, which would be the tool's starter's
 _DEADLINE_S = 24 * 3600.0
-_PERCENT = re.compile(r"\(([0-9]{1,3}(?:\.[0-9]+)?)/100%\)")
 _MEMORY_BYTES = 4 * GIB
 
 
@@ -31,20 +29,13 @@ def flatten(links: Sequence[Link], scratch: Scratch, progress: Progress, what: s
     scratch.need(content_bytes)
 
     def hear(line: str) -> None:
-        if found := _PERCENT.search(line):
+        if found := PERCENT.search(line):
             progress(what, int(float(found[1]) * content_bytes / 100), content_bytes)
+            scratch.need(0)
 
+    arguments = ("convert", "-p", "--image-opts", options_of(links), "-O", "qcow2", "-o", RESULT_OPTIONS)
     tool = Tool(
-        argv=(
-            "qemu-img",
-            "convert",
-            "-p",
-            "-O",
-            "qcow2",
-            "--image-opts",
-            options_of(links),
-            f"{SCRATCH}/{RESULT}",
-        ),
+        argv=("qemu-img", *arguments, RESULT),
         limits=ToolLimits(
             memory_bytes=_MEMORY_BYTES,
             file_bytes=content_bytes + content_bytes // 8 + 64 * MIB,

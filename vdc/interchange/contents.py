@@ -12,10 +12,11 @@ from pathlib import Path
 
 from vdc.images.chain import Link, follow
 from vdc.images.flatten import flatten
+from vdc.images.progress import Progress
 from vdc.images.scratch import Scratch
 from vdc.images.sources import ImportOptions, ImportPlan
 from vdc.images.sources.disk import plan_disk
-from vdc.images.sources.plan import Progress, hash_file
+from vdc.images.sources.plan import hash_file
 from vdc.interchange.computer import DirectKernel
 from vdc.interchange.incoming import DiskToImport
 from vdc.model.errors import NotFoundError

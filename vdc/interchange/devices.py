@@ -237,7 +237,11 @@ def _unless_model(element: Element, model: str, text: str, ledger: Ledger) -> No
 
 def _buses(element: Element, ledger: Ledger) -> None:
     """One line for all controllers and one for all addresses: libvirt writes dozens by itself."""
-    controllers = [one for one in element.all("controller") if one.get("model") != "none"]
+    controllers = [
+        one
+        for one in element.all("controller")
+        if one.get("model") != "none" and one.get("type") != "virtio-serial"
+    ]
     if controllers:
         kinds = ", ".join(sorted({controller.get("type")[:20] for controller in controllers}))
         ledger.change(

@@ -22,7 +22,7 @@ from vdc.model.manifest import ComputerType, Display, EndophyteManifest, Firmwar
 from vdc.model.units import KIB
 
 # The places of hostagent/drivers/qemu/argv.py.
-_FIRST_DISK_SLOT, _DISPLAY_SLOT, _INPUT_SLOT = 0x08, 0x04, 0x05
+_FIRST_DISK_SLOT, _DISPLAY_SLOT, _INPUT_SLOT, _PORTS_SLOT = 0x08, 0x04, 0x05, 0x06
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -134,6 +134,8 @@ def _devices(
     serial = ET.SubElement(devices, "serial", {"type": "pty"})
     ET.SubElement(serial, "target", {"port": "0"})
     if has_agent:
+        controller = ET.SubElement(devices, "controller", {"type": "virtio-serial", "index": "0"})
+        _address(controller, _PORTS_SLOT)
         channel = ET.SubElement(devices, "channel", {"type": "unix"})
         ET.SubElement(channel, "target", {"type": "virtio", "name": GUEST_AGENT})
     if manifest.spec.tpm:
