@@ -111,6 +111,15 @@ def test_protocols_are_no_files(folder: Path, name: bytes) -> None:
     assert code_of(put(folder, "top.qcow2", overlay(name))) == "backing-refused"
 
 
+def test_other_formats_are_followed_no_further(folder: Path) -> None:
+    put(folder, "base.vmdk", b"KDMV")
+    assert (
+        code_of(put(folder, "top.qcow2", overlay(b"base.vmdk", extension(0xE2792ACA, b"vmdk"))))
+        == "backing-refused"
+    )
+    assert chain(folder / "base.vmdk", "vmdk") == [("base.vmdk", "vmdk")]  # whoever converts it looks into it
+
+
 def test_circles_and_long_chains_are_refused(folder: Path) -> None:
     assert code_of(put(folder, "self.qcow2", overlay(b"self.qcow2"))) == "backing-refused"
     put(folder, "a.qcow2", overlay(b"b.qcow2"))

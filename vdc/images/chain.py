@@ -20,6 +20,8 @@ from vdc.images.inspect import HEADER_BYTES, inspect_disk
 from vdc.model.errors import InvalidError, NotFoundError, RefusedError
 
 MAX_LINKS = 16
+_PLAIN = ("qcow2", "raw")
+_COPY = "copy it: qemu-img convert -O qcow2 OLD NEW"
 _QCOW2_MAGIC = b"QFI\xfb"
 _MAX_NAME = 1023  # of a backing file (docs/interop/qcow2.txt)
 _EXTENSION_END, _EXTENSION_FORMAT = 0, 0xE2792ACA
@@ -112,9 +114,7 @@ def _lower(
     named = references.backing or ""
     first = named.split("/", 1)[0]
     if ":" in first or "\0" in named:  # a protocol, as QEMU reads it
-        raise _refused(
-            upper, f"{named[:120]!r}, which is no plain file", "copy it: qemu-img convert -O qcow2 OLD NEW"
-        )
+        raise _refused(upper, f"{named[:120]!r}, which is no plain file", _COPY)
     lower = upper.parent / named  # as QEMU goes there, through links too
     real = lower.resolve()
     image_format = stated.get(real) or references.backing_format
@@ -125,6 +125,8 @@ def _lower(
     if image_format is None:
         raise _refused(upper, f"{lower} in a format that nobody has written down",
                        f"write it down: qemu-img rebase -u -F FORMAT -b {named[:120]} {upper}")  # fmt: skip
+    if image_format not in _PLAIN:
+        raise _refused(upper, f"{lower}, whose format {image_format[:20]!r} is followed no further", _COPY)
     return lower, image_format
 
 
@@ -152,7 +154,9 @@ def _look(path: Path, image_format: str) -> tuple[Link, References]:
     finally:
         os.close(descriptor)
     references = references_of(header) if image_format == "qcow2" else References()
-    if image_format in ("qcow2", "raw"):
+    if stat.S_ISBLK(status.st_mode) and image_format not in _PLAIN:
+        raise _unreadable(path, f"on a block device a disk is qcow2 or raw, not {image_format[:20]!r}")
+    if image_format in _PLAIN:
         _check(path, header, size_bytes, image_format)
     link = Link(
         path=path,
