@@ -12,6 +12,8 @@ from vdc.interchange.element import parse_xml
 from vdc.interchange.incoming import Wishes, plan_domain
 from vdc.model.errors import InvalidError, RefusedError
 from vdc.model.manifest import EndophyteManifest
+from vdc.model.manifest_file import load_text
+from vdc.model.strict_yaml import dump
 
 _DOMAIN = b"""<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
 <name>web</name><uuid>0bb2a35f-2f2e-4b7a-a7e7-8ee8ae6cd6a4</uuid><title>t</title><memory unit='MiB'>512</memory>
@@ -47,6 +49,8 @@ def domain(data: bytes) -> None:
         error.problem.to_json()
         return
     assert EndophyteManifest.from_json(plan.manifest.to_json()) == plan.manifest
+    printed = dump(plan.manifest.model_dump(mode="json", by_alias=True, exclude_none=True))
+    assert [loaded.manifest for loaded in load_text(printed.encode(), "printed")] == [plan.manifest]
     assert plan.disks or found.computer.kernel is not None
     for disk in plan.disks:
         assert Path(disk.file.path).is_absolute() and "\0" not in disk.file.path
