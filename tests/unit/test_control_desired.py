@@ -8,7 +8,7 @@ import pytest
 from protection_world import DIGEST, endophyte, host, manifest, pair
 
 from vdc.control.desired import DesiredState
-from vdc.model.endophyte import Endophyte, RunState
+from vdc.model.endophyte import RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
 from vdc.model.image import Blob, Image, ImageEntry, ImageKind
 from vdc.model.network import Network
@@ -220,11 +220,11 @@ async def test_a_dedicated_host_takes_nobody_else(world):
     assert made.manifest.spec.resources.memory > GIB
 
 
-DATA, DISKLESS = "sha256:" + "2" * 64, "sha256:" + "3" * 64
+DATA, OTHER = "sha256:" + "2" * 64, "sha256:" + "3" * 64
 
 
 async def with_images(world):
-    """Images of data, and one without a disk; the demo image's own record has none either."""
+    """An image of data beside the demo image, whose record has no disk."""
     disk = Blob(digest=DATA, size_bytes=9)
     data = Image(kind=ImageKind.DISK, disk=disk, disk_virtual_bytes=GIB)
     await world.put(
@@ -240,11 +240,23 @@ async def test_a_disk_of_an_image_holds_it_by_its_digest(world):
     made = await world.desired.create(manifest(disks=disks))
     assert made.disk_image_digests == (DATA, "")
     assert (await world.desired.create(manifest("plain"))).disk_image_digests == ()
-    await world.refresh()
-    moved = Image(kind=ImageKind.DISK, disk=Blob(digest=DISKLESS, size_bytes=1))
-    await world.put((keys.image_name("me/data:1"), DISKLESS), (keys.image(DISKLESS), ImageEntry(
-        digest=DISKLESS, image=moved).to_json()))  # fmt: skip
-    assert Endophyte.from_json((await world.store.get(keys.endophyte("web"))).value).image_digests >= {DATA}
+
+
+async def test_a_disks_image_whose_name_moves_meanwhile_is_not_the_former_one(world):
+    await with_images(world)
+    commit, moved = world.store.commit, []
+
+    async def after_an_import(compares, operations):
+        if not moved:
+            moved.append(True)
+            other = Image(kind=ImageKind.DISK, disk=Blob(digest=OTHER, size_bytes=1))
+            record = ImageEntry(digest=OTHER, image=other, names=("me/data:1",)).to_json()
+            await commit([], [Put(keys.image(OTHER), record), Put(keys.image_name("me/data:1"), OTHER)])
+        return await commit(compares, operations)
+
+    world.store.commit = after_an_import
+    made = await world.desired.create(manifest(disks=[{"name": "a", "image": "me/data:1"}]))
+    assert made.disk_image_digests == (OTHER,)
 
 
 @pytest.mark.parametrize(
