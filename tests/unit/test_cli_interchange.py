@@ -248,6 +248,8 @@ def test_an_endophyte_is_written_as_a_domain(cluster: Cluster, capsys: Capture, 
     assert "to do: disk vda: bring its content to /var/lib/libvirt/images/web-vda.qcow2" in err
     domain = read_domain(out.encode())
     assert (domain.computer.name, domain.computer.cpus, domain.nics[0].mac) == ("web", 2, "52:54:00:00:00:01")
+    cluster.add("pinned", manifest_of("pinned", image="sha256:" + "d" * 64))
+    assert vdc(capsys, "export", "pinned")[0] == 0
     target = tmp_path / "web.xml"
     code, printed, _ = vdc(capsys, "export", "web", "-o", str(target), "--disk-folder", "/srv/")
     assert (code, printed) == (0, f"{target} written\n")

@@ -76,12 +76,12 @@ async def _export(api: ApiClient, name: str, folder: str, domain_type: str) -> E
 
 
 async def _image(api: ApiClient, reference: str) -> Image:
-    """What its image's name leads to now; NotFoundError (`image-not-found`)."""
-    from vdc.images.reference import normalise_reference
+    """What its image's name or digest leads to now; NotFoundError (`image-not-found`)."""
+    from vdc.images.reference import is_digest, normalise_reference
     from vdc.model.errors import NotFoundError
 
-    wanted = normalise_reference(reference)
+    wanted = reference if is_digest(reference) else normalise_reference(reference)
     for entry in (await api.list_images()).items:
-        if wanted in entry.names:
+        if wanted in (entry.digest, *entry.names):
             return entry.image
     raise NotFoundError(f"image {wanted} has no name any more", code="image-not-found", hint="vdc image ls")
