@@ -66,7 +66,7 @@ from vdc.control.identities import Identities
 from vdc.control.leader import Election
 from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
-from vdc.images.reference import normalise_reference
+from vdc.images.reference import candidates
 from vdc.model.errors import UnavailableError
 from vdc.model.host import Host
 from vdc.model.units import MIB
@@ -269,7 +269,7 @@ class Agent:
             own = (await own_programs(), await self._images.check())
             return (*found, *own, *majority_checks(host, await members(), left_out))
 
-        desired = DesiredState(store, host.mirror, self._clock, normalise_reference)
+        desired = DesiredState(store, host.mirror, self._clock, candidates)
         context = ServerContext(
             host=host,
             desired=desired,

@@ -34,7 +34,7 @@ from vdc.control.events import EventLog
 from vdc.control.leader import Election
 from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
-from vdc.images.reference import normalise_reference
+from vdc.images.reference import candidates
 from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
 from vdc.model.host import Accelerator, Host, HostRole, QemuVersion
 from vdc.model.image import Blob
@@ -107,7 +107,7 @@ class WitnessAgent(Agent):
             return (*found, await own_programs(), *majority_checks(host, await members(), left_out))
 
         nobody, blobs = _NoSupervisors(host.name), _NoBlobs(host)
-        desired = DesiredState(store, host.mirror, self._clock, normalise_reference)
+        desired = DesiredState(store, host.mirror, self._clock, candidates)
         context = ServerContext(
             host=host,
             desired=desired,

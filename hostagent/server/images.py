@@ -31,7 +31,9 @@ class ImageHandlers:
         """See the route table."""
         users = users_of(found.value for found in self._mirror.endophytes.values())
         entries = [found.value for _, found in sorted(self._mirror.images.items())]
-        return wire.ImageList(items=tuple(self._view(entry, users.get(entry.digest, ())) for entry in entries))
+        return wire.ImageList(
+            items=tuple(self._view(entry, users.get(entry.digest, ())) for entry in entries)
+        )
 
     async def register_image(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""

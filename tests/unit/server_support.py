@@ -34,7 +34,7 @@ from vdc.control.events import EventLog
 from vdc.control.identities import Identities
 from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
-from vdc.images.reference import normalise_reference
+from vdc.images.reference import candidates
 from vdc.model.errors import NotFoundError
 from vdc.model.image import Image, ImageEntry, ImageKind
 from vdc.model.network import Network
@@ -121,7 +121,7 @@ async def made_context(folder: Path) -> AsyncIterator[ServerContext]:
         events=EventLog(store, "h1", clock), clock=clock, heartbeats=Beats(),  # type: ignore[arg-type]
         store_heard_at_s=clock.boottime_s() + 3600, log=structlog.get_logger(),
     )  # fmt: skip
-    desired, nobody = DesiredState(store, mirror, clock, normalise_reference), NoCopies()
+    desired, nobody = DesiredState(store, mirror, clock, candidates), NoCopies()
 
     async def members() -> tuple[MemberStatus, ...]:
         return (MemberStatus("http://10.70.0.1:7379", is_healthy=True),)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
+from cli_agent import Agent, running_agent
 from cli_support import Capture, vdc
-from server_support import Served, served
 
 from vdc.api.context import put_context
 from vdc.cli.completing import complete_image
@@ -23,48 +20,10 @@ from vdc.model.manifest import Firmware
 SECTOR = b"\xeb".ljust(510, b"\0") + b"\x55\xaa"
 
 
-class Agent:
-    """It runs in a thread, as the command line has an event loop of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._loop = asyncio.new_event_loop()
-        self._ready, self._stop = threading.Event(), asyncio.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
-        self.served: Served
-
-    async def _serve(self) -> None:
-        async with served(self._folder) as self.served:
-            self._ready.set()
-            await self._stop.wait()
-
-    def start(self) -> None:
-        self._thread.start()
-        assert self._ready.wait(10)
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-        self._loop.close()
-
-    @property
-    def blobs(self) -> tuple[str, ...]:
-        return self.served.context.blobs.digests()
-
-
 @pytest.fixture
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
-    monkeypatch.setenv("VDC_CONFIG", str(tmp_path / "etc" / "config.yaml"))
-    monkeypatch.delenv("VDC_CONTEXT", raising=False)
-    structlog.configure(
-        logger_factory=structlog.ReturnLoggerFactory()
-    )  # the agent's log is not the command's output
-    made = Agent(tmp_path)
-    made.start()
-    put_context("test", [f"unix://{made.served.socket}"])
-    yield made
-    made.stop()
-    structlog.reset_defaults()
+    with running_agent(tmp_path, monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture

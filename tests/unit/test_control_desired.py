@@ -8,6 +8,7 @@ import pytest
 from protection_world import DIGEST, endophyte, host, manifest, pair
 
 from vdc.control.desired import DesiredState
+from vdc.images.reference import candidates
 from vdc.model.endophyte import RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
 from vdc.model.image import Image, ImageEntry, ImageKind
@@ -33,9 +34,7 @@ class World:
     def __init__(self):
         self.store = MemoryStore()
         self.mirror = Mirror(self.store, report=lambda sentence: None)
-        self.desired = DesiredState(
-            self.store, self.mirror, FixedClock(), lambda ref: ref if ":" in ref else ref + ":latest"
-        )
+        self.desired = DesiredState(self.store, self.mirror, FixedClock(), candidates)
 
     async def put(self, *pairs):
         await self.store.commit([], [Put(key, value) for key, value in pairs])

@@ -194,9 +194,11 @@ def to_image(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return value if value is not None and is_digest(value) else to_reference(_ctx, param, value)
 
 
-def to_image_or_file(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """As `to_image`, for a parameter that takes `file:PATH` as well."""
-    return value if value is not None and value.startswith("file:") else to_image(_ctx, param, value)
+def to_image_or_source(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """As `to_image`, for a parameter that also takes where an image comes from."""
+    from vdc.cli.local_images import is_source
+
+    return value if value is not None and is_source(value) else to_image(_ctx, param, value)
 
 
 def to_reason(_ctx: click.Context, param: click.Parameter, value: str) -> str:

@@ -102,8 +102,10 @@ def fill_in(template: Template, name: str, wishes: Wishes) -> EndophyteManifest:
 
 
 def _image(text: str) -> str:
-    """A name in full; digests and files as they are."""
-    return text if is_digest(text) or text.startswith("file:") else str(normalise_reference(text))
+    """A name in full; digests and sources as they are."""
+    from vdc.cli.local_images import is_source
+
+    return text if is_digest(text) or is_source(text) else str(normalise_reference(text))
 
 
 def _disks(disks: tuple[Disk, ...], size_bytes: int | None) -> tuple[Disk, ...]:

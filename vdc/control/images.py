@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pydantic import ValidationError
 
 from vdc.control.clock import Clock
-from vdc.images.reference import digest_of, is_digest, normalise_reference
+from vdc.images.reference import candidates, digest_of, is_digest, normalise_reference
 from vdc.model.endophyte import Endophyte
 from vdc.model.errors import ConflictError, NotFoundError
 from vdc.model.image import Image, ImageEntry
@@ -66,8 +66,7 @@ class ImageRecords:
 
         Raises NotFoundError, ConflictError (`image-in-use`) where VMs are made of it and no name would be left.
         """
-        entry = await self._find(reference)
-        names = entry.names if is_digest(reference) else (normalise_reference(reference),)
+        entry, names = await self._find(reference)
         users = (await self.users()).get(entry.digest, ())
         if users and set(names) >= set(entry.names):
             raise ConflictError(
@@ -104,15 +103,19 @@ class ImageRecords:
 
     # ---- helpers
 
-    async def _find(self, reference: str) -> ImageEntry:
-        digest = reference
-        if not is_digest(reference):
-            named = await self._store.get(keys.image_name(normalise_reference(reference)))
-            digest = named.value if named is not None else ""
-        item = await self._store.get(keys.image(digest)) if digest else None
-        if item is None:
-            raise NotFoundError(f"there is no image {reference}", code="image-not-found", hint="vdc image ls")
-        return ImageEntry.from_json(item.value)
+    async def _find(self, reference: str) -> tuple[ImageEntry, tuple[str, ...]]:
+        """An image, and which of its names are meant: those of a digest are all."""
+        if is_digest(reference):
+            item = await self._store.get(keys.image(reference))
+            if item is not None:
+                entry = ImageEntry.from_json(item.value)
+                return entry, entry.names
+        for name in () if is_digest(reference) else candidates(reference):
+            named = await self._store.get(keys.image_name(name))
+            item = await self._store.get(keys.image(named.value)) if named is not None else None
+            if item is not None:
+                return ImageEntry.from_json(item.value), (name,)
+        raise NotFoundError(f"there is no image {reference}", code="image-not-found", hint="vdc image ls")
 
     async def _unname(self, digest: str, names: Iterable[str]) -> None:
         names = tuple(names)

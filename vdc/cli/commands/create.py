@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdc.cli.base import VdcCommand, output_option, to_image_or_file, to_name, to_size, wait_options
+from vdc.cli.base import VdcCommand, output_option, to_image_or_source, to_name, to_size, wait_options
 from vdc.cli.completing import complete_image
 from vdc.cli.text import clean
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 @click.argument("name", callback=to_name)
 @click.option(
     "--image",
-    callback=to_image_or_file,
-    metavar="REF|DIGEST|file:PATH",
+    callback=to_image_or_source,
+    metavar="REF|DIGEST|SOURCE",
     shell_complete=complete_image,
-    help="Boot this image; a file is imported first.",
+    help="Boot this image. A source (file:PATH, docker://NAME, oci:FOLDER, ...) is imported first.",
 )
 @click.option("--template", "-t", metavar="NAME", help="Begin with this template (vdc get templates).")
 @click.option("--cpus", type=click.IntRange(1, 64), help="Virtual CPUs.")

@@ -9,6 +9,7 @@ import click
 
 from vdc.cli.base import VdcGroup, output_option, to_image, to_reference
 from vdc.cli.completing import complete_image
+from vdc.cli.registries import registry_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from vdc.api.models import PruneReport
     from vdc.cli.progress import StatusLine
     from vdc.images.sources import ImportPlan
+    from vdc.model.image import Image
 
 
 @click.group(cls=VdcGroup, example="vdc image import debian.qcow2 --name me/debian\nvdc image ls")
@@ -27,6 +29,7 @@ def image() -> None:
     "import",
     example="vdc image import debian-12.qcow2 --name me/debian:12\n"
     "vdc image import appliance.ova --firmware uefi\nvdc image import disk.raw.xz\n"
+    "vdc image import docker://redis:7\nvdc image import oci:folder:tag --name me/app\n"
     "vdc image import data.img --format raw\nvdc image import /var/cache/vdc/images/mini/current",
 )
 @click.argument("source", type=click.Path(path_type=str))
@@ -44,6 +47,8 @@ def image() -> None:
     help="What boots it; otherwise told by the disk.",
 )
 @click.option("--disk", metavar="FILE", help="Which disk of an appliance; otherwise its first.")
+@click.option("--container-disk", is_flag=True, help="The container image carries a VM's disk in /disk.")
+@registry_options
 @output_option(table=False)
 def import_image(
     *,
@@ -52,15 +57,23 @@ def import_image(
     disk_format: str | None,
     firmware: str | None,
     disk: str | None,
+    container_disk: bool,
+    authfile: str | None,
+    ca: str | None,
+    insecure: bool,
     output: str | None,
 ) -> None:
-    """Import a disk file, an appliance, or the output folder of a recipe.
+    """Import a container image, a disk file, an appliance, or the output folder of a recipe.
+
+    Container images: docker://NAME (a registry; a bare name with its registry in it is one too), oci:FOLDER,
+    oci-archive:FILE, docker-archive:FILE, each with :TAG.
 
     Disk files: qcow2, raw, VMDK, VHDX, VHD, VDI, QED, hybrid ISO; compressed by gzip, bzip2, xz or zstd as well.
     Appliances: OVA, or an OVF file with its disks beside it. What guests cannot use as it is, is converted.
     """
     from vdc.cli.errors import UsageFault
     from vdc.cli.progress import StatusLine
+    from vdc.cli.registries import to_options
     from vdc.images.sources import ImportOptions, plan_import
     from vdc.model.errors import VdcError
     from vdc.model.manifest import Firmware
@@ -71,6 +84,9 @@ def import_image(
             disk_format=disk_format,
             firmware=Firmware(firmware) if firmware else None,
             disk=disk,
+            is_container_disk=container_disk,
+            registry=to_options(authfile, ca, insecure),
+            find_image=_find_image,
             progress=line.bytes,
         )
         try:
@@ -81,6 +97,13 @@ def import_image(
                 raise UsageFault(error.problem) from error
             raise
     _tell(plan, sent, output)
+
+
+def _find_image(name: str) -> Image | None:
+    from vdc.cli.session import call
+
+    entries = call(lambda api: api.list_images()).items
+    return next((entry.image for entry in entries if name in entry.names), None)
 
 
 def _send(plan: ImportPlan, line: StatusLine, source: str) -> int:
@@ -158,37 +181,25 @@ def prune(named: bool, dry_run: bool, output: str | None) -> None:
 )
 @click.argument("name", metavar="REF|DIGEST", callback=to_image, shell_complete=complete_image)
 @click.argument("destination", metavar="DEST")
-@click.option(
-    "--authfile", type=click.Path(), help="Credentials for the registry; otherwise podman's or docker's."
-)
-@click.option(
-    "--ca",
-    type=click.Path(),
-    help="Whose certificate the registry has: a file, or a folder like docker's certs.d.",
-)
-@click.option(
-    "--insecure", is_flag=True, help="Believe any certificate of the registry, or speak in clear with it."
-)
+@registry_options
 def push_image(name: str, destination: str, authfile: str | None, ca: str | None, insecure: bool) -> None:
     """Push an image to a registry, or into an OCI layout or archive; importing that makes the same image again.
 
     DEST: docker://REGISTRY/NAME:TAG, oci:FOLDER:TAG or oci-archive:FILE:TAG.
     """
-    from pathlib import Path
-
     from vdc.cli.errors import UsageFault
     from vdc.cli.progress import StatusLine
     from vdc.cli.pushing import push
+    from vdc.cli.registries import to_options
     from vdc.cli.session import call
     from vdc.images.oci.push import parse_destination
-    from vdc.images.oci.registries import RegistryOptions
     from vdc.model.errors import InvalidError
 
     try:
         target = parse_destination(destination)
     except InvalidError as error:
         raise UsageFault(error.problem) from error
-    options = RegistryOptions(Path(ca) if ca else None, insecure, Path(authfile) if authfile else None)
+    options = to_options(authfile, ca, insecure)
     with StatusLine() as line:
         entry = call(lambda api: push(api, name, target, options, line))
     print(f"image/{name} pushed to {destination} ({entry.digest})")
