@@ -24,12 +24,12 @@ from vdc.api.endpoints import Endpoint
 from vdc.api.execution import command_text
 from vdc.api.files import FilesWritten
 from vdc.api.identity_client import IdentityClient
-from vdc.api.image_calls import ImageCalls
+from vdc.api.image_calls import BLOB_CHUNK_BYTES, ImageCalls
 from vdc.api.transport import Deadlines, Transport
 from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
 from vdc.model.endophyte import RunState
-from vdc.model.errors import BugError
+from vdc.model.errors import BugError, UnavailableError
 from vdc.model.event import Event
 from vdc.model.identity import Identity
 from vdc.model.maintenance import DrainReport
