@@ -18,7 +18,18 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import api, decisions, encryption, gaps, images, latency, lockstep, resources, resync
+from tests.bench import (
+    api,
+    decisions,
+    encryption,
+    gaps,
+    images,
+    imports,
+    latency,
+    lockstep,
+    resources,
+    resync,
+)
 from tests.bench.machine import machine
 from tests.bench.report import describe, fill, markdown, table
 from tests.bench.suite import Options, Suite
@@ -43,6 +54,7 @@ MEASUREMENTS: Mapping[str, Callable[[Suite], Awaitable[None]]] = {
     "create": lockstep.creations,
     "resync": resync.resync,
     "images": images.distribution,
+    "imports": imports.imports,
     "help": resources.help_text,
     "api": api.requests,
     "decisions": decisions.decisions,
