@@ -210,6 +210,8 @@ class Copy:
         self._tpm = await adopt_tpm(self.folder)
         if self.process is None:
             return
+        if self.state.stage is not CopyStage.PREPARING:
+            await take_config(self.guest)
         self.rank_for_memory(self.state.role)
         self._watch()
         with suppress(QmpError):
@@ -315,6 +317,7 @@ class Copy:
         self.forget_fence()
         self.await_memory(None)
         await self.line.close()
+        await take_config(self.guest)
         self.program = None
         self.fenced_epoch = self.consent_epoch = 0
         if self._watcher is not None and not is_news:
@@ -390,8 +393,6 @@ class Copy:
         for process in (self.process, self._tpm):
             if process is not None:
                 process.close()
-
-    # ---- helpers
 
     def mark_stage(self, stage: CopyStage) -> None:
         """Change the stage in memory alone (a note that is found out again after a restart)."""

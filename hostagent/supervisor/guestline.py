@@ -8,9 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hostagent.drivers.guest import GuestChannel, GuestStream
+from hostagent.supervisor.machine import is_container
+from vdc.model.endophyte import CopyRole, CopyStage
+from vdc.model.errors import ConflictError, RefusedError
+
+if TYPE_CHECKING:
+    from hostagent.supervisor.copy import Copy
 
 
 class GuestLine:
@@ -47,3 +53,25 @@ class GuestLine:
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
+
+
+async def line_to(copy: Copy) -> GuestLine:
+    """The line for whoever asks by way of the API; it answers. Raises VdcError: why not."""
+    endophyte, name = copy.host.mirror.endophyte(copy.name), copy.name
+    if endophyte is None or not is_container(endophyte):
+        raise RefusedError(
+            f"{name} is no container: nothing of ours is in its guest",
+            hint=f"vdc console {name}, or ssh", code="no-container",
+        )  # fmt: skip
+    require_running(copy)
+    await copy.line.channel()
+    return copy.line
+
+
+def require_running(copy: Copy) -> None:
+    """Raises ConflictError where this copy's guest is not the one that may be asked, or stands still."""
+    name = copy.name
+    if copy.state.role is not CopyRole.PRIMARY or not copy.is_alive:
+        raise ConflictError(f"{name} does not run on {copy.host.name} any more", code="not-running")
+    if copy.state.stage in (CopyStage.PAUSED, CopyStage.ISOLATED):
+        raise ConflictError(f"{name} is {copy.state.stage}", code="paused", hint=f"vdc start {name}")

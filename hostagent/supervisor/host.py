@@ -73,7 +73,7 @@ class HostContext(NodeContext):
             for name in entry.hosts
             if name != self.name and name in self.mirror.alive and (found := self.mirror.hosts.get(name))
         ]
-        await self.images.ensure(entry.image, holders)
+        await self.images.ensure(entry, holders)
 
     async def guest_cpu(self) -> str:
         """QEMU's `-cpu` for a guest that is powered on now: every host that may ever run its pair can offer it.

@@ -25,6 +25,9 @@ from vdc.model.guest import ProgramState, ProgramStatus
 
 EVERY_S: Final = 2.0
 UNSETTLED_EVERY_S: Final = 0.5  # while it starts, or is not ready
+QUICK_LOOKS: Final = 120  # so often at that pace, until it has been well again
+TOLD_AT_ONCE: Final = 20  # events of one program; a guest decides how often it changes its mind
+TOLD_EVERY_S: Final = 15.0  # go on and on
 ANSWER_S: Final = 5.0
 SILENT_AFTER_S: Final = 15.0  # without an answer: longer than any pause that a sound guest is given
 _ASKED = (
@@ -53,6 +56,8 @@ class ProgramWatch:
         self._copy = copy
         self._wake = wake
         self._silent_since_s: float | None = None
+        self._quick_looks = QUICK_LOOKS
+        self._may_tell, self._refilled_at_s = float(TOLD_AT_ONCE), 0.0
 
     async def run(self) -> None:
         """Never returns."""
@@ -63,9 +68,16 @@ class ProgramWatch:
                 self._copy.host.log.exception(
                     "looking at a program failed", endophyte=self._copy.name, why=repr(error)
                 )
-            program = self._copy.program
-            is_settled = program is not None and program.state == ProgramState.RUNNING and program.ready
-            await asyncio.sleep(EVERY_S if is_settled or not self._is_ours() else UNSETTLED_EVERY_S)
+            await asyncio.sleep(self._pause_s())
+
+    def _pause_s(self) -> float:
+        program = self._copy.program
+        is_settled = program is not None and program.state == ProgramState.RUNNING and program.ready
+        if is_settled or not self._is_ours():
+            self._quick_looks = QUICK_LOOKS
+            return EVERY_S
+        self._quick_looks -= 1
+        return UNSETTLED_EVERY_S if self._quick_looks > 0 else EVERY_S
 
     def _is_ours(self) -> bool:
         """Whether this host's copy is a container's primary, in a stage in which its guest answers."""
@@ -105,11 +117,23 @@ class ProgramWatch:
         before, self._copy.program = self._copy.program, after
         self._wake()
         for one in news(before, after):
+            if not self._has_turn():
+                continue
             with suppress(VdcError):
                 await self._copy.host.tell(
                     self._copy.name, one.code, one.sentence,
                     epoch=self._copy.state.epoch, severity=one.severity,
                 )  # fmt: skip
+
+    def _has_turn(self) -> bool:
+        """Whether one more event is in time; if so it counts."""
+        now_s = self._copy.host.clock.boottime_s()
+        refill = (now_s - self._refilled_at_s) / TOLD_EVERY_S
+        self._may_tell, self._refilled_at_s = min(TOLD_AT_ONCE, self._may_tell + refill), now_s
+        if self._may_tell < 1:
+            return False
+        self._may_tell -= 1
+        return True
 
 
 def parse_status(answer: Mapping[str, Any]) -> ProgramStatus:
@@ -131,25 +155,24 @@ def news(before: ProgramStatus | None, after: ProgramStatus | None) -> Iterator[
     """What is worth telling of a change; nothing of the first look, which is the first after a failover too. Pure."""
     if after is None or before is None:
         return
-    why = f": {after.reason}" if after.reason else ""
+    code = "" if after.exit_code is None else f"exit code {after.exit_code}"
     if after.state == ProgramState.UNKNOWN:
-        yield News("program-silent", f"the guest does not answer any more{why}")
+        yield News("program-silent", f"the guest does not answer any more: {after.reason}")
         return
     if after.restarts > before.restarts:
-        how = "" if after.exit_code is None else f"; it had ended with {after.exit_code}"
+        how = f"; before: {code}" if code else ""
         yield News(
-            "program-restarted", f"the program was started again, {_times(after.restarts)} in all{how}{why}"
+            "program-restarted", f"the program was started again, {_times(after.restarts)} in all{how}"
         )
     has_ended = after.state in (ProgramState.WAITING, ProgramState.ENDED)
     if has_ended and (after.state, after.restarts) != (before.state, before.restarts):
         is_well = after.state == ProgramState.ENDED and after.exit_code == 0
-        what = "for good" if after.state == ProgramState.ENDED else "and is started again after a pause"
-        yield News(
-            "program-ended", f"the program ended with {after.exit_code}, {what}{why}",
-            Severity.NORMAL if is_well else Severity.WARNING,
-        )  # fmt: skip
+        severity = Severity.NORMAL if is_well else Severity.WARNING
+        yield News("program-ended", f"the program ended: {after.reason or code}", severity)
     elif before.ready and not after.ready and after.state == ProgramState.RUNNING:
-        yield News("program-not-ready", f"the program is not ready any more{why}")
+        yield News(
+            "program-not-ready", f"the program is not ready any more: {after.reason or 'no reason given'}"
+        )
     elif after.ready and not before.ready:
         yield News("program-ready", "the program is ready", Severity.NORMAL)
 

@@ -38,10 +38,19 @@ in_runtime() {
         --setenv SOURCE_DATE_EPOCH "$SOURCE_DATE_EPOCH" --setenv LC_ALL C.UTF-8 "$@"
 }
 
+# security_source: the line of the archive of security updates, where this machine's apt knows one.
+security_source() {
+    # The variables in the format are apt's.
+    # shellcheck disable=SC2016
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian-Security' |
+        awk -v suite="$SUITE" '!seen++ { printf "deb %s %s-security main\n", $0, suite }'
+}
+
 # install_system TAR: packages with their scripts, run in mmdebstrap's own mount namespace.
 install_system() {
-    local mirror option options=()
+    local mirror security option options=()
     mirror=$(require_debian_mirror)
+    security=$(security_source)
     while IFS= read -r option; do
         options+=(--aptopt="$option")
     done < <(proxy_options)
@@ -53,7 +62,7 @@ install_system() {
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/info/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' \
         --essential-hook="$here/prepare.sh" --customize-hook="$here/customize.sh" \
-        "$SUITE" "$1" "deb $mirror $SUITE main"
+        "$SUITE" "$1" "deb $mirror $SUITE main" ${security:+"$security"}
 }
 
 # take_boot_files TAR FOLDER: kernel, initrd and loaders, out of the new system.

@@ -18,7 +18,18 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import api, decisions, encryption, gaps, latency, lockstep, resources, resync
+from tests.bench import (
+    api,
+    decisions,
+    encryption,
+    gaps,
+    images,
+    importing,
+    latency,
+    lockstep,
+    resources,
+    resync,
+)
 from tests.bench.machine import machine
 from tests.bench.report import describe, fill, markdown, table
 from tests.bench.suite import Options, Suite
@@ -42,6 +53,8 @@ MEASUREMENTS: Mapping[str, Callable[[Suite], Awaitable[None]]] = {
     "entry": lockstep.entries,
     "create": lockstep.creations,
     "resync": resync.resync,
+    "import": importing.imports,
+    "images": images.distribution,
     "help": resources.help_text,
     "api": api.requests,
     "decisions": decisions.decisions,

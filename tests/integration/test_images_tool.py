@@ -130,6 +130,9 @@ def test_what_goes_wrong_is_said_in_one_line(scratch: Scratch, monkeypatch: pyte
     with pytest.raises(RefusedError) as missing:
         run_tool(Tool(("no-such-program",), LIMITS, 1))
     assert missing.value.code == "image-tool-missing" and "no-such-program" in missing.value.problem.hint
+    with pytest.raises(RefusedError, match="sandbox for sh cannot be made: bwrap: ") as unmade:
+        run_tool(shell("true", binds=(Bind(Path("/nowhere"), "/run/input"),)))
+    assert not isinstance(unmade.value, ToolFailedError) and unmade.value.code == "image-tool-failed"
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     with pytest.raises(RefusedError) as without:
         run_tool(shell("true"))

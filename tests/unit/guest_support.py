@@ -73,7 +73,7 @@ async def scripted(socket: Path, script: Script) -> AsyncIterator[list[Guest]]:
             await script(guest)
             while await reader.read(65536):
                 pass
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.close()

@@ -110,6 +110,7 @@ def test_other_kinds_are_refused_by_name(kind: str) -> None:
         ("a: -.inf", "-.inf"),
         ("a: 1e999", "too large"),
         ("a: " + "9" * 50, "too many digits"),
+        ("a: 089", "begins with 0"),
         ("? [1]\n: 2", "a key has to be a text"),
         ("1: 2", "has to be a text"),
         ("true: 2", "has to be a text"),
@@ -152,10 +153,28 @@ def test_a_text_that_is_not_strict_json_is_refused(text: str, words: str) -> Non
     assert words in error_of(text, is_json=True)
 
 
-def test_plain_scalars_follow_yaml_1_2() -> None:
-    text = b"no: [no, on, 52:54:00:12:34:56, 2030-01-01, 0o17, 0x1f, 010, ~, True, 1.5, 'true', !!str 1]"
+def test_plain_scalars_follow_yaml_1_2_but_for_octal_numbers() -> None:
+    text = (
+        b"no: [no, on, 52:54:00:12:34:56, 2030-01-01, 0o17, 0x1f, 010, 0644, ~, True, 1.5, 'true', !!str 1]"
+    )
     assert parse_documents(text) == [
-        {"no": ["no", "on", "52:54:00:12:34:56", "2030-01-01", 15, 31, 10, None, True, 1.5, "true", "1"]}
+        {
+            "no": [
+                "no",
+                "on",
+                "52:54:00:12:34:56",
+                "2030-01-01",
+                15,
+                31,
+                8,
+                0o644,
+                None,
+                True,
+                1.5,
+                "true",
+                "1",
+            ]
+        }
     ]
 
 

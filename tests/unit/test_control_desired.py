@@ -8,10 +8,13 @@ import pytest
 from protection_world import DIGEST, endophyte, host, manifest, pair
 
 from vdc.control.desired import DesiredState
+from vdc.images.reference import candidates
 from vdc.model.endophyte import RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
 from vdc.model.image import Blob, Image, ImageEntry, ImageKind
+from vdc.model.manifest import EndophyteSpec
 from vdc.model.network import Network
+from vdc.model.process import ImageProcess
 from vdc.model.units import GIB, MIB
 from vdc.store import keys
 from vdc.store.memory import MemoryStore
@@ -33,9 +36,7 @@ class World:
     def __init__(self):
         self.store = MemoryStore()
         self.mirror = Mirror(self.store, report=lambda sentence: None)
-        self.desired = DesiredState(
-            self.store, self.mirror, FixedClock(), lambda ref: ref if ":" in ref else ref + ":latest"
-        )
+        self.desired = DesiredState(self.store, self.mirror, FixedClock(), candidates)
 
     async def put(self, *pairs):
         await self.store.commit([], [Put(key, value) for key, value in pairs])
@@ -218,6 +219,87 @@ async def test_a_dedicated_host_takes_nobody_else(world):
     made = await world.desired.create(alone)
     assert made.manifest.is_dedicated
     assert made.manifest.spec.resources.memory > GIB
+
+
+# ---- containers
+
+CONTAINER = {"type": "container", "dedicatedNodes": 2}
+BLOB = Blob(digest="sha256:" + "1" * 64, size_bytes=1)
+REDIS = "sha256:" + "2" * 64
+
+
+def container(**spec):
+    spec = {"image": "redis:7", "virtualComputer": CONTAINER, **spec}
+    return manifest("db").with_(
+        spec=EndophyteSpec.model_validate({"resources": {"memory": "256MiB"}, **spec})
+    )
+
+
+@pytest.fixture
+async def redis(world):
+    image = Image(
+        kind=ImageKind.CONTAINER, disk=BLOB, kernel=BLOB, initrd=BLOB, disk_virtual_bytes=10 * GIB,
+        process=ImageProcess(entrypoint=("redis-server",)), min_memory_bytes=64 * MIB,
+    )  # fmt: skip
+    entry = ImageEntry(digest=REDIS, image=image).to_json()
+    await world.put((keys.image(REDIS), entry), (keys.image_name("redis:7"), REDIS))
+    return world
+
+
+async def test_a_container_is_admitted(redis):
+    disks = [{"name": "root", "size": "20GiB"}, {"name": "data", "size": "1GiB", "mountPath": "/data"}]
+    made = await redis.desired.create(container(disks=disks, process={"args": ["--save", ""]}))
+    assert made.image_digest == REDIS and made.manifest.spec.process.args == ("--save", "")
+
+
+CONTAINER_REFUSALS = {
+    "type-mismatch": container(virtualComputer={"type": "full-virtualization"}),
+    "memory-too-small": container(resources={"memory": "100MiB"}),
+    "command-missing": container(process={"command": [""]}),
+    "mount-path-missing": container(disks=[{"name": "root"}, {"name": "data", "size": "1GiB"}]),
+    "disk-size-missing": container(disks=[{"name": "root"}, {"name": "data", "mountPath": "/data"}]),
+    "volume-size": container(disks=[{"name": "root"}, {"name": "d", "size": "2MiB", "mountPath": "/data"}]),
+    "disk-too-small": container(disks=[{"name": "root", "size": "1GiB"}]),
+}
+
+
+@pytest.mark.parametrize("code", CONTAINER_REFUSALS)
+async def test_a_container_that_cannot_run_is_refused(redis, code):
+    with pytest.raises(InvalidError) as caught:
+        await redis.desired.create(CONTAINER_REFUSALS[code])
+    assert caught.value.code == code
+
+
+async def test_other_images_run_no_program(redis):
+    with pytest.raises(InvalidError) as caught:
+        await redis.desired.create(container(image="mycelium/mini"))
+    assert caught.value.code == "type-mismatch"
+
+
+async def test_another_program_is_another_power_on(redis):
+    await redis.desired.create(container())
+    await redis.refresh()
+    action, after = await redis.desired.apply(container(process={"env": [{"name": "A", "value": "1"}]}))
+    assert (action, after.restarts, after.generation) == ("configured", 1, 2)
+    await redis.refresh()
+    action, after = await redis.desired.apply(container(process={"env": [{"name": "A", "value": "1"}]}))
+    assert (action, after.restarts) == ("unchanged", 1)
+
+
+async def test_a_program_that_cannot_run_changes_nothing(redis):
+    await redis.desired.create(container())
+    await redis.refresh()
+    with pytest.raises(InvalidError):
+        await redis.desired.apply(container(process={"command": [""]}))
+
+
+async def test_volumes_are_for_life(redis):
+    await redis.desired.create(container())
+    await redis.refresh()
+    disks = [{"name": "root"}, {"name": "data", "size": "1GiB", "mountPath": "/data"}]
+    with pytest.raises(RefusedError) as caught:
+        await redis.desired.apply(container(disks=disks))
+    assert caught.value.code == "immutable-field"
 
 
 DATA, OTHER = "sha256:" + "2" * 64, "sha256:" + "3" * 64

@@ -56,7 +56,14 @@ LARGE = replace(
     guest_ports=(GuestPort(AGENT_PORT, AGENT_SOCKET), GuestPort("out.0", "out.log", is_log=True)),
     has_seed=True,
 )
+CONTAINER = replace(
+    SMALL,
+    guest_ports=(GuestPort("guest.0", "guest.sock"), GuestPort("output.0", "output.log", is_log=True)),
+    config_name="opt/config",
+)
 CASES = {
+    "primary-container": primary_argv(CONTAINER, [7]),
+    "secondary-container": secondary_argv(CONTAINER, [7]),
     "primary-small": primary_argv(SMALL, [7]),
     "secondary-small": secondary_argv(SMALL, [7]),
     "primary-large": primary_argv(LARGE, [7, 8]),

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vdc.api import identities
+from vdc.api import files, identities
 from vdc.api import models as wire
 from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
@@ -47,6 +47,8 @@ class Route:
     forced_role: Role | None = None  # the least that may force it; its handler asks
 
     hands_out_keys: bool = False  # audited even where a host asks
+    # Of an act: what of its query the audit log keeps beside the object.
+    told: tuple[str, ...] = ()
 
     @property
     def is_peer(self) -> bool:
@@ -59,9 +61,9 @@ class Route:
 
     @property
     def is_act(self) -> bool:
-        """Whether it is in the audit log whatever comes of it: a person's change, or what gives somebody power."""
+        """Whether it is in the audit log whatever comes of it: a person's change, a look inside, or what gives power."""
         is_change = self.method not in ("GET", "HEAD") or self.body is Body.WEBSOCKET
-        return self.hands_out_keys or (is_change and not self.is_peer)
+        return self.hands_out_keys or ((is_change or bool(self.told)) and not self.is_peer)
 
     @property
     def names_in_body(self) -> bool:
@@ -128,10 +130,22 @@ ROUTES: tuple[Route, ...] = (
         request=wire.DrillRequest, response=wire.DrillResult,
     ),
     Route(
-        "endophyte_log", "GET", "/v1/endophytes/{name}/log", Role.VIEWER, "Tail of the serial console",
-        response=wire.LogText, query=("lines", "offset"),
+        "endophyte_log", "GET", "/v1/endophytes/{name}/log", Role.VIEWER, "Tail of a container's output, or of the serial console",
+        response=wire.LogText, query=("lines", "offset", "console"),
     ),
     Route("endophyte_console", "GET", "/v1/endophytes/{name}/console", Role.OPERATOR, "Serial console, both ways", body=Body.WEBSOCKET),
+    Route(
+        "endophyte_exec", "GET", "/v1/endophytes/{name}/exec", Role.OPERATOR, "Run a command in a container",
+        query=("command", "user"), told=("command", "user"), body=Body.WEBSOCKET,
+    ),
+    Route(
+        "read_files", "GET", "/v1/endophytes/{name}/files", Role.OPERATOR, "A file or folder of a container, as a tar archive",
+        query=("path",), told=("path",), body=Body.BYTES,
+    ),
+    Route(
+        "write_files", "PUT", "/v1/endophytes/{name}/files", Role.OPERATOR, "Unpack a tar archive into a folder of a container",
+        query=("path",), told=("path",), request_body=Body.BYTES, response=files.FilesWritten,
+    ),
     Route("list_nodes", "GET", "/v1/nodes", Role.VIEWER, "All hosts", response=wire.NodeList),
     Route(
         "drain_node", "POST", "/v1/nodes/{name}/drain", Role.OPERATOR, "Move everything off a host and place nothing there",
@@ -156,12 +170,27 @@ ROUTES: tuple[Route, ...] = (
     Route("verify_audit", "GET", "/v1/audit/verdict", Role.ADMIN, "Is the audit log what was written", response=wire.AuditVerdict),
     Route("list_images", "GET", "/v1/images", Role.VIEWER, "All images", response=wire.ImageList),
     Route("register_image", "POST", "/v1/images", Role.OPERATOR, "Name an uploaded image", request=wire.ImageRegistration, response=wire.Acknowledged),
-    Route("remove_image", "DELETE", "/v1/images", Role.OPERATOR, "Remove a name; content goes with the last one", response=wire.Acknowledged, query=("name",)),
-    Route("has_blob", "HEAD", "/v1/blobs/{digest}", Role.OPERATOR, "Does this host hold the blob"),
+    Route(
+        "remove_image", "DELETE", "/v1/images", Role.OPERATOR, "Remove a name (a digest: all names); content goes with the last one",
+        response=wire.Acknowledged, query=("name",),
+    ),
+    Route(
+        "prune_images", "POST", "/v1/images/prune", Role.OPERATOR, "Remove images that no VM is made of, and unfinished uploads",
+        request=wire.PruneRequest, response=wire.PruneReport,
+    ),
+    Route("has_blob", "HEAD", "/v1/blobs/{digest}", Role.OPERATOR, "Does this host hold the blob; if not, how much of it was uploaded"),
     Route("read_blob", "GET", "/v1/blobs/{digest}", Role.OPERATOR, "Content of a blob", body=Body.BYTES, by_hosts=Role.HOST),
     Route(
-        "write_blob", "PUT", "/v1/blobs/{digest}", Role.OPERATOR, "Upload a blob; verified against its digest",
+        "read_chunks", "GET", "/v1/blobs/{digest}/chunks", Role.OPERATOR, "The sha256 of each chunk of a blob",
+        body=Body.BYTES, by_hosts=Role.HOST,
+    ),
+    Route(
+        "write_blob", "PUT", "/v1/blobs/{digest}", Role.OPERATOR, "Upload a blob, or the rest of one; verified against its digest",
         response=wire.BlobReceipt, request_body=Body.BYTES,
+    ),
+    Route(
+        "peer_sweep_images", "POST", "/v1/peer/images/sweep", Role.HOST, "Remove what no image needs",
+        request=wire.SweepRequest, response=wire.HostSweep,
     ),
     Route(
         "peer_quiesce", "POST", "/v1/peer/endophytes/{name}/quiesce", Role.HOST, "Silence the guest for a planned promotion",

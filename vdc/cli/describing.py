@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from vdc.api.client import ApiClient
-from vdc.api.models import EndophyteDescription, EndophyteView
+from vdc.api.models import EndophyteDescription, EndophyteView, ImageView
 from vdc.cli.kinds import EVENT, IMAGE, NODE, Kind
 from vdc.cli.render import print_values, values_of
+from vdc.cli.tables import program_word
 from vdc.cli.text import Column, Table, clean
 from vdc.model.endophyte import Observed
-from vdc.model.guest import AgentStatus
+from vdc.model.guest import AgentStatus, ProgramStatus
 from vdc.model.host import NodeStatus
-from vdc.model.image import ImageEntry
+from vdc.model.process import ImageProcess
 from vdc.model.units import format_size
 
 Line = tuple[str, Any]
@@ -114,12 +116,23 @@ def _endophyte_lines(view: EndophyteView) -> list[Line]:
         ("Memory", format_size(memory) if isinstance(memory, int) else memory),
         ("Firmware", status.firmware and status.firmware.value),
         ("TPM", "yes" if spec.get("tpm") else "no"),
+        *_program_lines(status.program),
     ]
     if figures.count:
         pauses = f"pause p50 {figures.pause_ms_p50:.1f} ms, p99 {figures.pause_ms_p99:.1f} ms"
         lines.append(("Checkpoints", f"{figures.count}, {pauses}, last {figures.last}"))
     lines += [(f"Annotation {key}", value) for key, value in sorted(view.metadata.annotations.items())]
     return lines
+
+
+def _program_lines(program: ProgramStatus | None) -> list[Line]:
+    if program is None:
+        return []
+    pid = f" (pid {program.pid} in the guest)" if program.pid else ""
+    lines: list[Line] = [("Program", f"{program_word(program)}{pid}")]
+    lines += [("Program since", program.started_at)] if program.started_at else []
+    lines += [("Last exit code", program.exit_code)] if program.exit_code is not None else []
+    return lines + ([("Why", program.reason)] if program.reason else [])
 
 
 def _agent(agent: AgentStatus) -> str:
@@ -189,13 +202,16 @@ def _maintenance_lines(node: NodeStatus) -> list[Line]:
     return [("Drained", f"{'' if node.is_empty else 'in progress, '}since {wish.since}{by}{why}")]
 
 
-def _image_lines(entry: ImageEntry) -> list[Line]:
+def _image_lines(entry: ImageView) -> list[Line]:
     image = entry.image
     lines: list[Line] = [
         ("Names", ", ".join(entry.names)),
         ("Digest", entry.digest),
         ("Created", entry.created_at),
+        ("Source", entry.source),
+        ("Size", format_size(entry.size_bytes)),
         ("Hosts", ", ".join(entry.hosts)),
+        ("Used by", ", ".join(entry.used_by)),
         ("Kind", image.kind.value),
         ("Arch", image.arch),
         ("Minimum memory", format_size(image.min_memory_bytes)),
@@ -203,8 +219,25 @@ def _image_lines(entry: ImageEntry) -> list[Line]:
     ]
     if image.disk:
         lines.append(("Disk", f"{image.disk_format}, {format_size(image.disk_virtual_bytes)} for the guest"))
+        lines.append(("Firmware", image.firmware.value if image.firmware else None))
+    if image.process:
+        lines += _process_lines(image.process)
     parts = (("Disk blob", image.disk), ("Kernel blob", image.kernel), ("Initrd blob", image.initrd))
     return lines + [(name, f"{blob.digest} ({format_size(blob.size_bytes)})") for name, blob in parts if blob]
+
+
+def _process_lines(process: ImageProcess) -> list[Line]:
+    """The program of a container image, in the words of its configuration."""
+    return [
+        ("Entrypoint", shlex.join(process.entrypoint)),
+        ("Command", shlex.join(process.cmd)),
+        ("Environment", ", ".join(word.partition("=")[0] for word in process.env)),
+        ("Working folder", process.working_dir),
+        ("User", process.user),
+        ("Stop signal", process.stop_signal),
+        ("Ports", ", ".join(process.exposed_ports)),
+        ("Volumes", ", ".join(process.volumes)),
+    ]
 
 
 def _aligned(lines: list[Line]) -> Iterator[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from vdc.model.errors import RefusedError
-from vdc.model.manifest import EndophyteManifest
+from vdc.model.errors import ConflictError, RefusedError
+from vdc.model.manifest import NAMESPACE, EndophyteManifest
 
 _CHANGEABLE: Final = frozenset({"virtual_computer", "protection", "placement", "process"})
 _SAME_DEVICES: Final = (
@@ -25,7 +25,14 @@ _REASONS: Final[Mapping[str, str]] = {
 
 
 def check_changeable(before: EndophyteManifest, after: EndophyteManifest) -> None:
-    """RefusedError (`immutable-field`) for the first field that differs and may not."""
+    """RefusedError (`immutable-field`) for the first field that differs and may not; ConflictError (`name-taken`)."""
+    spaces = [manifest.metadata.annotations.get(NAMESPACE, "default") for manifest in (before, after)]
+    if spaces[0] != spaces[1]:
+        raise ConflictError(
+            f"{before.metadata.name} is that of namespace {spaces[0]}, not of {spaces[1]}",
+            code="name-taken",
+            hint="Endophytes of all namespaces need different names",
+        )
     fields = type(before.spec).model_fields
     changed = [name for name in fields if getattr(before.spec, name) != getattr(after.spec, name)]
     fixed = {

@@ -30,7 +30,7 @@ def check_kind(manifest: EndophyteManifest, image: Image) -> None:
         )
     raise InvalidError(
         f"image {reference} is a container image, and the manifest does not say so",
-        hint="virtualComputer.type: container",
+        hint="virtualComputer.type: container (vdc create does that by itself)",
         code="type-mismatch",
     )
 

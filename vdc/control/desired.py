@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from vdc.control.changing import check_changeable
 from vdc.control.clock import Clock
 from vdc.control.cloudinit import check_cloud_init
 from vdc.control.containers import check_container, check_kind
+from vdc.images.reference import is_digest
 from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 from vdc.model.ids import new_uid
@@ -30,15 +31,15 @@ Action = Literal["created", "configured", "unchanged"]
 
 
 class DesiredState:
-    """The users' side of the store. `canonical` turns an image reference into its full form."""
+    """The users' side of the store. `candidates` says which names of images a manifest's one may mean."""
 
     def __init__(
-        self, store: StateStore, mirror: Mirror, clock: Clock, canonical: Callable[[str], str]
+        self, store: StateStore, mirror: Mirror, clock: Clock, candidates: Callable[[str], Sequence[str]]
     ) -> None:
         self._store = store
         self._mirror = mirror
         self._clock = clock
-        self._canonical = canonical
+        self._candidates = candidates
 
     async def create(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> Endophyte:
         """Store a new Endophyte. Raises ConflictError (`name-taken`), or why it could never run; nothing stays then."""
@@ -180,20 +181,32 @@ class DesiredState:
         return tuple(digests) if any(digests) else (), list(compares.values())
 
     async def _find_image(self, reference: str) -> tuple[ImageEntry, Unchanged]:
-        """The image behind a name, and the compare that the name still leads there: one without a name may go.
+        """The image behind a name or digest, and the compare that a name still leads there: one without may go.
 
         Raises NotFoundError (`image-not-found`) with how to get one.
         """
-        name = self._canonical(reference)
-        named = await self._store.get(keys.image_name(name))
-        entry = await self._store.get(keys.image(named.value)) if named else None
-        if named is None or entry is None:
-            raise NotFoundError(
-                f"image {name} does not exist here",
-                code="image-not-found",
-                hint=f"import it with `vdc image import FILE --name {name}`, or choose one of `vdc image ls`",
-            )
-        return ImageEntry.from_json(entry.value), Unchanged(named.key, named.mod_revision)
+        if is_digest(reference):
+            item = await self._store.get(keys.image(reference))
+            found = ImageEntry.from_json(item.value) if item else None
+            if item is None or found is None or not found.names:
+                raise NotFoundError(
+                    f"image {reference} {'has lost its names' if item else 'does not exist here'}",
+                    code="image-not-found",
+                    hint="choose one of `vdc image ls -o json`, or import it again",
+                )
+            return found, Unchanged(item.key, item.mod_revision)
+        names = self._candidates(reference)
+        for name in names:
+            named = await self._store.get(keys.image_name(name))
+            entry = await self._store.get(keys.image(named.value)) if named else None
+            if named is not None and entry is not None:
+                return ImageEntry.from_json(entry.value), Unchanged(named.key, named.mod_revision)
+        raise NotFoundError(
+            f"image {names[0]} does not exist here",
+            code="image-not-found",
+            hint=f"import it with `vdc image import FILE --name {names[0]}`, a container image with "
+            f"`vdc image import docker://{names[-1]}`, or choose one of `vdc image ls`",
+        )
 
     def _check_ports(self, manifest: EndophyteManifest) -> None:
         if manifest.spec.ports:

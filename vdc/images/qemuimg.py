@@ -30,6 +30,9 @@ _LEAST_S, _SLOWEST_BYTES_PER_S, _MOST_S = 300.0, 2 * MIB, 24 * 3600.0
 _CHECK_S = 900.0
 _LEAKS_ONLY = 3  # status of `qemu-img check`: space is wasted and nothing is wrong
 PERCENT = re.compile(r"\((\d{1,3}\.\d+)/100%\)")
+_OPENING = re.compile(
+    r"(qemu-img: )?Could not open '[^']{0,200}': |qemu-img: "
+)  # names that only the tool sees
 _TOO_LARGE = ("File too large", "File size limit exceeded")
 
 
@@ -89,7 +92,7 @@ def check(path: Path, *, scratch: Scratch | None = None) -> None:
         if error.status == _LEAKS_ONLY:
             return
         raise unsafe(
-            "qcow2", f"its tables are damaged: {error}", "is the file cut off? qemu-img check FILE"
+            "qcow2", f"its tables are damaged: {_plain(error)}", "is the file cut off? qemu-img check FILE"
         ) from error
 
 
@@ -133,4 +136,8 @@ def _refused(name: str, most_bytes: int, error: ToolFailedError) -> InvalidError
         return unsafe(
             name, f"it unpacks to more than {format_size(most_bytes)}", "no honest file of its size does"
         )
-    return unsafe(name, str(error), "is the file damaged or cut off? Fetch it again")
+    return unsafe(name, _plain(error), "is the file damaged or cut off? Fetch it again")
+
+
+def _plain(error: ToolFailedError) -> str:
+    return _OPENING.sub("", str(error))

@@ -10,6 +10,7 @@ the lock: the next one finds it by that and removes it (`sweep`).
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -76,11 +77,19 @@ class Scratch:
         """RefusedError (`no-space`) where so many bytes more do not fit."""
         free_bytes = max(0, shutil.disk_usage(self._base).free - _RESERVE_BYTES)
         if size_bytes > free_bytes:
-            raise RefusedError(
-                f"the import needs {format_size(size_bytes)} in {self._base}, where {format_size(free_bytes)} are free",
-                hint="free room there, or name another folder with TMPDIR",
-                code="no-space",
+            raise _no_space(
+                f"the import needs {format_size(size_bytes)} in {self._base}, where {format_size(free_bytes)} are free"
             )
+
+    @contextlib.contextmanager
+    def filling(self) -> Iterator[None]:
+        """What is written within into the folder: a full disk is RefusedError (`no-space`)."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise _no_space(f"the disk under {self._base} is full") from error
 
     def take(self, name: str) -> Path:
         """Take a result from the tool's reach. A tool that was taken over may have left anything in its place.
@@ -119,6 +128,10 @@ def open_result(path: Path) -> BinaryIO:
             return os.fdopen(descriptor, "rb")
         os.close(descriptor)
     raise InvalidError(f"the program left no plain file {path.name}", code="image-unsafe")
+
+
+def _no_space(message: str) -> RefusedError:
+    return RefusedError(message, hint="free room there, or name another folder with TMPDIR", code="no-space")
 
 
 def _locked_folder(base: Path) -> tuple[Path, int]:

@@ -18,6 +18,7 @@ API_VERSION = "mycelium.network/v1"
 ANNOTATION_PREFIX = "mycelium.network/"
 SERVICE_TYPE = ANNOTATION_PREFIX + "service-type"
 ISOLATION_LEVEL = ANNOTATION_PREFIX + "isolation-level"
+NAMESPACE = ANNOTATION_PREFIX + "namespace"  # of the Kubernetes workload that it was
 MAX_DISKS = 4
 MAX_NICS = 4
 MAX_ALLOWED_ADDRESSES = 4  # the tag of a NIC's tap has to hold them

@@ -32,6 +32,7 @@ _SIGNAL = re.compile(
     r"[1-9]|[1-5][0-9]|6[0-4]|(SIG)?(RTMIN(\+[0-9]{1,2})?|RTMAX(-[0-9]{1,2})?|ABRT|ALRM|BUS|CHLD|CONT|FPE|HUP|ILL|INT|IO"
     r"|KILL|PIPE|POLL|PROF|PWR|QUIT|SEGV|STKFLT|STOP|SYS|TERM|TRAP|TSTP|TTIN|TTOU|URG|USR1|USR2|VTALRM|WINCH|XCPU|XFSZ)"
 )
+_DOLLAR = re.compile(r"\$(?=[$(])")  # that `expand` would not leave as it is
 _VARIABLE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 
 
@@ -105,7 +106,7 @@ class EnvVar(ManifestRecord):
     @model_validator(mode="after")
     def _one_source(self) -> EnvVar:
         if self.value_from is not None and (self.value or self.secret):
-            raise ValueError(f"{self.name}: valueFrom goes with neither value nor secret")
+            raise ValueError(f"valueFrom of {self.name} goes with neither value nor secret")
         return self
 
 
@@ -322,6 +323,11 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
         return "$" if name is None else variables.get(name, found[0])
 
     return _VARIABLE.sub(value, text)
+
+
+def literal(text: str) -> str:
+    """The text that `expand` turns into this one, whatever variables there are."""
+    return _DOLLAR.sub("$$", text)
 
 
 class ImageProcess(Record):

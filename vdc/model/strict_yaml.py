@@ -2,7 +2,8 @@
 
 Values are built from the parser's events without recursion: nesting, size and what aliases expand to are
 bounded before anything large exists. Unlike a usual loader this one refuses duplicate keys, NaN and infinity,
-and reads plain scalars by YAML 1.2's rules (`no` is a text, and `52:54:00:12:34:56` is not a number).
+and reads plain scalars by YAML 1.2's rules (`no` is a text, and `52:54:00:12:34:56` is not a number), but for one:
+a number with a leading 0 is octal, as YAML 1.1 and whoever writes `defaultMode: 0644` for Kubernetes have it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _HALF = re.compile(r"[\ud800-\udfff]")
 _NULL = re.compile(r"|~|null|Null|NULL")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_OLD_OCTAL = re.compile(r"[-+]?0[0-9]+")  # to YAML 1.2 a decimal number
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _ENDS_LINE = re.compile("[\x85\u2028\u2029]")  # to YAML 1.1
@@ -193,10 +195,21 @@ def _scalar(event: Any, line: int, *, is_key: bool) -> Any:
     if _INT.fullmatch(text):
         if len(text) > _MAX_DIGITS:
             raise StrictError("a number has too many digits", line)
+        if _OLD_OCTAL.fullmatch(text):
+            return _octal(text, line)
         return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
     if _FLOAT.fullmatch(text):
         return _finite(text, line)
     return text
+
+
+def _octal(text: str, line: int) -> int:
+    try:
+        return int(text, 8)
+    except ValueError as error:
+        raise StrictError(
+            f"{text} begins with 0 like an octal number and is none: put it in quotes", line
+        ) from error
 
 
 def _finite(text: str, line: int = 0) -> float:

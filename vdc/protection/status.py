@@ -157,17 +157,17 @@ def _of_program(program: ProgramStatus | None) -> str:
     """What is not well with it."""
     if program is None or (program.state == ProgramState.RUNNING and program.ready):
         return ""
-    code = "" if program.exit_code is None else f" with {program.exit_code}"
     words = {
         ProgramState.STARTING: "the program starts",
         ProgramState.RUNNING: "the program is not ready",
-        ProgramState.WAITING: f"the program ended{code} and waits to be started again",
-        ProgramState.ENDED: f"the program has ended{code}",
+        ProgramState.WAITING: "the program waits to be started again",
+        ProgramState.ENDED: "the program has ended",
+        ProgramState.UNKNOWN: "how the program does is not known",
     }
-    known = program.state in set(ProgramState)
-    sentence = words.get(ProgramState(program.state), "") if known else ""
-    told = ": ".join(part for part in (sentence, program.reason) if part)
-    return f"; {told}" if told else ""
+    known = {str(state): told for state, told in words.items()}
+    code = "" if program.exit_code is None else f"exit code {program.exit_code}"
+    why = program.reason or (code if program.state != ProgramState.RUNNING else "")
+    return "; " + ": ".join(part for part in (known.get(program.state, program.state), why) if part)
 
 
 def _unknown_sentence(pair: Pair, by_host: Mapping[str, Observed]) -> str:

@@ -12,27 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from pydantic import Field, TypeAdapter, ValidationError
-
-from hostagent.drivers.guest.agent import (
-    KILLED,
-    CommandResult,
-    GuestCommand,
-)
+from hostagent.drivers.guest import qgareplies as replies
+from hostagent.drivers.guest.agent import CommandResult, GuestCommand
 from hostagent.drivers.guest.errors import GuestGoneError, GuestRefusedError
 from hostagent.drivers.process.foreign import connect_foreign
-from vdc.model.base import Record
 from vdc.model.guest import GuestInterface
 
-T = TypeVar("T")
 _DELIMITER: Final = b"\xff"
 _MOST_BYTES: Final = 48 << 20  # of an answer: both outputs of a program, 16 MiB each, as base64
 _SMALL_BYTES: Final = 1 << 20  # of any other
@@ -41,35 +33,6 @@ _CHUNK_BYTES: Final = 64 << 10
 _ANSWER_S: Final = 5.0
 _FREEZE_S: Final = 30.0  # it writes out what is dirty
 _FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.5
-_MOST_WORDS: Final = 200  # of a guest's complaint that are repeated
-
-
-class _Address(Record):
-    address: str = Field(alias="ip-address", max_length=64)
-
-
-class _Interface(Record):
-    name: str = Field(max_length=64)
-    mac: str = Field(default="", alias="hardware-address", max_length=64)
-    addresses: tuple[_Address, ...] = Field(default=(), alias="ip-addresses", max_length=64)
-
-
-class _Started(Record):
-    pid: int
-
-
-class _Status(Record):
-    exited: bool
-    exit_code: int | None = Field(default=None, alias="exitcode", ge=-(2**31), lt=2**32)
-    signal: int | None = Field(default=None, ge=0, lt=128)
-    out: str = Field(default="", alias="out-data")
-    err: str = Field(default="", alias="err-data")
-    is_out_cut: bool = Field(default=False, alias="out-truncated")
-    is_err_cut: bool = Field(default=False, alias="err-truncated")
-
-
-_INTERFACES: Final = TypeAdapter(list[_Interface])
-_COUNT: Final = TypeAdapter(int)
 
 
 class QemuGuestAgent:
@@ -86,11 +49,7 @@ class QemuGuestAgent:
 
     async def interfaces(self) -> tuple[GuestInterface, ...]:
         """See the protocol."""
-        answer = _checked(_INTERFACES, await self._ask("guest-network-get-interfaces"))
-        try:
-            return tuple(_interface(one) for one in answer[:64] if one.name != "lo")
-        except ValidationError as error:
-            raise _nonsense("an address that is none") from error
+        return replies.interfaces(await self._ask("guest-network-get-interfaces"))
 
     async def shut_down(self) -> None:
         """See the protocol. An agent that does as it is told may not answer any more."""
@@ -111,33 +70,32 @@ class QemuGuestAgent:
             arguments["env"] = list(command.env)
         if command.stdin:
             arguments["input-data"] = base64.b64encode(command.stdin).decode()
-        pid = _checked(TypeAdapter(_Started), await self._ask("guest-exec", arguments)).pid
+        pid = replies.started(await self._ask("guest-exec", arguments))
         try:
             async with asyncio.timeout(deadline_s):
-                return _result(await self._end_of(pid))
+                return await self._end_of(pid)
         except TimeoutError as error:
             raise GuestGoneError(
                 f"{command.argv[0][:80]} did not end within {deadline_s:g} s; it goes on in the guest as process {pid}",
                 code="guest-exec-late",
             ) from error
 
-    async def _end_of(self, pid: int) -> _Status:
+    async def _end_of(self, pid: int) -> CommandResult:
         pause_s = _FIRST_POLL_S
         while True:
             answer = await self._ask("guest-exec-status", {"pid": pid}, most_bytes=_MOST_BYTES)
-            status = _checked(TypeAdapter(_Status), answer)
-            if status.exited:
-                return status
+            if (result := replies.ended(answer)) is not None:
+                return result
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LAST_POLL_S)
 
     async def freeze(self) -> int:
         """See the protocol."""
-        return _checked(_COUNT, await self._ask("guest-fsfreeze-freeze", answer_s=_FREEZE_S))
+        return replies.count(await self._ask("guest-fsfreeze-freeze", answer_s=_FREEZE_S))
 
     async def thaw(self) -> int:
         """See the protocol."""
-        return _checked(_COUNT, await self._ask("guest-fsfreeze-thaw", answer_s=_FREEZE_S))
+        return replies.count(await self._ask("guest-fsfreeze-thaw", answer_s=_FREEZE_S))
 
     async def _ask(
         self,
@@ -151,7 +109,7 @@ class QemuGuestAgent:
             try:
                 async with asyncio.timeout(answer_s or self._answer_s):
                     await connection.send(command, arguments)
-                    return _returned(command, await connection.line(most_bytes))
+                    return replies.returned(command, await connection.line(most_bytes))
             except (TimeoutError, OSError) as error:
                 raise GuestGoneError(
                     f"the guest's agent did not answer {command}", code="guest-agent-silent"
@@ -205,7 +163,7 @@ class _Connection:
             before, found, after = self._left.partition(_DELIMITER)
             thrown_away += len(before)
             if thrown_away > _MOST_BYTES:
-                raise _nonsense("no end")
+                raise replies.nonsense("no end")
             self._left = after if found else await self._more()
             if found and await self._is_answer(number):
                 return
@@ -228,7 +186,7 @@ class _Connection:
             parts.append(before)
             size += len(before)
             if size > most_bytes:
-                raise _nonsense(f"more than {most_bytes >> 20} MiB")
+                raise replies.nonsense(f"more than {most_bytes >> 20} MiB")
             if found:
                 self._left = after
                 return b"".join(parts)
@@ -239,48 +197,3 @@ class _Connection:
         if not chunk:
             raise ConnectionResetError
         return chunk
-
-
-def _returned(command: str, line: bytes) -> Any:
-    try:
-        answer = json.loads(line)
-        if not isinstance(answer, dict):
-            raise ValueError("no object")
-    except (ValueError, RecursionError) as error:
-        raise _nonsense("what is not JSON") from error
-    if "return" in answer:
-        return answer["return"]
-    complaint = answer.get("error")
-    words = complaint.get("desc") if isinstance(complaint, dict) else None
-    shown = "".join(c for c in str(words)[:_MOST_WORDS] if c.isprintable()) if words else "no reason"
-    raise GuestRefusedError(f"the guest's agent refused {command.removeprefix('guest-')}: {shown}")
-
-
-def _checked(adapter: TypeAdapter[T], answer: Any) -> T:
-    try:
-        return adapter.validate_python(answer)
-    except (ValidationError, RecursionError) as error:
-        raise _nonsense("something else than was asked for") from error
-
-
-def _interface(said: _Interface) -> GuestInterface:
-    name = "".join(c for c in said.name if c.isprintable())
-    addresses = tuple(one.address.partition("%")[0] for one in said.addresses)
-    return GuestInterface.model_validate({"name": name, "mac": said.mac.lower(), "addresses": addresses})
-
-
-def _result(status: _Status) -> CommandResult:
-    try:
-        out, err = (base64.b64decode(text, validate=True) for text in (status.out, status.err))
-    except (binascii.Error, ValueError) as error:
-        raise _nonsense("output that is not base64") from error
-    code = status.exit_code if status.signal is None else KILLED + status.signal
-    if code is None:
-        raise _nonsense("an end without an exit code")
-    return CommandResult(
-        exit_code=code, stdout=out, stderr=err, is_cut=status.is_out_cut or status.is_err_cut
-    )
-
-
-def _nonsense(what: str) -> GuestGoneError:
-    return GuestGoneError(f"the guest's agent answers with {what}", code="guest-agent-nonsense")

@@ -120,9 +120,14 @@ class GuestStream:
             raise GuestRefusedError(f"{self._guest}: {str(sentence)[:_MOST_SENTENCE]}")
         return self._answer
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the guest has answered, or never will."""
+        return self._answer is not None or self._failure is not None
+
     async def cancel(self) -> None:
         """Have the guest end what runs for it, unless it has ended."""
-        if self._answer is None and self._failure is None and not self.is_abandoned:
+        if not self.has_ended and not self.is_abandoned:
             self.is_abandoned = True
             self._arrived.clear()
             with suppress(GuestError):  # it has ended, then

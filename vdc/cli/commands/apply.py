@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 def apply(sources: tuple[str, ...], dry_run: bool, wait: bool, timeout: float, output: str) -> None:
     """Create or change what manifests describe.
 
+    Besides Endophytes these can be Kubernetes' Pods, Deployments and StatefulSets that are annotated with
+    mycelium.network/service-type: endophyte, with what they refer to: each becomes an Endophyte that runs the same.
+
     One result per object; an object that fails does not hold up the others. Exit code 2 where all that
     failed are manifests that were refused before anything was sent, 1 where the cluster refused something.
     """
@@ -42,15 +46,13 @@ def apply(sources: tuple[str, ...], dry_run: bool, wait: bool, timeout: float, o
     from vdc.cli.session import call
 
     loaded = mark_duplicates(read_manifests(sources))
+    is_quiet = output in ("json", "yaml")
     if not any(item.manifest for item in loaded):
-        codes = [_complain(item.error, item) for item in loaded]
-        raise ReportedError(max(codes))
-    codes, results = call(
-        lambda api: _apply_all(api, loaded, dry_run=dry_run, quiet=output in ("json", "yaml"))
-    )
+        raise ReportedError(max(tell(item, quiet=is_quiet) for item in loaded))
+    codes, results = call(lambda api: _apply_all(api, loaded, dry_run=dry_run, quiet=is_quiet))
     if wait and not dry_run:
         codes += call(lambda api: _wait_all(api, results, timeout))
-    if output in ("json", "yaml"):
+    if is_quiet:
         from vdc.cli.render import print_values, values_of
 
         print_values({"items": values_of(list(results.values()))}, output)
@@ -82,23 +84,37 @@ def mark_duplicates(loaded: tuple[Loaded, ...]) -> tuple[Loaded, ...]:
 async def _apply_all(
     api: ApiClient, loaded: tuple[Loaded, ...], *, dry_run: bool, quiet: bool
 ) -> tuple[list[int], dict[str, ApplyResult]]:
+    from vdc.cli.local_images import with_local_image
     from vdc.model.errors import VdcError
 
     codes: list[int] = []
     results: dict[str, ApplyResult] = {}
     for item in loaded:
+        codes.append(tell(item, quiet=quiet))
         if item.manifest is None:
-            codes.append(_complain(item.error, item))
             continue
         try:
-            result = await api.apply_endophyte(item.manifest, dry_run=dry_run)
+            manifest = await with_local_image(api, item.manifest, dry_run=dry_run)
+            result = await api.apply_endophyte(manifest, dry_run=dry_run)
         except VdcError as error:
             codes.append(_complain(error, item))
             continue
         results[item.name] = result
         if not quiet:
-            print(f"{item.label} {result.action}{' (dry run)' if dry_run else ''}", flush=True)
+            origin = f" (from {item.origin})" if item.origin else ""
+            print(f"{item.label} {result.action}{origin}{' (dry run)' if dry_run else ''}", flush=True)
     return codes, results
+
+
+def tell(item: Loaded, *, quiet: bool = False) -> int:
+    """Print what is wrong with an object, means nothing in it, or became of it; returns the exit code."""
+    for note in item.notes:
+        print(f"note: {clean(f'{item.origin or item.label}: {note}')}", file=sys.stderr)
+    if item.error is not None:
+        return _complain(item.error, item)
+    if item.part_of and not quiet:
+        print(clean(f"{item.label} {item.part_of}"), flush=True)
+    return 0
 
 
 async def _wait_all(api: ApiClient, results: dict[str, ApplyResult], timeout_s: float) -> list[int]:

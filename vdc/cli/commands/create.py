@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdc.cli.base import VdcCommand, output_option, to_name, to_reference, to_size, wait_options
+from vdc.cli.base import VdcCommand, output_option, to_image_or_source, to_name, to_size, wait_options
+from vdc.cli.completing import complete_image
 from vdc.cli.text import clean
 
 if TYPE_CHECKING:
@@ -24,7 +26,13 @@ if TYPE_CHECKING:
     "vdc create windows-desktop\nvdc create db --no-protect --dry-run -o yaml",
 )
 @click.argument("name", callback=to_name)
-@click.option("--image", callback=to_reference, metavar="REF", help="Boot this image.")
+@click.option(
+    "--image",
+    callback=to_image_or_source,
+    metavar="REF|DIGEST|SOURCE",
+    shell_complete=complete_image,
+    help="Boot this image. A source (file:PATH, docker://NAME, oci:FOLDER, ...) is imported first.",
+)
 @click.option("--template", "-t", metavar="NAME", help="Begin with this template (vdc get templates).")
 @click.option("--cpus", type=click.IntRange(1, 64), help="Virtual CPUs.")
 @click.option("--memory", callback=to_size, metavar="SIZE", help="Guest memory, for example 2GiB.")
@@ -107,16 +115,19 @@ async def create_and_tell(
     api: ApiClient, template: Template | None, manifest: EndophyteManifest, wait_s: float | None, output: str
 ) -> None:
     """Create, wait where that is asked for, print. `template`: where the image's name comes from, if from one."""
+    from vdc.cli.local_images import with_local_image
     from vdc.cli.progress import StatusLine
     from vdc.cli.waiting import goal_of, wait_for
+    from vdc.model.manifest import EndophyteSpec
 
+    manifest = await with_local_image(api, manifest)
     name = manifest.metadata.name
     view = await _create_once(api, template, manifest)
     quiet = output in ("json", "yaml", "name")
     if not quiet:
         print(f"endophyte/{name} created", flush=True)
     if wait_s is not None:
-        goal = goal_of(manifest.spec)
+        goal = goal_of(EndophyteSpec.model_validate(view.spec))
         with StatusLine() as line:
             view = await wait_for(api, name, goal, wait_s, line)
         if not quiet:
@@ -138,10 +149,15 @@ async def _create_once(
     api: ApiClient, template: Template | None, manifest: EndophyteManifest
 ) -> EndophyteView:
     """Create; what an earlier attempt of the same command left behind counts as created."""
-    from vdc.model.errors import ConflictError, NotFoundError, UnavailableError
+    from vdc.model.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
 
     try:
         return await api.create_endophyte(manifest)
+    except InvalidError as error:
+        container = _as_container(manifest) if error.code == "type-mismatch" else None
+        if container is None:
+            raise
+        return await _create_once(api, template, container)
     except ConflictError as error:
         view = await _left_behind(api, manifest, only_stuck=True)
         if view is None:
@@ -158,6 +174,21 @@ async def _create_once(
         if error.code == "image-not-found":
             raise _image_missing(template, manifest, error) from error
         raise
+
+
+def _as_container(manifest: EndophyteManifest) -> EndophyteManifest | None:
+    """The same for a container image, which the cluster says it is; None where it is one already, or cannot be."""
+    from pydantic import ValidationError
+
+    from vdc.model.manifest import ComputerType
+
+    computer = manifest.spec.virtual_computer
+    if computer.type is ComputerType.CONTAINER:
+        return None
+    with suppress(ValidationError):
+        virtual_computer = computer.with_(type=ComputerType.CONTAINER)
+        return manifest.with_(spec=manifest.spec.with_(virtual_computer=virtual_computer))
+    return None
 
 
 async def _left_behind(
@@ -186,10 +217,23 @@ def _image_missing(template: Template | None, manifest: EndophyteManifest, error
     is_templates_own = template is not None and image == template.manifest.spec.image
     whose = f" of template {template.name}" if template is not None and is_templates_own else ""
     return NotFoundError(
-        f"image {image}{whose} is not in this cluster: get it by vdc image import FILE --name {image}",
+        f"image {image}{whose} is not in this cluster: get it by {_way_to(image)}",
         hint=f"or use another one: vdc create {manifest.metadata.name} --image REF (vdc image ls)",
         code=error.code,
     )
+
+
+def _way_to(image: str) -> str:
+    """A command that brings it: its recipe, where there is one of that name."""
+    from vdc.images.recipes import list_recipes, recipe_folder
+    from vdc.model.errors import NotFoundError
+
+    name = image.removesuffix(":latest").removeprefix("mycelium/")
+    try:
+        is_made_here = name in {recipe.name for recipe in list_recipes(recipe_folder())}
+    except NotFoundError:
+        is_made_here = False
+    return f"vdc image build {name}" if is_made_here else f"vdc image import FILE --name {image}"
 
 
 def _with_hint(error: VdcError, hint: str) -> VdcError:

@@ -177,8 +177,8 @@ def _send_images(plan: Import, contents: tuple[Content, ...], line: StatusLine, 
 
 
 def _send(image: ImportPlan, line: StatusLine, *, is_quiet: bool) -> None:
-    from vdc.cli.commands.image import upload
     from vdc.cli.session import call
+    from vdc.cli.uploading import upload
 
     sent = call(lambda api: upload(api, image, line))
     line.clear()

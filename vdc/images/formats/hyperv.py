@@ -17,6 +17,7 @@ FOOTER_BYTES = 512
 _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 # Whose sizes follow from cylinders, heads and sectors; all others mean the size they say.
 _BY_GEOMETRY = (b"vpc ", b"vs  ", b"qemu")
+_HEADERS = (64 * 1024, 128 * 1024)
 _REGION_TABLES = (192 * 1024, 256 * 1024)
 _TABLE_BYTES = 64 * 1024
 _METADATA = uuid.UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e").bytes_le
@@ -57,6 +58,7 @@ def _checksum(footer: bytes) -> int:
 
 def check_vhdx(content: Content) -> int:
     """Virtual size; InvalidError (`image-unsafe`)."""
+    _check_log(content)
     place, length = _metadata_region(content)
     table = content.read(place, min(length, _TABLE_BYTES))
     if not table.startswith(b"metadata") or len(table) < 32:
@@ -74,6 +76,16 @@ def check_vhdx(content: Content) -> int:
     if struct.unpack_from("<I", parameters, 4)[0] & _HAS_PARENT:
         raise unsafe(_VHDX, "it is a snapshot over another disk", FLATTEN)
     return check_virtual_size(_VHDX, struct.unpack_from("<Q", size_item)[0])
+
+
+def _check_log(content: Content) -> None:
+    """What is in its log was not written to its place yet. Of the two headers the one with the higher number counts."""
+    heads = [content.read(place, 64) for place in _HEADERS]
+    heads = [head for head in heads if head.startswith(b"head") and len(head) == 64]
+    if heads and any(max(heads, key=lambda head: struct.unpack_from("<Q", head, 8))[48:64]):
+        raise unsafe(
+            _VHDX, "it was not closed cleanly", "shut its machine down, or: qemu-img check -r all FILE"
+        )
 
 
 def _metadata_region(content: Content) -> tuple[int, int]:

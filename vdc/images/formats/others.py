@@ -12,6 +12,8 @@ QED_MAGIC = b"QED\x00"
 _VDI_HEADER_BYTES, _QED_HEADER_BYTES = 456, 64
 _VDI_DYNAMIC, _VDI_STATIC = 1, 2
 _QED_BACKING = 1
+_NO_BLOCK = 0xFFFFFFFE  # all zeros, or never written
+_BATCH_BYTES = 1 << 20
 
 
 def check_vdi(content: Content) -> int:
@@ -30,7 +32,16 @@ def check_vdi(content: Content) -> int:
         raise unsafe("VDI", "its header says what cannot be", "is the file damaged?")
     if map_place + 4 * blocks > content.size_bytes or data_place > content.size_bytes:
         raise cut_off("VDI", "its table")
+    _check_blocks(content, map_place, blocks, (content.size_bytes - data_place) // block_bytes)
     return check_virtual_size("VDI", virtual_bytes)
+
+
+def _check_blocks(content: Content, place: int, count: int, present: int) -> None:
+    """All of them lie in the file, which has `present` ones: QEMU reads what is cut off as zeros."""
+    for at in range(place, place + 4 * count, _BATCH_BYTES):
+        for (block,) in struct.iter_unpack("<I", content.read(at, min(_BATCH_BYTES, place + 4 * count - at))):
+            if present <= block < _NO_BLOCK:
+                raise cut_off("VDI", "its content")
 
 
 def check_qed(content: Content) -> int:

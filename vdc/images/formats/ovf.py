@@ -87,7 +87,7 @@ def _parse(text: bytes) -> _Element:
     parser.EntityDeclHandler = reader.refuse
     try:
         parser.Parse(text, True)
-    except (expat.ExpatError, ValueError) as error:  # ValueError: an encoding that Python does not have
+    except (expat.ExpatError, ValueError, LookupError) as error:  # an encoding that is none
         raise unsafe(_NAME, "it cannot be read as XML", f"{error}"[:100]) from error
     return reader.root.children[0]
 

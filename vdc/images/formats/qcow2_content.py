@@ -24,11 +24,15 @@ class UnreadableError(Exception):
 class Qcow2Content:
     """Of a file that `check_qcow2` took. `read` raises UnreadableError, and what the file's `read` raises."""
 
+    _CLUSTER_BITS = range(9, 22)
+
     def __init__(self, file: Content) -> None:
         self._file = file
         head = file.read(0, 112).ljust(112, b"\0")
         version, _, _, bits, self.size_bytes = struct.unpack_from(">IQIIQ", head, 4)
         l1_entries, self._l1_place = struct.unpack_from(">4xIQ", head, 32)
+        if bits not in self._CLUSTER_BITS:
+            raise UnreadableError
         features = struct.unpack_from(">Q", head, 72)[0] if version == 3 else 0
         self._bits, self._cluster_bytes, self._l1_entries = bits, 1 << bits, l1_entries
         self._is_extended = bool(features & _EXTENDED_L2)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
+from array import array
 from dataclasses import dataclass
 
 from vdc.images.content import Content
@@ -18,13 +20,17 @@ SPARSE_MAGIC = b"KDMV"
 MAX_EXTENTS = 200  # tools have 256 open files
 _NAME = "vmdk"
 _SECTOR = 512
+_BATCH_BYTES = 1 << 20
+_WORD = "I"
 _HEADER = struct.Struct("<4sIIQQQQIQQQ?4sH")
 _AT_END = 2**64 - 1
 _COMPRESSED, _DEFLATE = 1 << 16, 1
 _DESCRIPTOR_BYTES = 64 * 1024
 _NO_PARENT = "ffffffff"
 _ONE_FILE = ("monolithicsparse", "streamoptimized")
-_EXTENT = re.compile(r'(RW|RDONLY|NOACCESS)\s+(\d{1,15})\s+([A-Za-z]+)(?:\s+"([^"]*)"(?:\s+(\d{1,15}))?)?.*')
+_EXTENT = re.compile(
+    r'(RW|RDONLY|NOACCESS)\s+(\d{1,15})\s+([A-Za-z]+)(?:\s+"([^"]*)"(?:\s+(\d{1,15}))?)?(?:\s.*)?'
+)
 _KEY = re.compile(r'\s*([A-Za-z0-9_.]+)\s*=\s*"?([^"]*)"?\s*')
 
 
@@ -61,24 +67,71 @@ def check_sparse(content: Content, *, is_extent: bool = False) -> Sparse:
     if flags & _COMPRESSED and packing != _DEFLATE:
         raise unsafe(_NAME, f"it is compressed by a method {packing}", FLATTEN)
     virtual_bytes = check_virtual_size(_NAME, capacity * _SECTOR)
-    if tables != _AT_END and not 0 < tables * _SECTOR < content.size_bytes:
-        raise cut_off(_NAME, "its table")
     if tables == _AT_END:
-        _check_footer(content, capacity)
+        tables = _tables_by_footer(content, capacity)
     if not is_extent:
         if descriptor_size * _SECTOR > _DESCRIPTOR_BYTES:
             raise unsafe(_NAME, "its description is too long", FLATTEN)
         _check_embedded(content.read(descriptor * _SECTOR, descriptor_size * _SECTOR))
-    return Sparse(virtual_bytes, bool(flags & _COMPRESSED))
+    is_compressed = bool(flags & _COMPRESSED)
+    _check_grains(
+        content, _Tables(tables * _SECTOR, -(-capacity // (grain * entries)), entries, grain), is_compressed
+    )
+    return Sparse(virtual_bytes, is_compressed)
 
 
-def _check_footer(content: Content, capacity: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """A directory of `count` tables of grains, which are so many sectors each."""
+
+    place: int
+    count: int
+    entries: int
+    grain: int
+
+
+def _check_grains(content: Content, tables: _Tables, is_compressed: bool) -> None:
+    """All of them lie in the file, and no more of them than fit into it: QEMU reads what is cut off as zeros."""
+    last = found = seen = 0
+    for at in range(0, tables.count * 4, _BATCH_BYTES):
+        wanted = min(_BATCH_BYTES, tables.count * 4 - at)
+        directory = content.read(tables.place + at, wanted)
+        if not tables.place or len(directory) < wanted:
+            raise cut_off(_NAME, "its table")
+        for (sector,) in struct.iter_unpack("<I", directory):
+            if not sector:
+                continue
+            grains = array(_WORD, content.read(sector * _SECTOR, tables.entries * 4))
+            seen += tables.entries * 4
+            if len(grains) < tables.entries or seen > content.size_bytes:
+                raise cut_off(_NAME, "its table")
+            if sys.byteorder == "big":
+                grains.byteswap()
+            last = max(last, *grains)
+            found += len(grains) - grains.count(0) - grains.count(1)
+    if last > 1 and not _lies_within(content, last * _SECTOR, tables.grain * _SECTOR, is_compressed):
+        raise cut_off(_NAME, "its content")
+    least_bytes = _SECTOR if is_compressed else tables.grain * _SECTOR
+    if found * least_bytes > content.size_bytes + tables.grain * _SECTOR:
+        raise unsafe(_NAME, "it says that it holds more than fits into it", "is the file damaged?")
+
+
+def _lies_within(content: Content, place: int, size_bytes: int, is_compressed: bool) -> bool:
+    if is_compressed:  # each begins with its place on the disk, and its length
+        marker = content.read(place, 12)
+        size_bytes = 12 + struct.unpack_from("<I", marker, 8)[0] if len(marker) == 12 else size_bytes
+    return place + size_bytes <= content.size_bytes
+
+
+def _tables_by_footer(content: Content, capacity: int) -> int:
     """The header that counts lies a marker before the end; it describes the same disk."""
     found = content.read(content.size_bytes - 2 * _SECTOR, _HEADER.size)
     if len(found) < _HEADER.size or not found.startswith(SPARSE_MAGIC):
         raise cut_off(_NAME, "its last part")
     if _HEADER.unpack(found)[3] != capacity:
         raise unsafe(_NAME, "its two headers are not of the same disk", "is the file damaged?")
+    tables: int = _HEADER.unpack(found)[9]
+    return tables
 
 
 def _check_embedded(text: bytes) -> None:
@@ -136,7 +189,7 @@ def _extent(access: str, sectors: str, kind: str, file: str | None, skip: str | 
         raise unsafe(_NAME, f"a part of it is of kind {kind[:20]}", FLATTEN)
     if not file or "/" in file or "\\" in file or file in (".", "..") or not file.isprintable():
         raise unsafe(_NAME, f"it names {(file or '')[:80]!r}, which is no file beside it", FLATTEN)
-    return Extent(kind, size_bytes, file, int(skip or 0) * _SECTOR)
+    return Extent(kind, size_bytes, file, int(skip or 0) * _SECTOR if kind == "FLAT" else 0)
 
 
 def describe(extents: tuple[Extent, ...]) -> bytes:
