@@ -28,6 +28,12 @@ class Peer(Protocol):
         """See the API."""
         ...
 
+    async def endophyte_log(
+        self, name: str, *, lines: int | None = None, offset: int | None = None
+    ) -> wire.LogText:
+        """See the API."""
+        ...
+
 
 def _nobody(host_name: str) -> Peer:
     raise UnavailableError(f"host {host_name} does not answer", code="host-unreachable")

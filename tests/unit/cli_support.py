@@ -20,6 +20,7 @@ from vdc.model.endophyte import CheckpointFigures, CopyStatus, EndophyteStatus, 
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, VdcError
 from vdc.model.event import Event
 from vdc.model.host import Host, NodeStatus
+from vdc.model.image import Image, ImageKind
 from vdc.model.manifest import EndophyteManifest
 from vdc.model.network import Network
 
@@ -188,7 +189,16 @@ class Cluster:
         return wire.NetworkList(items=(Network(),))
 
     async def list_images(self, _: web.Request) -> Any:
-        return wire.ImageList(items=tuple(self.images.values()))
+        programs = (
+            wire.ImageView(
+                digest="sha256:" + "c" * 64,
+                image=Image(kind=ImageKind.CONTAINER),
+                names=(name,),
+                size_bytes=0,
+            )
+            for name in sorted(self.containers)
+        )
+        return wire.ImageList(items=(*self.images.values(), *programs))
 
     async def register_image(self, request: web.Request) -> Any:
         body = wire.ImageRegistration.from_json(await request.text())

@@ -12,10 +12,11 @@ import pytest
 from cli_support import Capture, Cluster, cluster, manifest_of, vdc
 from test_images_inspect import boot_sector
 
+from vdc.api.models import ImageView
 from vdc.interchange import libvirt
 from vdc.interchange.domain import read_domain
 from vdc.model.errors import RefusedError
-from vdc.model.image import Blob, Image, ImageEntry, ImageKind
+from vdc.model.image import Blob, Image, ImageKind
 
 __all__ = ["cluster"]
 
@@ -239,8 +240,11 @@ def test_an_embedded_libvirt_that_would_start_domains_is_not_opened(tmp_path: Pa
 
 def test_an_endophyte_is_written_as_a_domain(cluster: Cluster, capsys: Capture, tmp_path: Path) -> None:
     blob = Blob(digest="sha256:" + hashlib.sha256(b"").hexdigest(), size_bytes=0)
-    cluster.images["x:latest"] = ImageEntry(
-        digest="sha256:" + "d" * 64, image=Image(kind=ImageKind.DISK, disk=blob), names=("x:latest",)
+    cluster.images["x:latest"] = ImageView(
+        size_bytes=0,
+        digest="sha256:" + "d" * 64,
+        image=Image(kind=ImageKind.DISK, disk=blob),
+        names=("x:latest",),
     )
     cluster.add("web", manifest_of("web", resources={"cpus": 2, "memory": "1GiB"}))
     code, out, err = vdc(capsys, "export", "web", "--domain-type", "qemu")

@@ -131,7 +131,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "endophyte_log", "GET", "/v1/endophytes/{name}/log", Role.VIEWER, "Tail of a container's output, or of the serial console",
-        response=wire.LogText, query=("lines", "offset", "console"),
+        response=wire.LogText, query=("lines", "offset", "console"), by_hosts=Role.HOST,
     ),
     Route("endophyte_console", "GET", "/v1/endophytes/{name}/console", Role.OPERATOR, "Serial console, both ways", body=Body.WEBSOCKET),
     Route(

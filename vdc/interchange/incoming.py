@@ -30,7 +30,7 @@ DESCRIPTION = ANNOTATION_PREFIX + "description"
 IMPORTED_FROM = ANNOTATION_PREFIX + "imported-from"
 DEFAULT_NETWORK = "default"
 _FOLDER = "imported/"  # of the names of images that nobody named
-_NO_LABEL = re.compile(r"[^a-z0-9]+")
+_NO_LABEL = re.compile(r"[^a-z0-9-]+")
 
 
 @dataclass(frozen=True, slots=True)
