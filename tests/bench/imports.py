@@ -1,8 +1,8 @@
 """How long imports take until there is a plan to upload, against the tools that do the largest part of the work, alone.
 
 A container image of Debian's PostgreSQL out of an image layout against `skopeo copy`, which unpacks its layers
-(`--dest-decompress`) and, for what it is worth, which only copies them; a VMDK against `qemu-img convert`. All tools run
-in the same sandbox.
+(`--dest-decompress`) and, for what it is worth, which only copies them; a VMDK against `qemu-img convert`. All tools
+run in the same sandbox.
 """
 
 from __future__ import annotations
