@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -18,46 +17,37 @@ import aiohttp
 from pydantic import ValidationError
 
 from vdc.api import models as wire
-from vdc.api.answers import parse_json
+from vdc.api.answers import LOST_ERRORS, parse_json
 from vdc.api.call import BodyFactory, Call, make_call
 from vdc.api.context import Context
 from vdc.api.endpoints import Endpoint
+from vdc.api.execution import command_text
+from vdc.api.files import FilesWritten
 from vdc.api.identity_client import IdentityClient
-from vdc.api.transport import BUSY, RECEIVED, Deadlines, Transport
+from vdc.api.image_calls import BLOB_CHUNK_BYTES, ImageCalls
+from vdc.api.transport import Deadlines, Transport
 from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
 from vdc.model.endophyte import RunState
 from vdc.model.errors import BugError, UnavailableError
 from vdc.model.event import Event
 from vdc.model.identity import Identity
-from vdc.model.image import Image
 from vdc.model.maintenance import DrainReport
 from vdc.model.manifest import EndophyteManifest
 from vdc.security.credentials import UserCredentials
 
 R = TypeVar("R", bound=Record)
 
-BLOB_CHUNK_BYTES = 1024**2
-BLOB_PATIENCE_S = 300.0  # for writing all of a blob out
-REGISTER_PATIENCE_S = 300.0  # for reading all of an image, where its chunk lists are not known
 MOVE_PATIENCE_S = 330.0  # for a promotion that has to move the replica first
 DRILL_PATIENCE_S = 60.0  # beside the time to become protected again
 FORCE_PATIENCE_S = 60.0  # for one that has to begin a new lineage first
 AUDIT_PATIENCE_S = 120.0  # for reading all of a long audit log
 VERIFY_PATIENCE_S = 3_900.0  # for reading all of both disks
+FILES_PATIENCE_S = 120.0  # for a guest to begin, or to write out what it got
 _SEEN_EVENTS = 4096  # that a stream of events remembers, so that a reconnect repeats none
 
 
-@dataclass(frozen=True, slots=True)
-class BlobState:
-    """How much of a blob a host holds; `is_busy`: somebody sends it now."""
-
-    is_whole: bool
-    received: int = 0
-    is_busy: bool = False
-
-
-class ApiClient:
+class ApiClient(ImageCalls):
     """Talks to the first agent that answers; an async context manager."""
 
     def __init__(
@@ -234,11 +224,38 @@ class ApiClient:
         )
 
     async def endophyte_log(
-        self, name: str, *, lines: int | None = None, offset: int | None = None
+        self, name: str, *, lines: int | None = None, offset: int | None = None, console: bool = False
     ) -> wire.LogText:
-        """The last `lines` of the serial console, or all of it from the byte `offset` on."""
-        call = make_call("endophyte_log", {"name": name}, {"lines": lines, "offset": offset})
-        return await self._call(wire.LogText, call)
+        """The last `lines` of a log, or all of it from the byte `offset` on.
+
+        A container's is what its program wrote; everything else's, and with `console`, that of the serial console.
+        """
+        query = {"lines": lines, "offset": offset, "console": console or None}
+        return await self._call(wire.LogText, make_call("endophyte_log", {"name": name}, query))
+
+    def endophyte_exec(
+        self, name: str, command: Sequence[str], user: str = ""
+    ) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
+        """A command in a container's guest, as a websocket: see vdc.api.execution. InvalidError: it is too long."""
+        query = {"command": command_text(command), "user": user or None}
+        return self.transport.websocket(make_call("endophyte_exec", {"name": name}, query))
+
+    async def read_files(self, name: str, path: str) -> AsyncGenerator[bytes, None]:
+        """A tar archive of a container's file or folder. UnavailableError (`files-cut`) where it broke off."""
+        call = make_call("read_files", {"name": name}, {"path": path}, first_byte_s=FILES_PATIENCE_S)
+        async with self.transport.open(call) as response:
+            try:
+                async for chunk in response.content.iter_chunked(BLOB_CHUNK_BYTES):
+                    yield chunk
+            except LOST_ERRORS as error:
+                raise UnavailableError(f"the copy from {name} broke off", code="files-cut") from error
+
+    async def write_files(self, name: str, path: str, archive: BodyFactory) -> FilesWritten:
+        """Unpack a tar archive into a folder of a container. `archive` begins anew each time it is called."""
+        call = make_call(
+            "write_files", {"name": name}, {"path": path}, body=archive, first_byte_s=FILES_PATIENCE_S
+        )
+        return await self._call(FilesWritten, call)
 
     def endophyte_console(self, name: str) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
         """The serial console as a websocket: binary messages, both ways."""
@@ -288,64 +305,6 @@ class ApiClient:
     async def verify_audit(self) -> wire.AuditVerdict:
         """Whether the audit log is what was written."""
         return await self._call(wire.AuditVerdict, make_call("verify_audit", first_byte_s=AUDIT_PATIENCE_S))
-
-    # Images
-
-    async def list_images(self) -> wire.ImageList:
-        """All images."""
-        return await self._get(wire.ImageList, "list_images")
-
-    async def register_image(self, name: str, image: Image, *, source: str = "") -> wire.Acknowledged:
-        """Name an image whose blobs are on the answering host. `source`: where it came from."""
-        body = wire.ImageRegistration(name=name, image=image, source=source[:512]).to_json()
-        call = make_call("register_image", json_body=body, first_byte_s=REGISTER_PATIENCE_S)
-        return await self._call(wire.Acknowledged, call)
-
-    async def remove_image(self, name: str) -> wire.Acknowledged:
-        """Remove a name, or all of the image with this digest; the content goes with the last one."""
-        call = make_call("remove_image", query={"name": name}, first_byte_s=30.0)
-        return await self._call(wire.Acknowledged, call)
-
-    async def prune_images(self, *, named: bool, dry_run: bool = False) -> wire.PruneReport:
-        """Remove images that no VM is made of (with `named` also those that have names), and unfinished uploads."""
-        body = wire.PruneRequest(named=named, dry_run=dry_run).to_json()
-        return await self._call(
-            wire.PruneReport, make_call("prune_images", json_body=body, first_byte_s=60.0)
-        )
-
-    async def has_blob(self, digest: str) -> bool:
-        """Whether the answering host holds the blob."""
-        return (await self.blob_state(digest)).is_whole
-
-    async def blob_state(self, digest: str) -> BlobState:
-        """How much of a blob the answering host holds."""
-        status, headers = await self.transport.head(make_call("has_blob", {"digest": digest}))
-        received = headers.get(RECEIVED, "0")
-        if status not in (200, 204, 404, 503) or not received.isdecimal():
-            raise BugError(f"the agent answered HEAD of a blob with {status}", code="bad-answer")
-        if status == 503:
-            raise UnavailableError("the agent is not ready", code="not-ready")
-        return BlobState(status != 404, int(received), BUSY in headers)
-
-    async def read_blob(self, digest: str) -> AsyncGenerator[bytes, None]:
-        """The content of a blob in chunks; the caller checks its digest (BlobStore.write does)."""
-        call = make_call("read_blob", {"digest": digest}, first_byte_s=30.0)
-        async with self.transport.open(call) as response:
-            async for chunk in response.content.iter_chunked(BLOB_CHUNK_BYTES):
-                yield chunk
-
-    async def write_blob(
-        self, digest: str, chunks: BodyFactory, size_bytes: int, *, first: int | None = None
-    ) -> wire.BlobReceipt:
-        """Upload a blob, or its rest from the byte `first` on. `chunks` begins the body anew each time it is called.
-
-        With `first` the agent keeps what arrives (vdc.api.upload goes on with it).
-        """
-        call = make_call(
-            "write_blob", {"digest": digest}, body=chunks, size_bytes=size_bytes, first_byte=first,
-            first_byte_s=BLOB_PATIENCE_S,
-        )  # fmt: skip
-        return await self._call(wire.BlobReceipt, call)
 
     # From agent to agent
 

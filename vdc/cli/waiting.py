@@ -9,14 +9,18 @@ from dataclasses import dataclass
 
 from vdc.api.client import ApiClient
 from vdc.api.models import EndophyteView
+from vdc.cli.output import last_line
 from vdc.cli.progress import StatusLine
+from vdc.cli.text import clean
 from vdc.model.endophyte import Phase, Protection
-from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
-from vdc.model.manifest import EndophyteSpec
+from vdc.model.errors import NotFoundError, RefusedError, UnavailableError, VdcError
+from vdc.model.guest import ProgramState, ProgramStatus
+from vdc.model.manifest import ComputerType, EndophyteSpec
 
 _RETRY_S = 0.5
 _POLL_S = 0.3
 _RECHECK_S = 5.0
+_OUTPUT_S, _OUTPUT_LINES, _MOST_OUTPUT = 5.0, 20, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,27 @@ def moved_to(host: str) -> Goal:
 
 
 def goal_of(spec: EndophyteSpec) -> Goal:
-    """What `create --wait` and `apply --wait` wait for: running, and in lockstep where that is asked for."""
-    return LOCKSTEP if spec.wants_protection else RUNNING
+    """What `create --wait` and `apply --wait` wait for: running, and in lockstep where that is asked for.
+
+    A container's program has to run as well, and to be ready; one that has done its work and ended with 0 counts.
+    """
+    goal = LOCKSTEP if spec.wants_protection else RUNNING
+    if spec.virtual_computer.type is not ComputerType.CONTAINER:
+        return goal
+
+    def is_failure(view: EndophyteView) -> bool:
+        program = view.status.program
+        has_failed = program is not None and program.state == ProgramState.ENDED and program.exit_code != 0
+        return has_failed or goal.is_failure(view)
+
+    return Goal(goal.words, lambda view: goal.is_reached(view) and _is_up(view.status.program), is_failure)
+
+
+def _is_up(program: ProgramStatus | None) -> bool:
+    if program is None:
+        return False
+    has_done = program.state == ProgramState.ENDED and program.exit_code == 0
+    return has_done or (program.state == ProgramState.RUNNING and program.ready)
 
 
 async def wait_for(
@@ -73,7 +96,8 @@ async def wait_for(
                 except UnavailableError:
                     await asyncio.sleep(_RETRY_S)
     except TimeoutError:
-        raise _too_late(name, goal, timeout_s, follower.last) from None
+        said = await _last_output(api, follower.last)
+        raise _too_late(name, goal, timeout_s, follower.last, said) from None
     return follower.last
 
 
@@ -86,20 +110,20 @@ class _Follower:
 
     async def follow(self) -> None:
         """Ask, then read the stream until the goal, or for a while: no stream tells of a deletion."""
-        if self._is_reached(await self._api.get_endophyte(self._name)):
+        if await self._is_reached(await self._api.get_endophyte(self._name)):
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(_RECHECK_S), aclosing(self._api.watch_endophytes(self._name)) as views:
                 async for view in views:
-                    if self._is_reached(view):
+                    if await self._is_reached(view):
                         return
 
-    def _is_reached(self, view: EndophyteView) -> bool:
+    async def _is_reached(self, view: EndophyteView) -> bool:
         self.last = view
         if self._line:
             self._line.show(f"{self._name}: {_state(view)}")
         if self._goal.is_failure(view):
-            raise _failed(view)
+            raise _failed(view, await _last_output(self._api, view))
         return self._goal.is_reached(view)
 
 
@@ -129,19 +153,32 @@ def _state(view: EndophyteView) -> str:
     return view.status.sentence or f"{view.status.phase.value}, protection {view.status.protection.value}"
 
 
-def _failed(view: EndophyteView) -> RefusedError:
+async def _last_output(api: ApiClient, view: EndophyteView | None) -> str:
+    """What a container's program that is not well wrote last, for a sentence."""
+    if view is None or view.status.program is None or _is_up(view.status.program):
+        return ""
+    with suppress(VdcError, TimeoutError):
+        async with asyncio.timeout(_OUTPUT_S):
+            text = last_line((await api.endophyte_log(view.metadata.name, lines=_OUTPUT_LINES)).text)
+            return f"; it wrote last: {clean(text)[:_MOST_OUTPUT]}" if text else ""
+    return ""
+
+
+def _failed(view: EndophyteView, said: str) -> RefusedError:
     name = view.metadata.name
     return RefusedError(
-        f"endophyte {name} failed: {_state(view)}",
+        f"endophyte {name} failed: {_state(view)}{said}",
         hint=f"vdc describe endophyte {name}",
         code="endophyte-failed",
     )
 
 
-def _too_late(name: str, goal: Goal, timeout_s: float, last: EndophyteView | None) -> UnavailableError:
+def _too_late(
+    name: str, goal: Goal, timeout_s: float, last: EndophyteView | None, said: str = ""
+) -> UnavailableError:
     missing = _state(last) if last else "no agent answers"
     return UnavailableError(
-        f"endophyte {name} is not {goal.words} after {timeout_s:g} s: {missing}",
+        f"endophyte {name} is not {goal.words} after {timeout_s:g} s: {missing}{said}",
         hint=f"it goes on by itself; look with: vdc describe endophyte {name}",
         code="wait-timeout",
     )
