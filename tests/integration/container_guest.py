@@ -6,7 +6,9 @@ The machine is a bare pair's (lockstep_support), so it can be protected as well.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -174,6 +176,7 @@ def config_of(*, volumes: tuple[GuestVolume, ...] = (), **given: Any) -> GuestCo
         empty_dirs=process.empty_dirs,
         files=guest_files(process),
         process=guest_process(process, ImageProcess(), "web", {}),
+        seed=base64.b64encode(os.urandom(64)).decode(),
     )
 
 
