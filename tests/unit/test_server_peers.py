@@ -89,6 +89,8 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     groups = (EndophyteHandlers, DrillHandlers, VerificationHandlers)
     for name in (
         "ClusterHandlers",
+        "ImageHandlers",
+        "BlobHandlers",
         "MaintenanceHandlers",
         "ConsoleHandler",
         "MetricsHandler",
