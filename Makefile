@@ -1,16 +1,16 @@
 # Every target is a name for a script; what is up to date is skipped by the script itself,
 # with its reason.
 .DEFAULT_GOAL := help
-.PHONY: help setup packages venv runtime image-mini demo test check bench soak fuzz sbom lock clean distclean
+.PHONY: help setup packages venv runtime image-mini image-container image-debian demo test check bench soak fuzz sbom lock clean distclean
 .NOTPARALLEL:
 
 VDC_CACHE_DIR ?= /var/cache/vdc
 export VDC_CACHE_DIR
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## make this machine ready: packages, .venv, QEMU, demo image (repeat at will)
+setup: ## make this machine ready: packages, .venv, QEMU, images (repeat at will)
 	@images/setup/setup.sh
 
 packages: ## only the Debian packages
@@ -25,6 +25,12 @@ runtime: ## only the runtime root with QEMU
 image-mini: runtime ## only the demo image mycelium/mini
 	@images/mini/build.sh
 
+image-container: ## only mycelium/container, what container images boot with
+	@images/container/build.sh
+
+image-debian: runtime ## only the Debian disk image (no part of setup; tests build it when they need it)
+	@images/debian/build.sh
+
 demo: setup ## three hosts on this machine, a power cut, and a session that lives on
 	@.venv/bin/python -m vdc.lab.demo
 
@@ -35,7 +41,7 @@ test: setup check ## all checks, then the simulation deeper, integration and end
 	@VDC_FUZZ=deep .venv/bin/pytest tests/unit/test_fuzz_parsers.py tests/unit/test_api_contract.py -n auto
 	@.venv/bin/python -m tests.fuzz --runs 5000
 	@echo '==> integration tests'
-	@.venv/bin/pytest tests/integration
+	@.venv/bin/pytest tests/integration -n 2 --dist loadfile
 	@echo '==> end-to-end tests'
 	@.venv/bin/pytest tests/e2e -m 'not alone' -n 2 --dist loadfile
 	@.venv/bin/pytest tests/e2e -m alone
@@ -66,4 +72,4 @@ clean: ## remove .venv and the caches in this folder
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## also remove the runtime root and the images
-	@rm -rf "$(VDC_CACHE_DIR)/runtime" "$(VDC_CACHE_DIR)/images" "$(VDC_CACHE_DIR)/log"
+	@rm -rf "$(VDC_CACHE_DIR)/runtime" "$(VDC_CACHE_DIR)/images" "$(VDC_CACHE_DIR)/go" "$(VDC_CACHE_DIR)/log"

@@ -30,9 +30,11 @@ def build_oci_image(
     tag: str = "latest",
     arch: str = "amd64",
     is_compressed: bool = True,
+    described: Mapping[str, Any] | None = None,
     annotations: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write the layout and return its folder. `config`: Entrypoint, Cmd, Env and so on, as OCI has them.
+    """Write the layout and return its folder. `config`: Entrypoint, Cmd, Env and so on, as OCI has them;
+    `described` is put over all of the configuration.
 
     A further call with the same folder adds an image under another tag (or the same tag for another architecture:
     see `make_index`).
@@ -47,6 +49,7 @@ def build_oci_image(
         "os": "linux",
         "config": dict(config or {}),
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        **(described or {}),
     }
     manifest = {
         "schemaVersion": 2,

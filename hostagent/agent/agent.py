@@ -31,6 +31,7 @@ from hostagent.agent.names import NameService
 from hostagent.agent.packetfilter import PacketFilter
 from hostagent.agent.peers import PeerKeys, follow_peers, when_peers_change
 from hostagent.agent.presence import keep_present, publish_network
+from hostagent.agent.running import api_socket
 from hostagent.agent.storage import StorageWatch
 from hostagent.agent.survey import survey
 from hostagent.agent.verifier import Verifier
@@ -298,7 +299,7 @@ class Agent:
         gate = Gate(context.host, self._trust, revoked_by(mirror, self._keyring))
         mirror.subscribe(lambda key: gate.drop_ended() if not key or key.startswith(keys.REVOKED) else None)
         return ApiServer(
-            build_app(context, gate), self._trust, path=self.config.state_dir / "api.sock",
+            build_app(context, gate), self._trust, path=api_socket(self.config),
             address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ from hostagent.server.console import ConsoleHandler
 from hostagent.server.context import ServerContext
 from hostagent.server.drill import DrillHandlers
 from hostagent.server.endophytes import EndophyteHandlers
+from hostagent.server.guest import GuestHandlers
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
 from hostagent.server.identities import IdentityHandlers
 from hostagent.server.identity import Gate
@@ -47,6 +48,7 @@ def build_app(context: ServerContext, gate: Gate) -> web.Application:
         BlobHandlers(context),
         MaintenanceHandlers(context),
         ConsoleHandler(context),
+        GuestHandlers(context),
         MetricsHandler(context),
         VerificationHandlers(context),
         DrillHandlers(context),

@@ -5,7 +5,8 @@ what a host asks for where the route table says so (keys of the cluster). A dry 
 What is refused with 401 or 403 is written down whatever it was. Refusals, and requests that make no sense, are summed
 up, and a person may act at a pace only (pace.py): nobody can push old entries out of the log within minutes.
 
-Names alone are written: the route's, the object's, the query's that are an object's. No body and no header is.
+Names alone are written: the route's, the object's, and what of the query a route tells (`Route.told`: a command, a
+path). No body, no header, and nothing of what goes over a websocket is.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ _TOLD = web.RequestKey("audit-told", bool)
 _OPEN = web.RequestKey("audit-open", AuditEntry)
 _BY_PATH = {(route.method, route.path): route for route in ROUTES}
 _FOREIGN = re.compile(r"[^-\w.:/@+]", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _HANDED_ON = re.compile(r"[0-9a-f]{16}")
-_MOST_OBJECT = 253
+_MOST_OBJECT, _MOST_DETAIL = 253, 1000
 _SWITCHING = 101  # to a websocket
 
 
@@ -188,6 +190,7 @@ class Audit:
             id=request[_ID], at=self._host.clock.wall(), host=self._host.name,
             who=identity.uri if identity else NOBODY, via=via, address=_address_of(request),
             what=route.name if route else NO_ROUTE, object=_object_of(request, route),
+            detail=_detail_of(request, route),
         )  # fmt: skip
 
     def _epoch(self, request: web.Request, entry: AuditEntry, answer: object) -> int:
@@ -225,6 +228,12 @@ def _object_of(request: web.Request, route: Route | None) -> str:
     if not values and route is not None and "name" in route.query:
         values = [request.query.get("name", "")]
     return _plain("/".join(values))
+
+
+def _detail_of(request: web.Request, route: Route | None) -> str:
+    told = route.told if route is not None else ()
+    found = [f"{name}={request.query[name]}" for name in told if request.query.get(name)]
+    return _CONTROL.sub("?", " ".join(found)[:_MOST_DETAIL])
 
 
 def _is_dry(route: Route, request: web.Request, body: object) -> bool:

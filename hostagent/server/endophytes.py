@@ -11,13 +11,14 @@ from aiohttp import web
 
 from hostagent.drivers.process.foreign import open_foreign
 from hostagent.drivers.process.users import GUEST_DIR
-from hostagent.drivers.qemu.spec import SERIAL_LOG
+from hostagent.drivers.qemu.spec import OUTPUT_LOG, SERIAL_LOG
 from hostagent.server import peers, views
 from hostagent.server.context import ServerContext
 from hostagent.server.http import number, parse_body, stream_lines
 from hostagent.server.identity import person_of, require_role
 from hostagent.server.promotion import promote
 from hostagent.supervisor.logs import earlier_log
+from hostagent.supervisor.machine import is_container
 from vdc.api import models as wire
 from vdc.api.routes import BY_NAME
 from vdc.control.desired import parse_manifest
@@ -178,20 +179,28 @@ class EndophyteHandlers:
         await self._context.supervisors.follow(_name(request), body.epoch)
         return wire.Acknowledged(sentence="following")
 
-    # ---- the guest's console
+    # ---- the guest's logs
 
     async def endophyte_log(self, request: web.Request) -> wire.LogText:
         """See the route table. Read on the primary's host; others hand the request on."""
         name = _name(request)
         offset = number(request.query["offset"], 0, 2**63) if "offset" in request.query else None
         lines = number(request.query.get("lines", "200"), 0, 100_000)
+        wants_console = request.query.get("console", "") in ("1", "true")
         host = await self._primary_host(name)
         if host != self._context.host.name:
             peer = self._context.peer(host, person_of(request))
-            return await peer.endophyte_log(name, lines=None if offset is not None else lines, offset=offset)
+            return await peer.endophyte_log(
+                name, lines=None if offset is not None else lines, offset=offset, console=wants_console
+            )
+        endophyte = self._mirror.endophyte(name)
+        is_output = endophyte is not None and is_container(endophyte) and not wants_console
         folder = self._context.host.vms_dir / name
-        text, end = await asyncio.to_thread(_read_log, folder, lines, offset)
-        return wire.LogText(name=name, host=host, text=text, end_offset=end)
+        log = OUTPUT_LOG if is_output else SERIAL_LOG
+        text, end = await asyncio.to_thread(_read_log, folder, log, lines, offset)
+        return wire.LogText(
+            name=name, host=host, text=text, end_offset=end, form="cri" if is_output else "text"
+        )
 
     async def _primary_host(self, name: str) -> str:
         await views.find_endophyte(self._mirror, name)
@@ -226,10 +235,10 @@ def _name(request: web.Request) -> str:
     return request.match_info["name"]
 
 
-def _read_log(folder: Path, lines: int, offset: int | None) -> tuple[str, int]:
+def _read_log(folder: Path, log: str, lines: int, offset: int | None) -> tuple[str, int]:
     """From the byte `offset` on, or the last `lines`; with the offset of the end. A shorter log begins anew."""
     try:
-        with open_foreign(folder / GUEST_DIR / SERIAL_LOG) as file:
+        with open_foreign(folder / GUEST_DIR / log) as file:
             size = file.seek(0, os.SEEK_END)
             begin = max(0, size - LOG_TAIL_BYTES) if offset is None else offset if offset <= size else 0
             file.seek(begin)
@@ -237,7 +246,7 @@ def _read_log(folder: Path, lines: int, offset: int | None) -> tuple[str, int]:
     except OSError:  # none yet, or what the guest's QEMU put there is no file
         return "", 0
     if offset is None and len(data) < LOG_TAIL_BYTES:
-        data = earlier_log(SERIAL_LOG, folder, LOG_TAIL_BYTES - len(data)) + data
+        data = earlier_log(log, folder, LOG_TAIL_BYTES - len(data)) + data
         begin = size - len(data)
     text = data.decode(errors="replace")
     if offset is None:

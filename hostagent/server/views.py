@@ -11,6 +11,7 @@ from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
 from vdc.model.event import Event
 from vdc.model.host import NodeStatus
 from vdc.model.manifest import Display, Firmware
+from vdc.model.program import volumes_on_root
 from vdc.model.secrets import masked
 from vdc.protection.majority import pair_without_witness
 from vdc.protection.placement import (
@@ -107,8 +108,18 @@ async def describe(host: NodeContext, endophyte: Endophyte) -> EndophyteDescript
         pair=mirror.pair(endophyte.name),
         copies=mirror.copies(endophyte.name),
         events=await events(host, endophyte.name, 15),
-        limits=(*limits_of(endophyte), *_cluster_limits(host, endophyte)),
+        limits=(
+            *limits_of(endophyte),
+            *_cluster_limits(host, endophyte),
+            *_volume_limits(mirror, endophyte),
+        ),
     )
+
+
+def _volume_limits(mirror: Mirror, endophyte: Endophyte) -> tuple[str, ...]:
+    found = mirror.images.get(endophyte.image_digest)
+    folders = volumes_on_root(endophyte.manifest.spec, found.value.image) if found else ()
+    return tuple(f"the image wants a volume at {folder}: it lies on the root disk" for folder in folders)
 
 
 def _cluster_limits(host: NodeContext, endophyte: Endophyte) -> tuple[str, ...]:

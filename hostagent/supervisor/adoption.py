@@ -18,7 +18,7 @@ from hostagent.supervisor.confinement import QEMU_LOG
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.handover import after_restart
 from hostagent.supervisor.journal import Entry
-from hostagent.supervisor.primary import BOOT_LIMIT_S
+from hostagent.supervisor.primary import boot_limit_s
 from hostagent.supervisor.verification import thaw_after_restart
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.step import Step
@@ -150,7 +150,7 @@ def _note_age(copy: Copy) -> None:
     if not copy.journal.has_reached(Step.START_BEGUN, since=Step.ENTER_BEGUN):
         return  # it was at rest before it entered lockstep, or was powered on elsewhere
     started_at_s = copy.process.identity.start_ticks / _TICKS_PER_S
-    if copy.host.clock.boottime_s() - started_at_s < BOOT_LIMIT_S:
+    if copy.host.clock.boottime_s() - started_at_s < boot_limit_s(copy):
         copy.booting_since_s = started_at_s
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,22 @@ from hostagent.drivers.qemu.credentials import PairFiles
 from hostagent.drivers.qemu.incoming import Incoming
 from hostagent.drivers.qemu.primary import ENDS_LOCKSTEP
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession, QmpUnreachableError
-from hostagent.drivers.qemu.spec import DEBUG_SOCKET, QMP_SOCKET, SERIAL_LOG, MachineSpec
+from hostagent.drivers.qemu.spec import DEBUG_SOCKET, GUEST_SOCKET, QMP_SOCKET, SERIAL_LOG, MachineSpec
 from hostagent.drivers.tpm import adopt_tpm, start_tpm
 from hostagent.supervisor.confinement import PIDFILE, QEMU_LOG
 from hostagent.supervisor.copying import Copying
+from hostagent.supervisor.guestagent import AgentWatch
+from hostagent.supervisor.guestline import GuestLine
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.journal import Journal
-from hostagent.supervisor.launch import join_group, launch
-from hostagent.supervisor.logs import ConsoleWatch, bound_log, last_line
+from hostagent.supervisor.launch import give_files, join_group, launch, take_config
+from hostagent.supervisor.logs import ConsoleWatch, bound_logs, last_line
 from hostagent.supervisor.ports import ports_of
 from hostagent.supervisor.state import CopyState, load_state, save_state
 from hostagent.supervisor.trouble import DiskTrouble
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.errors import VdcError
+from vdc.model.guest import ProgramStatus
 from vdc.model.manifest import Firmware
 from vdc.model.step import Step
 from vdc.protection.placement import primary_cost_bytes, secondary_cost_bytes
@@ -81,12 +83,15 @@ class Copy:
         self.fence_timer: asyncio.Task[None] | None = None
         self.trouble = DiskTrouble()
         self.is_held = False  # a comparison holds the checkpoints up: that is no stall
-        self._wake = wake
+        self.wake = wake
         self._incoming: Incoming | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._tpm: ProcessHandle | None = None
         self.telling: asyncio.Task[None] | None = None  # what the agent said when it found this copy
         self.console = ConsoleWatch(self.guest / SERIAL_LOG)
+        self.line = GuestLine(self.guest / GUEST_SOCKET, name)
+        self.program: ProgramStatus | None = None  # of a container, as its guest has said last
+        self.agent = AgentWatch(self)
         self._saving = asyncio.Lock()
 
     # ---- what is there
@@ -116,14 +121,6 @@ class Copy:
         """Its TLS files, of the VM whose copy it is now."""
         return PairFiles(self.guest, self.host.pair_authorities, self.state.uid)
 
-    @property
-    def last_checkpoint(self) -> str | None:
-        """When the latest checkpoint completed, RFC 3339, for people."""
-        if self.meter.last_at_s is None:
-            return None
-        at = datetime.now(UTC) - timedelta(seconds=time.monotonic() - self.meter.last_at_s)
-        return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
     def quiet_ms(self) -> float:
         """How long no checkpoint has completed."""
         return self.meter.quiet_for(time.monotonic()) * 1000
@@ -143,7 +140,7 @@ class Copy:
             self._durable_epoch = 0
         self.state = self.state.with_(highest_epoch=max(self.state.highest_epoch, self.state.epoch))
         await self._write_state()
-        self._wake()
+        self.wake()
 
     async def _write_state(self) -> None:
         """One write at a time, each of the state as it is then: an older one never lands after a newer."""
@@ -165,13 +162,14 @@ class Copy:
         await self.host.failpoints.reach(step)
 
     def bound_logs(self) -> None:
-        """Cut what QEMU and the guest have written too much of. Blocks."""
-        for log in (self.guest / SERIAL_LOG, self.folder / QEMU_LOG):
-            bound_log(log, self.folder)
+        """See logs.bound_logs."""
+        bound_logs(self.folder, self.guest)
 
     # ---- coming to be
 
-    async def start(self, endophyte: Endophyte, spec: MachineSpec, role: CopyRole) -> None:
+    async def start(
+        self, endophyte: Endophyte, spec: MachineSpec, role: CopyRole, given: Mapping[str, bytes]
+    ) -> None:
         """Make ports, firmware and TPM, start QEMU, connect to it. Raises VdcError; then `end` cleans up."""
         is_primary = role is CopyRole.PRIMARY
         cost_bytes = primary_cost_bytes(endophyte) if is_primary else secondary_cost_bytes(endophyte)
@@ -191,12 +189,14 @@ class Copy:
                 self.folder, self.guest, runtime_root=runtime, tag=spec.uid, join=join
             )
         self.console.skip()
+        await give_files(self.guest, given)
         self.process = await launch(self.host, self.folder, self.guest, spec, role, join=join)
         self.rank_for_memory(role)
         self.booting_since_s = self.host.clock.boottime_s() if role is CopyRole.PRIMARY else None
         self._watch()
         await self.reach(Step.POWER_ON_SPAWNED)
         await self._connect_to_new()
+        await take_config(self.guest)
         await self.reach(Step.POWER_ON_DONE)
 
     def rank_for_memory(self, role: CopyRole | None) -> None:
@@ -210,6 +210,8 @@ class Copy:
         self._tpm = await adopt_tpm(self.folder)
         if self.process is None:
             return
+        if self.state.stage is not CopyStage.PREPARING:
+            await take_config(self.guest)
         self.rank_for_memory(self.state.role)
         self._watch()
         with suppress(QmpError):
@@ -244,7 +246,7 @@ class Copy:
     async def _connect(self, socket: str = QMP_SOCKET) -> None:
         qmp = await QmpSession.connect(self.guest / socket, name=self.name, deadline_s=QMP_GREETING_S)
         qmp.add_listener(self._on_event)
-        qmp.on_closed = self._wake
+        qmp.on_closed = self.wake
         self.qmp = qmp
         self.meter.hear_again(time.monotonic())
         status = await qmp.execute(Command.QUERY_STATUS)
@@ -259,7 +261,7 @@ class Copy:
         self.qemu_word = ""
         if self.state.uid and self.state.stage is not CopyStage.PREPARING:  # its job tells, and says why
             self.host.heartbeats.tell_dead(self.state.uid, self.state.epoch)
-        self._wake()
+        self.wake()
 
     def _on_event(self, event: str, data: dict[str, Any], at_s: float) -> None:
         self.meter.on_event(event, data, at_s)
@@ -287,7 +289,7 @@ class Copy:
             case _:
                 epoch = self.state.plan.epoch if self.state.plan else 0
                 self.trouble.on_event(event, data, self.state.role, self.state.stage, epoch)
-        self._wake()
+        self.wake()
 
     async def probe(self) -> None:
         """Raise a QmpError unless QEMU itself answers, out of band: a hung copy must not ask to go on."""
@@ -314,6 +316,9 @@ class Copy:
         """
         self.forget_fence()
         self.await_memory(None)
+        await self.line.close()
+        await take_config(self.guest)
+        self.program = None
         self.fenced_epoch = self.consent_epoch = 0
         if self._watcher is not None and not is_news:
             self._watcher.cancel()
@@ -369,7 +374,7 @@ class Copy:
         self._durable_epoch = 0
         self.console.skip()
         await self.reach(Step.DISCARD_DONE)
-        self._wake()
+        self.wake()
 
     async def close(self) -> None:
         """Let go of the process without touching it (the agent stops; the guest goes on).
@@ -379,16 +384,15 @@ class Copy:
         if self.qmp is not None:
             with suppress(QmpError, TimeoutError):
                 await self.qmp.close()
+        await self.line.close()
         self.forget_fence()
         self.await_memory(None)
-        for task in (self._watcher, self.telling):
+        for task in (self._watcher, self.telling, self.agent.task):
             if task is not None:
                 task.cancel()
         for process in (self.process, self._tpm):
             if process is not None:
                 process.close()
-
-    # ---- helpers
 
     def mark_stage(self, stage: CopyStage) -> None:
         """Change the stage in memory alone (a note that is found out again after a restart)."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from hostagent.drivers.net import close_taps, open_taps
 from hostagent.drivers.process import ProcessHandle, in_thread
+from hostagent.drivers.process.foreign import give_foreign
 from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
-from hostagent.drivers.qemu.spec import QMP_SOCKET, MachineSpec
+from hostagent.drivers.qemu.spec import CONFIG_FILE, QMP_SOCKET, SEED_FILE, MachineSpec
 from hostagent.supervisor.confinement import limits_of, spawn_guest
 from hostagent.supervisor.host import HostContext
-from vdc.model.endophyte import CopyRole, Endophyte
+from hostagent.supervisor.machine import guest_config, is_container, seed_of
+from vdc.model.endophyte import CopyRole, Endophyte, MachineFacts
 from vdc.model.errors import UnavailableError
+from vdc.model.image import Image
 
 
 async def own_guest_folder(host: HostContext, name: str, uid: str) -> None:
@@ -23,6 +27,38 @@ async def own_guest_folder(host: HostContext, name: str, uid: str) -> None:
         raise UnavailableError(
             f"the folder of {name} for its QEMU cannot be made: {error.strerror}", code="state-unwritable"
         ) from error
+
+
+def files_for(
+    host: HostContext, endophyte: Endophyte, image: Image, facts: MachineFacts
+) -> Mapping[str, bytes]:
+    """What the guest is told, by the names under which QEMU finds it; the same for both copies. Raises VdcError."""
+    networks = host.networks
+    if missing := [nic.network for nic in endophyte.nics if nic.network not in networks]:
+        raise UnavailableError(f"network {missing[0]} is not known on {host.name}", code="network-not-found")
+    files: dict[str, bytes] = {}
+    if is_container(endophyte):
+        files[CONFIG_FILE] = guest_config(endophyte, image, networks, facts).to_json().encode()
+    if (seed := seed_of(endophyte, networks, facts)) is not None:
+        files[SEED_FILE] = seed
+    return files
+
+
+async def give_files(guest: Path, files: Mapping[str, bytes]) -> None:
+    """Put them where QEMU finds them. Raises UnavailableError."""
+    try:
+        for name, content in files.items():
+            await in_thread(give_foreign, guest / name, content)
+    except OSError as error:
+        raise UnavailableError(
+            f"what the guest is told cannot be written to {guest}: {error.strerror}", code="state-unwritable"
+        ) from error
+
+
+async def take_config(guest: Path) -> None:
+    """QEMU has read what a container's guest is told, which may hold secrets: they stay on no disk."""
+    with suppress(OSError):
+        await in_thread(lambda: (guest / CONFIG_FILE).unlink(missing_ok=True))
 
 
 async def join_group(host: HostContext, endophyte: Endophyte, role: CopyRole) -> Callable[[int], None]:

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from hostagent.drivers.process.foreign import open_foreign, size_of_foreign
+from hostagent.drivers.qemu.spec import OUTPUT_LOG, SERIAL_LOG
+from hostagent.supervisor.confinement import QEMU_LOG
 
 LIMIT_BYTES = 8 << 20
 KEPT_BYTES = 4 << 20
@@ -77,6 +79,12 @@ def bound_log(
     except OSError:
         return False
     return True
+
+
+def bound_logs(folder: Path, guest: Path) -> None:
+    """Cut what a QEMU and its guest have written too much of. Blocks."""
+    for log in (guest / SERIAL_LOG, guest / OUTPUT_LOG, folder / QEMU_LOG):
+        bound_log(log, folder)
 
 
 def earlier_log(name: str, kept_in: Path, most_bytes: int) -> bytes:

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
+from uuid import UUID, uuid5
 
 from hostagent.drivers.disk.copy import DiskSource
+from hostagent.drivers.guest.seed import seed
 from hostagent.drivers.net import tap_name
-from hostagent.drivers.qemu.spec import IMAGE_DIR, DiskBoot, DiskSpec, KernelBoot, MachineSpec, NicSpec
+from hostagent.drivers.qemu.spec import (
+    AGENT_PORT,
+    AGENT_SOCKET,
+    GUEST_SOCKET,
+    IMAGE_DIR,
+    OUTPUT_LOG,
+    DiskBoot,
+    DiskSpec,
+    GuestPort,
+    KernelBoot,
+    MachineSpec,
+    NicSpec,
+)
+from hostagent.supervisor.guestnet import domain_of, guest_nics
 from vdc.images.blobs import relative_path
 from vdc.model.endophyte import Endophyte, MachineFacts
+from vdc.model.guest import CHANNEL_PORT, FW_CFG_NAME, OUTPUT_PORT, GuestConfig, GuestVolume
 from vdc.model.image import Blob, Image, ImageKind
+from vdc.model.manifest import ComputerType
+from vdc.model.network import Network
+from vdc.model.process import EnvField, ImageProcess, Process
+from vdc.model.program import guest_files, guest_process
+
+MOST_NAMESERVERS: Final = 3  # that a resolver asks (resolv.conf(5))
+_CONTAINER_PORTS: Final = (
+    GuestPort(CHANNEL_PORT, GUEST_SOCKET),
+    GuestPort(OUTPUT_PORT, OUTPUT_LOG, is_log=True),
+)
+_AGENT_PORTS: Final = (GuestPort(AGENT_PORT, AGENT_SOCKET),)
 
 
 def machine_spec(
@@ -33,17 +61,91 @@ def machine_spec(
         firmware=endophyte.firmware,
         tpm=spec.tpm,
         display=spec.display,
+        guest_ports=_ports(endophyte, facts),
+        config_name=FW_CFG_NAME if is_container(endophyte) else "",
+        has_seed=spec.cloud_init is not None,
     )
 
 
-def disk_sources(endophyte: Endophyte, image: Image) -> tuple[DiskSource, ...]:
-    """What each disk of a new VM begins with: the image's own first, then the manifest's empty ones."""
-    given = list(endophyte.manifest.spec.disks)
+def _ports(endophyte: Endophyte, facts: MachineFacts) -> tuple[GuestPort, ...]:
+    if is_container(endophyte):
+        return _CONTAINER_PORTS
+    return _AGENT_PORTS if facts.has_agent_port else ()
+
+
+def has_agent_port(image: Image) -> bool:
+    """Whether a guest that is powered on now gets a port for QEMU's guest agent."""
+    return image.kind is ImageKind.DISK
+
+
+def seed_of(endophyte: Endophyte, networks: Mapping[str, Network], facts: MachineFacts) -> bytes | None:
+    """What its cloud-init is told, as a disk; None where the manifest says nothing of it."""
+    given = endophyte.manifest.spec.cloud_init
+    if given is None:
+        return None
+    return seed(
+        uid=endophyte.uid,
+        hostname=endophyte.name,
+        given=given,
+        nics=guest_nics(endophyte, networks),
+        domain=domain_of(endophyte, networks),
+        nameservers=facts.nameservers,
+    )
+
+
+def is_container(endophyte: Endophyte) -> bool:
+    """Whether it runs a container image's program under our init."""
+    return endophyte.manifest.spec.virtual_computer.type is ComputerType.CONTAINER
+
+
+def disk_sources(endophyte: Endophyte, images: Mapping[str, Image]) -> tuple[DiskSource, ...]:
+    """What each disk of a new VM begins with: the image's own first, then what the manifest's others name, or nothing.
+
+    `images`: all of `endophyte.image_digests`.
+    """
+    disks = endophyte.manifest.spec.disks
+    given = list(zip(disks, endophyte.disk_image_digests or ("",) * len(disks), strict=True))
     sources: list[DiskSource] = []
-    if image.disk is not None:
-        size = given.pop(0).size if given else None
-        sources.append(DiskSource(size, relative_path(image.disk.digest), image.disk_format))
-    return (*sources, *(DiskSource(size_bytes=disk.size) for disk in given))
+    if images[endophyte.image_digest].disk is not None:
+        size_bytes = given.pop(0)[0].size if given else None
+        sources.append(_over(images[endophyte.image_digest], size_bytes))
+    for disk, digest in given:
+        label = str(uuid5(UUID(endophyte.uid), disk.name)) if disk.mount_path else ""
+        empty = DiskSource(size_bytes=disk.size, file_system=label)
+        sources.append(_over(images[digest], disk.size) if digest else empty)
+    return tuple(sources)
+
+
+def _over(image: Image, size_bytes: int | None) -> DiskSource:
+    assert image.disk is not None
+    return DiskSource(size_bytes, relative_path(image.disk.digest), image.disk_format)
+
+
+def guest_config(
+    endophyte: Endophyte, image: Image, networks: Mapping[str, Network], facts: MachineFacts
+) -> GuestConfig:
+    """What a container's guest is told. Raises InvalidError as `guest_process`."""
+    spec = endophyte.manifest.spec
+    given = spec.process or Process()
+    hostname = given.hostname or endophyte.name
+    fields = {
+        EnvField.POD_IP: endophyte.nics[0].address if endophyte.nics else "",
+        EnvField.UID: endophyte.uid,
+    }
+    return GuestConfig(
+        hostname=hostname,
+        domain=domain_of(endophyte, networks),
+        nameservers=facts.nameservers[:MOST_NAMESERVERS],
+        nics=guest_nics(endophyte, networks),
+        volumes=tuple(
+            GuestVolume(disk=number, path=disk.mount_path, read_only=disk.read_only)
+            for number, disk in enumerate(spec.disks)
+            if disk.mount_path is not None
+        ),
+        empty_dirs=given.empty_dirs,
+        files=guest_files(given),
+        process=guest_process(given, image.process or ImageProcess(), hostname, fields),
+    )
 
 
 def _boot(endophyte: Endophyte, image: Image) -> KernelBoot | DiskBoot:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 
 from hostagent.drivers.disk.copy import disk_specs
 from hostagent.drivers.host.room import require_disk
 from hostagent.drivers.qemu import kept, primary
-from hostagent.drivers.qemu.commands import Command
-from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import consent, credentials, resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.copy import Copy
-from hostagent.supervisor.launch import own_guest_folder
-from hostagent.supervisor.machine import disk_sources, machine_spec
+from hostagent.supervisor.guestnet import nameservers
+from hostagent.supervisor.launch import files_for, own_guest_folder
+from hostagent.supervisor.machine import disk_sources, has_agent_port, machine_spec
+from hostagent.supervisor.shutdown import ask_guest, is_forced
 from hostagent.supervisor.state import PlanRecord
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte, MachineFacts, RunState
 from vdc.model.errors import RefusedError, VdcError
@@ -30,11 +29,13 @@ from vdc.protection.arbitration import go_alone, mark_in_sync
 
 ENTER_DEADLINE_S = 600.0  # without progress of the disk copy, and for what comes after it
 BOOT_LIMIT_S = 30.0
+SYSTEM_BOOT_LIMIT_S = 180.0  # of a disk image, which holds a whole system
 BOOT_SAMPLE_S = 0.25
 BOOT_QUIET_SAMPLES = 2
+SYSTEM_QUIET_SAMPLES = (
+    20  # of one whose guest agent does not answer (yet): while it boots it waits now and then
+)
 BOOT_QUIET_SHARE = 0.5  # of one processor; a guest that boots takes all of one
-SHUTDOWN_GRACE_S = 30
-SHUTDOWN_REPEAT_S = 5  # a guest that boots misses the first ones
 
 
 async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
@@ -50,14 +51,14 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     )  # fmt: skip
     await copy.reach(Step.START_BEGUN)
     try:
-        entry = host.mirror.images[endophyte.image_digest].value
-        await host.ensure_image(entry)
+        images = await host.ensure_images(endophyte)
+        image = images[endophyte.image_digest]
         await own_guest_folder(host, copy.name, endophyte.uid)
         record = await copy.disks.load()
         if pair.epoch == 1 and copy.disks.is_unmade(record):
             require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
             record = await copy.disks.create_primary(
-                endophyte.uid, pair.epoch, disk_sources(endophyte, entry.image)
+                endophyte.uid, pair.epoch, disk_sources(endophyte, images)
             )
         elif record is None:
             raise RefusedError(f"the disks of {copy.name} are not on {host.name}", code="disk-missing")
@@ -69,12 +70,13 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             qemu_version=host.record.qemu.version,
             disk_sizes_bytes=await copy.disks.virtual_sizes(),
             disk_bases=await copy.disks.bases(),
+            nameservers=nameservers(found.value for found in host.mirror.hosts.values()),
+            has_agent_port=has_agent_port(image),
         )
         await copy.save(machine=facts)  # before QEMU starts: the next agent can tell what it finds
         await copy.reach(Step.START_DISKS)
-        await copy.start(
-            endophyte, machine_spec(endophyte, entry.image, facts, disk_specs(record)), CopyRole.PRIMARY
-        )
+        spec = machine_spec(endophyte, image, facts, disk_specs(record))
+        await copy.start(endophyte, spec, CopyRole.PRIMARY, files_for(host, endophyte, image, facts))
     except BaseException:
         await copy.end_process()
         raise
@@ -165,7 +167,7 @@ async def enter(copy: Copy, pair: Pair) -> None:
 
 
 async def _boot_settled(copy: Copy) -> None:
-    """Wait until an emulated guest that was just powered on or reset has come to rest, at most BOOT_LIMIT_S.
+    """Wait until an emulated guest that was just powered on or reset has come to rest, at most `boot_limit_s`.
 
     While a guest boots it loads code where other code has been. Its secondary, whose memory each checkpoint
     replaces behind the emulator's back, would go on with translations of what was there before, and crash
@@ -176,13 +178,24 @@ async def _boot_settled(copy: Copy) -> None:
         return
     before_s, busy_before_s = clock.boottime_s(), process.busy_s()
     quiet_samples = 0
-    while quiet_samples < BOOT_QUIET_SAMPLES and clock.boottime_s() - copy.booting_since_s < BOOT_LIMIT_S:
+    limit_s = boot_limit_s(copy)
+    while quiet_samples < _quiet_samples(copy) and clock.boottime_s() - copy.booting_since_s < limit_s:
         await asyncio.sleep(BOOT_SAMPLE_S)
         now_s, busy_s = clock.boottime_s(), process.busy_s()
         is_quiet = busy_s - busy_before_s < BOOT_QUIET_SHARE * (now_s - before_s)
         quiet_samples = quiet_samples + 1 if is_quiet else 0
         before_s, busy_before_s = now_s, busy_s
     copy.booting_since_s = None
+
+
+def boot_limit_s(copy: Copy) -> float:
+    """How long a guest may take until it has booted, at the most."""
+    return SYSTEM_BOOT_LIMIT_S if copy.agent.has_port else BOOT_LIMIT_S
+
+
+def _quiet_samples(copy: Copy) -> int:
+    has_booted = copy.agent.status is not None and copy.agent.status.is_answering
+    return SYSTEM_QUIET_SAMPLES if copy.agent.has_port and not has_booted else BOOT_QUIET_SAMPLES
 
 
 async def _call_off(copy: Copy, pair: Pair, error: VdcError) -> None:
@@ -319,8 +332,8 @@ async def resume(copy: Copy) -> None:
 
 async def power_down(copy: Copy) -> None:
     """Ask the guest to shut down, repeat the request, end it when its time is up or the user has no patience."""
-    await _ask_guest(copy)
-    was_asked_in_vain = copy.is_alive and not copy.powered_off.is_set() and not _is_forced(copy)
+    await ask_guest(copy)
+    was_asked_in_vain = copy.is_alive and not copy.powered_off.is_set() and not is_forced(copy)
     await copy.reach(Step.POWER_DOWN_ASKED)
     await switch_off(copy)
     await copy.reach(Step.POWER_DOWN_DONE)
@@ -337,32 +350,3 @@ async def switch_off(copy: Copy) -> None:
     await copy.reach(Step.SWITCH_OFF_PORTS)
     await copy.save(role=None, stage=CopyStage.ABSENT, plan=None, listening_epoch=0)
     await copy.reach(Step.SWITCH_OFF_DONE)
-
-
-def _is_forced(copy: Copy) -> bool:
-    endophyte = copy.host.mirror.endophyte(copy.name)
-    return endophyte is not None and endophyte.force_off
-
-
-async def _ask_guest(copy: Copy) -> None:
-    process = copy.process
-    if process is None:
-        return
-    waiting = [
-        asyncio.create_task(process.wait(), name=f"{copy.name} end"),
-        asyncio.create_task(copy.powered_off.wait(), name=f"{copy.name} shutdown"),
-    ]
-    try:
-        for second in range(SHUTDOWN_GRACE_S):
-            if _is_forced(copy) or copy.powered_off.is_set():
-                return
-            if second % SHUTDOWN_REPEAT_S == 0:
-                with suppress(QmpError):  # it may be gone already; the wait below tells
-                    await primary.resume(copy.session())
-                    await copy.session().execute(Command.SYSTEM_POWERDOWN)
-            done, _ = await asyncio.wait(waiting, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-            if done:
-                return
-    finally:
-        for task in waiting:
-            task.cancel()

@@ -19,6 +19,7 @@ from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.ending import end_copy
 from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence
 from hostagent.supervisor.host import HostContext
+from hostagent.supervisor.program import ProgramWatch
 from hostagent.supervisor.publisher import Publisher
 from hostagent.supervisor.verification import Freezer, Peer, comparing
 from hostagent.supervisor.view import observed, snapshot
@@ -61,6 +62,7 @@ class Supervisor:
         self._failed_action: Action | None = None
         self._retry_at_s = 0.0
         self._publisher = Publisher(host, name, self._observed)
+        self._program = ProgramWatch(self.copy, self.wake)
         self._exclusive = asyncio.Lock()
         self.freezer = Freezer(self.copy)
 
@@ -78,7 +80,10 @@ class Supervisor:
 
     async def run(self) -> None:
         """Never returns; cancelling it leaves the guest alone (I8)."""
-        publisher = asyncio.create_task(self._publisher.run(), name=f"{self.name} publisher")
+        beside = (
+            asyncio.create_task(self._publisher.run(), name=f"{self.name} publisher"),
+            asyncio.create_task(self._program.run(), name=f"{self.name} program"),
+        )
         try:
             await self._look(take_over_after_restart)
             due_s = self.host.clock.boottime_s()
@@ -91,7 +96,8 @@ class Supervisor:
                     async with asyncio.timeout(tick):
                         await self._wakeup.wait()
         finally:
-            publisher.cancel()
+            for task in beside:
+                task.cancel()
             await self._cancel_job()
             await self.copy.close()
 
@@ -141,6 +147,7 @@ class Supervisor:
                     epoch=self.copy.state.epoch, severity=Severity.WARNING,
                 )  # fmt: skip
         await self._dispatch(decision)
+        self.copy.agent.look()
         self._publisher.look()
 
     async def _dispatch(self, decision: Decision) -> None:

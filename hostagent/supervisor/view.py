@@ -3,6 +3,9 @@ to the Observed record that the others see."""
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime, timedelta
+
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.resync import is_kept
 from vdc.model.endophyte import CheckpointFigures, CopyRole, CopyStage, Endophyte, Observed
@@ -121,7 +124,10 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
         pid=copy.pid,
         qemu=_qemu_word(copy),
         checkpoints=CheckpointFigures(
-            count=meter.count, pause_ms_p50=meter.p50_ms, pause_ms_p99=meter.p99_ms, last=copy.last_checkpoint
+            count=meter.count,
+            pause_ms_p50=meter.p50_ms,
+            pause_ms_p99=meter.p99_ms,
+            last=_last_checkpoint(copy),
         ),
         progress=copy.copying.progress if is_copying else None,
         sentence=f"keeps disks as of epoch {copy.older.epoch}" if copy.older and is_kept(copy) else sentence,
@@ -135,7 +141,17 @@ def observed(copy: Copy, sentence: str, error: str) -> Observed:
         copying=copy.copying.shown if is_copying else None,
         older=state.older,
         resumes=state.resumes,
+        program=copy.program,
+        agent=copy.agent.status,
     )
+
+
+def _last_checkpoint(copy: Copy) -> str | None:
+    """When the latest one completed, RFC 3339, for people."""
+    if copy.meter.last_at_s is None:
+        return None
+    at = datetime.now(UTC) - timedelta(seconds=time.monotonic() - copy.meter.last_at_s)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _qemu_word(copy: Copy) -> str:

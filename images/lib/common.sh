@@ -63,7 +63,7 @@ run_quietly() {
     status=$?
     set -e
     [[ $status -eq 0 ]] && return
-    complaint=$(grep -E '^(E:|error|ERROR)' "$log" | tail -n 1)
+    complaint=$(grep -E '^(E:|error|ERROR)' "$log" | tail -n 1) || true  # it may say nothing of the kind
     fail "$name failed: ${complaint:-$(tail -n 1 "$log")}" "$hint (its output is in $log)"
 }
 

@@ -12,38 +12,18 @@ readonly here
 . "$here/../lib/common.sh"
 # shellcheck source=../lib/debian.sh
 . "$here/../lib/debian.sh"
+# shellcheck source=../lib/kernel.sh
+. "$here/../lib/kernel.sh"
 
-# Of the two kernels that Debian supports this one unpacks itself in a third of the time
-# under emulation (LZ4, the newer one is Zstandard): a second less to boot.
-readonly SUITE=bookworm
 readonly KIND=images/mini
 readonly DISK_SIZE=64M
-# Fixed, because they end up in the disk image.
+# Fixed, because it ends up in the disk image.
 readonly DISK_UUID=5d6f5d4e-8d2b-4c58-9c1c-6d79631a0001
-readonly EPOCH=1700000000
 readonly RUNTIME=$VDC_CACHE_DIR/runtime/current
 
 compile_services() {
     gcc -std=c17 -static -O2 -Wall -Wextra -Werror -s -Wl,--build-id=none \
         -o "$1" "$here"/src/*.c
-}
-
-# add_modules SYSTEM ROOT: copy the listed drivers and what they depend on, uncompressed,
-# and write the order in which to load them.
-add_modules() {
-    local system=$1 target=$2/lib/modules release file name
-    release=$(basename "$system"/lib/modules/*)
-    mkdir -p "$target"
-    depmod --basedir "$system" "$release"
-    grep -v '^#' "$here/modules.list" |
-        xargs modprobe --dirname "$system" --set-version "$release" --show-depends --ignore-install --all |
-        sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' |
-        while read -r file; do
-            name=$(basename "${file%.xz}")
-            if [[ $file == *.xz ]]; then xz -dc "$file" >"$target/$name"; else cp "$file" "$target/$name"; fi
-            echo "$name"
-        done >"$target/order"
-    [[ -s $target/order ]] || fail "no driver found for kernel $release" "check modules.list"
 }
 
 populate_root() {
@@ -61,14 +41,7 @@ populate_root() {
     install -m 644 "$here/profile" "$root/etc/profile"
     echo 'root:x:0:0:root:/:/bin/sh' >"$root/etc/passwd"
     compile_services "$root/bin/mini-services"
-    add_modules "$system" "$root"
-}
-
-# Sorted names, one timestamp, no owner: nothing of the machine is left in it.
-pack_root() {
-    find "$1" -exec touch --no-dereference --date="@$EPOCH" {} +
-    (cd "$1" && find . -mindepth 1 -print0 | LC_ALL=C sort -z |
-        cpio --null --create --format=newc --owner=0:0 --reproducible --quiet) >"$2"
+    add_modules "$system" "$here/modules.list" "$root"
 }
 
 make_disk() {
@@ -103,8 +76,8 @@ build() {
     [[ -d $RUNTIME ]] || fail "the runtime root is missing" "run make runtime"
     step "demo image: building mycelium/mini"
     mkdir -p "$image"
-    run_quietly mini-unpack "check that the Debian mirror carries $SUITE" \
-        unpack_debian "$SUITE" linux-image-cloud-amd64,busybox-static "$work/system" "$work/packages"
+    run_quietly mini-unpack "check that the Debian mirror carries $KERNEL_SUITE" \
+        unpack_kernel "$work" busybox-static
     run_quietly mini-initrd "fix the recipe in images/mini" populate_root "$work/system" "$work/root"
     pack_root "$work/root" "$image/initrd"
     cp "$work"/system/boot/vmlinuz-* "$image/vmlinuz"
@@ -115,5 +88,5 @@ build() {
 }
 
 ensure_artefact "$KIND" \
-    "$(digest_of "$here"/{build.sh,init,udhcpc,profile,modules.list} "$here"/src/* "$here/../lib/debian.sh")" \
+    "$(digest_of "$here"/{build.sh,init,udhcpc,profile,modules.list} "$here"/src/* "$here"/../lib/{debian,kernel}.sh)" \
     "demo image" build

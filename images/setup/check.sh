@@ -8,6 +8,8 @@ root=$(cd "$here/../.." && pwd)
 readonly here root
 # shellcheck source=../lib/common.sh
 . "$here/../lib/common.sh"
+# shellcheck source=../lib/go.sh
+. "$here/../lib/go.sh"
 
 readonly BIN=$root/.venv/bin
 
@@ -17,9 +19,22 @@ run_shellcheck() {
         -e '^#!.*[/ ](ba)?sh$' -e '^# shellcheck shell=' . | xargs shellcheck
 }
 
+# Format, vet and tests of the container guests' init.
+run_go() {
+    local unformatted
+    if ! command -v go >/dev/null; then
+        echo "left out: no Go on this machine"
+        return
+    fi
+    unformatted=$(gofmt -l images)
+    [[ -z $unformatted ]] || { echo "not formatted: $unformatted" && return 1; }
+    in_go images/container/init vet ./... && in_go images/container/init test ./...
+}
+
 # The slowest first: they share the processors.
 readonly TOOLS=(
     "mypy|$BIN/mypy"
+    "go|run_go"
     "shellcheck|run_shellcheck"
     "yamllint|$BIN/yamllint --strict -c $here/yamllint.yaml ."
     "import-linter|$BIN/lint-imports"

@@ -9,3 +9,4 @@ readonly here
 "$here/venv.sh"
 "$here/../runtime/build.sh"
 "$here/../mini/build.sh"
+"$here/../container/build.sh"

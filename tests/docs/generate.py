@@ -1,4 +1,5 @@
-"""Text of the documentation that follows from the code: the pair's table and diagrams, the agent's options.
+"""Text of the documentation that follows from the code: the pair's table and diagrams, the agent's options, what
+is not kept of Kubernetes' objects.
 
 A page holds each part between `<!-- generated: NAME -->` and `<!-- end -->`. `tests/unit/test_docs.py` fails
 where a page says something else than the code; `python -m tests.docs` brings it up to date.
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from hostagent.config import AgentConfig, EmbeddedEtcd, EtcdConfig, GuestUids, HostAddress, Timings
+from tests.docs.kubernetes import noted_table, refused_table
 from vdc.api.routes import ROUTES
 from vdc.model.explanations import EXPLANATIONS
 from vdc.model.identity import Role
@@ -29,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 _SENTENCES = "docs/failover.md"
 _OPTIONS = "docs/operations.md"
 _STEPS = "docs/development.md"
+_KUBERNETES = "docs/kubernetes-manifests.md"
 
 # What each option of the agent's configuration means; its type and default are read from the model.
 MEANINGS = {
@@ -273,4 +276,6 @@ PARTS = (
     Part(_OPTIONS, "options", options_table),
     Part(_OPTIONS, "roles", roles_table),
     Part(_STEPS, "steps", steps_table),
+    Part(_KUBERNETES, "refused", refused_table),
+    Part(_KUBERNETES, "noted", noted_table),
 )

@@ -33,7 +33,7 @@ from hostagent.server.http import number
 from hostagent.server.undecided import pairs_in
 from hostagent.supervisor.journal import Entry
 from hostagent.supervisor.state import CopyState
-from tests.fuzz import disks, identities
+from tests.fuzz import container_guests, containers, disks, guests, identities, interchange
 from vdc.api import models as wire
 from vdc.api.answers import parse_json as parse_answer
 from vdc.api.context import parse_contexts
@@ -42,6 +42,7 @@ from vdc.api.routes import ROUTES
 from vdc.images.inspect import inspect_disk
 from vdc.images.reference import check_digest, normalise_reference
 from vdc.images.sources.recipe import Recipe
+from vdc.kubernetes.routing import route
 from vdc.model.audit import AuditAnchor, AuditEntry, AuditHead, RememberedHead
 from vdc.model.base import Record
 from vdc.model.credentials import Authorities, IssuedCertificate, Revocation, Trust, User
@@ -81,6 +82,40 @@ spec:
   disks: &d [{name: data, size: 1GiB}]
   networks: [{network: default, address: 10.77.0.50, mac: "52:54:00:12:34:56"}]
   protection: {checkpointMs: 300, verifyEvery: 24h}
+"""
+CONTAINER = b"""kind: Endophyte
+metadata: {name: db}
+spec:
+  image: redis
+  virtualComputer: {type: container}
+  disks: [{name: root}, {name: data, size: 1GiB, mountPath: /data}]
+  process:
+    args: [$(A), $$]
+    env: [{name: A, value: b, secret: true}, {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
+    emptyDirs: [{path: /tmp, medium: Memory, sizeLimit: 16Mi}]
+    files: [{path: /a, content: b, mode: 0600}, {path: /c, contentBase64: AP8=}]
+    livenessProbe: {httpGet: {port: 80, path: /}}
+    securityContext: {fsGroup: 5, capabilities: {drop: [ALL]}}
+"""
+WORKLOAD = b"""apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db, annotations: {mycelium.network/service-type: endophyte}}
+spec:
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      containers:
+        - image: redis
+          env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]
+          resources: {limits: {cpu: 250m, memory: 1.5Gi}}
+          livenessProbe: {tcpSocket: {port: 6379}}
+          volumeMounts: [{name: data, mountPath: /data}, {name: f, mountPath: /f/a, subPath: k}]
+      volumes: [{name: f, secret: {secretName: s, defaultMode: 0400}}]
+  volumeClaimTemplates: [{metadata: {name: data}, spec: {resources: {requests: {storage: 1Gi}}}}]
+---
+{apiVersion: v1, kind: Secret, metadata: {name: s}, data: {k: eA==}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: db}, spec: {selector: {app: db}, ports: [{port: 6379}]}}
 """
 CONFIG = b"""host: h1
 state_dir: /var/lib/vdc
@@ -140,6 +175,20 @@ def _manifest(data: bytes, *, is_json: bool) -> None:
             assert loaded.manifest is not None
             text = loaded.manifest.to_json()
             assert type(loaded.manifest).from_json(text) == loaded.manifest
+
+
+def kubernetes(data: bytes) -> None:
+    """Each object has exactly one result, and Endophytes that can be stored."""
+    loaded = load_text(data, "a file")
+    made = route(loaded)
+    assert len(made) == len(loaded)
+    for item in made:
+        assert [item.manifest is not None, item.error is not None, bool(item.part_of)].count(True) == 1
+        if item.error is not None:
+            assert len(str(item.error)) < 5_000
+            item.error.problem.to_json()
+        elif item.manifest is not None:
+            assert type(item.manifest).from_json(item.manifest.to_json()) == item.manifest
 
 
 def yaml_values(data: bytes) -> None:
@@ -291,8 +340,9 @@ _BODIES: tuple[Record, ...] = (
 
 TARGETS: tuple[Target, ...] = (
     Target("disk", disk, (_qcow2(), b"# Disk DescriptorFile\nversion=1\n", b"\0" * 510 + b"\x55\xaa")),
-    Target("manifest-yaml", manifest_yaml, (MANIFEST, b"---\na: &a [1]\nb: *a\n<<: {c: 1}\n")),
+    Target("manifest-yaml", manifest_yaml, (MANIFEST, CONTAINER, b"---\na: &a [1]\nb: *a\n<<: {c: 1}\n")),
     Target("manifest-json", manifest_json, (b'{"kind":"Endophyte","metadata":{"name":"a"},"spec":{"image":"m"}}',)),
+    Target("kubernetes", kubernetes, (WORKLOAD,)),
     Target("yaml-values", yaml_values, (MANIFEST, CONFIG, b"- 0o7\n- 1e3\n- ~\n- 'x'\n- \"\\x85\"\n- |\n a\n")),
     Target("request-body", request_body, (b'{"state":"running"}', *(_json(one) for one in _BODIES))),
     Target("names", names, (b"web", b"localhost:5000/team/app:1.2", b"sha256:" + b"a" * 64, b"http://h:7400")),
@@ -322,6 +372,9 @@ TARGETS: tuple[Target, ...] = (
     )),
     Target("ram-blocks", ram_blocks, (RAM_BLOCKS.encode(),)),
     Target("sandbox-status", sandbox_status, (b'{"child-pid":1}\n{"exit-code":0}\n',)),
-    *(Target(*about) for about in (*identities.TARGETS, *disks.TARGETS)),
+    *(Target(*about) for about in (
+        *identities.TARGETS, *disks.TARGETS, *guests.TARGETS, *containers.TARGETS, *container_guests.TARGETS,
+        *interchange.TARGETS,
+    )),
 )  # fmt: skip
 BY_NAME = {target.name: target for target in TARGETS}

@@ -96,6 +96,7 @@ class Pair:
 
     def __init__(self, *, disks: int = 1, nics: int = 1, memory_bytes: int = 256 * MIB, **spec: Any) -> None:
         self.disks, self.nics, self.memory_bytes, self.spec_changes = disks, nics, memory_bytes, spec
+        self.image_dir = MINI
         self.uid = "6f1f2a8e-5a5c-4a39-9d5e-0c6f1e0f7a01"
         self.epoch = 0
         self.slot = 0
@@ -145,7 +146,7 @@ class Pair:
         folder.mkdir()
         self.prepare_folder(folder)
         own_by(folder, GUEST_UID + number)
-        disks = DiskSet(QemuImg(RUNTIME, folder, MINI), folder)
+        disks = DiskSet(QemuImg(RUNTIME, folder, self.image_dir), folder)
         record = await self._make_disks(disks, role)
         taps = tuple(f"t{number}n{j}" for j in range(self.nics))
         for j, tap in enumerate(taps):
@@ -169,11 +170,13 @@ class Pair:
 
     async def _make_disks(self, disks: DiskSet, role: str) -> Any:
         if role == "primary":
-            sources = [DiskSource(None, "disk.qcow2")]
-            sources += [DiskSource(64 * MIB) for _ in range(1, self.disks)]
-            return await disks.create_primary(self.uid, 1, sources[: self.disks])
+            return await disks.create_primary(self.uid, 1, self.sources()[: self.disks])
         first = self.copies[0].disks
         return await disks.create_secondary(self.uid, self.epoch + 1, await first.virtual_sizes())
+
+    def sources(self) -> list[DiskSource]:
+        """What the disks begin with."""
+        return [DiskSource(None, "disk.qcow2"), *(DiskSource(64 * MIB) for _ in range(1, self.disks))]
 
     def machine(self, taps: tuple[str, ...], disks: tuple[Any, ...]) -> MachineSpec:
         image = json.loads((MINI / "image.json").read_text())
@@ -194,7 +197,8 @@ class Pair:
     ) -> Copy:
         reader, writer = os.pipe()
         full = sandboxed(
-            command, guest_user(folder), runtime_root=RUNTIME, vm_dir=folder, image_dir=MINI, status_fd=writer,
+            command, guest_user(folder), runtime_root=RUNTIME, vm_dir=folder, image_dir=self.image_dir,
+            status_fd=writer,
         )  # fmt: skip
         with (folder / "qemu.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(

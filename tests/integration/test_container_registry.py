@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import ipaddress
 import json
 import os
@@ -329,6 +330,25 @@ def test_a_layout_whose_files_are_not_what_they_are_called(tmp_path: Path) -> No
         content[len(content) // 2] ^= 0xFF
         path.write_bytes(content)
         assert error_of(f"oci:{layout}").code in ("image-digest-mismatch", "image-damaged"), number
+
+
+@pytest.mark.parametrize("is_compressed", [True, False])
+def test_layers_that_the_configuration_does_not_know(tmp_path: Path, is_compressed: bool) -> None:
+    rootfs = {"rootfs": {"type": "layers", "diff_ids": ["sha256:" + "c" * 64]}}
+    layout = build_oci_image(LAYER, tmp_path / "image", described=rootfs, is_compressed=is_compressed)
+    assert error_of(f"oci:{layout}").code == "image-digest-mismatch"
+
+
+@pytest.mark.parametrize("program", ["gzip", "zstd"])
+def test_a_layer_that_cannot_be_unpacked(program: str, tmp_path: Path) -> None:
+    whole = subprocess.run([program, "-c"], input=LAYER, capture_output=True, check=True, timeout=60).stdout
+    for number, content in enumerate((whole, whole[: len(whole) // 2])):
+        diff_ids = {"rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(LAYER).hexdigest()]}}
+        layout = build_oci_image(content, tmp_path / str(number), described=diff_ids, is_compressed=False)
+        if number == 0:
+            assert isinstance(fetched(f"oci:{layout}"), ContainerFiles)
+        else:
+            assert error_of(f"oci:{layout}").code in ("image-unsafe", "image-digest-mismatch")
 
 
 # ---- registries that misbehave

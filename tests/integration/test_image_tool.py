@@ -140,3 +140,25 @@ async def test_links_of_a_guest_s_making_lift_no_limit_and_stop_nothing(tool: Qe
     await tool.create("disk0.qcow2", MIB)
     present = (tool.folder / "disk0.qcow2").stat().st_size
     assert tool._limits("commit", 1).file_bytes == present + present // 64 + images._TABLES_BYTES
+
+
+@pytest.mark.skipif(
+    not (ROOT / "usr/sbin/mke2fs").exists(), reason="the runtime root has no mke2fs yet: make runtime"
+)
+async def test_a_volume_begins_with_a_file_system(tool: QemuImg) -> None:
+    label = "01234567-89ab-cdef-0123-456789abcdef"
+    await tool.create_ext4("disk1.qcow2", 4 * GIB, label)
+    info = await tool.info("disk1.qcow2")
+    assert (info.virtual_bytes, info.format, info.backing_file) == (4 * GIB, "qcow2", None)
+    assert info.actual_bytes < 32 * MIB
+    assert [path.name for path in tool.folder.iterdir()] == ["disk1.qcow2"]
+    await tool.check("disk1.qcow2")
+
+
+@pytest.mark.skipif(
+    not (ROOT / "usr/sbin/mke2fs").exists(), reason="the runtime root has no mke2fs yet: make runtime"
+)
+async def test_a_volume_that_cannot_be_made_leaves_nothing(tool: QemuImg) -> None:
+    with pytest.raises(DiskToolError, match="mke2fs"):
+        await tool.create_ext4("disk1.qcow2", 4 * GIB, "no uuid")
+    assert list(tool.folder.iterdir()) == []

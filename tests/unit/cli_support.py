@@ -17,9 +17,10 @@ from vdc.api import models as wire
 from vdc.api.context import put_context
 from vdc.cli.main import run
 from vdc.model.endophyte import CheckpointFigures, CopyStatus, EndophyteStatus, Phase, Protection
-from vdc.model.errors import ConflictError, NotFoundError, RefusedError, VdcError
+from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, VdcError
 from vdc.model.event import Event
 from vdc.model.host import Host, NodeStatus
+from vdc.model.image import Image, ImageKind
 from vdc.model.manifest import EndophyteManifest
 from vdc.model.network import Network
 
@@ -77,6 +78,8 @@ class Cluster:
         self.asked: list[tuple[str, Any]] = []
         self.status_of_new: dict[str, Any] = LOCKSTEP
         self.refusal: VdcError | None = None
+        self.containers: set[str] = set()  # images of that kind
+        self.output = ""  # of containers
         self.audit: list[dict[str, Any]] = []
         self.verdict = wire.AuditVerdict(is_intact=True, first=0, last=0)
 
@@ -108,6 +111,9 @@ class Cluster:
         self.asked.append(("create", manifest))
         if self.refusal:
             raise self.refusal
+        is_container = manifest.spec.virtual_computer.type == "container"
+        if (manifest.spec.image in self.containers) is not is_container:
+            raise InvalidError("another kind of image", code="type-mismatch")
         if name in self.views:
             raise ConflictError(f"endophyte {name} exists", code="name-taken")
         self.add(name, manifest, **self.status_of_new)
@@ -156,6 +162,10 @@ class Cluster:
 
     async def endophyte_log(self, request: web.Request) -> Any:
         self.find(request)
+        if self.output and "console" not in request.query:
+            return wire.LogText(
+                name="a", host="h1", text=self.output, form="cri", end_offset=len(self.output)
+            )
         return wire.LogText(name="a", host="h1", text="login: \x1b[31m\n", end_offset=7)
 
     async def list_events(self, _: web.Request) -> Any:
@@ -179,7 +189,16 @@ class Cluster:
         return wire.NetworkList(items=(Network(),))
 
     async def list_images(self, _: web.Request) -> Any:
-        return wire.ImageList(items=tuple(self.images.values()))
+        programs = (
+            wire.ImageView(
+                digest="sha256:" + "c" * 64,
+                image=Image(kind=ImageKind.CONTAINER),
+                names=(name,),
+                size_bytes=0,
+            )
+            for name in sorted(self.containers)
+        )
+        return wire.ImageList(items=(*self.images.values(), *programs))
 
     async def register_image(self, request: web.Request) -> Any:
         body = wire.ImageRegistration.from_json(await request.text())

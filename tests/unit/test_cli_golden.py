@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vdc.model.endophyte import (
     Protection,
 )
 from vdc.model.event import Event, Severity
+from vdc.model.guest import AgentStatus, GuestInterface
 from vdc.model.host import Accelerator, Host, NodeStatus, QemuVersion
 from vdc.model.image import Blob, Image, ImageKind
 from vdc.model.manifest import EndophyteManifest
@@ -52,6 +54,16 @@ def check(name: str, text: str) -> None:
     assert text + "\n" == path.read_text()
 
 
+AGENT = AgentStatus(
+    is_answering=True,
+    interfaces=(
+        GuestInterface(name="eth0", addresses=(IPv4Address("10.77.0.10"), IPv4Address("10.77.0.250"))),
+        GuestInterface(name="docker0", addresses=(IPv4Address("172.17.0.1"),)),
+        GuestInterface(name="eth1"),
+    ),
+)
+
+
 def view(name: str, **status: Any) -> wire.EndophyteView:
     manifest = EndophyteManifest.model_validate(
         {
@@ -69,6 +81,8 @@ def view(name: str, **status: Any) -> wire.EndophyteView:
         **LOCKSTEP,
         "addresses": ("10.77.0.10",),
         "mac": "52:54:00:12:34:56",
+        "firmware": "bios",
+        "agent": AGENT if name == "web" else None,
         "checkpoints": CheckpointFigures(count=120, pause_ms_p50=4.1, pause_ms_p99=11.0, last=CREATED),
     }
     return wire.EndophyteView(

@@ -11,8 +11,10 @@ from vdc.control.desired import DesiredState
 from vdc.images.reference import candidates
 from vdc.model.endophyte import RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
-from vdc.model.image import Image, ImageEntry, ImageKind
+from vdc.model.image import Blob, Image, ImageEntry, ImageKind
+from vdc.model.manifest import EndophyteSpec
 from vdc.model.network import Network
+from vdc.model.process import ImageProcess
 from vdc.model.units import GIB, MIB
 from vdc.store import keys
 from vdc.store.memory import MemoryStore
@@ -136,6 +138,28 @@ async def test_protection_can_be_changed_and_the_machine_cannot(world):
     assert "resources" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "field", "reason"),
+    [
+        ({"memory": "1GiB"}, "resources", "no ballooning and no hot-plug"),
+        ({"networks": [{}, {}]}, "networks", "nothing is plugged in or out"),
+        ({"disks": [{"name": "more", "size": "1GiB"}]}, "disks", "nothing is plugged in or out"),
+        ({"image": "other:latest"}, "image", "laid over that image"),
+        ({"tpm": True}, "tpm", "the same devices"),
+        ({"firmware": "uefi"}, "firmware", "boots a disk"),
+        ({"cloudInit": {"user": "anna"}}, "cloudInit", "first start alone"),
+    ],
+)
+async def test_what_others_plug_in_while_it_runs_is_refused_with_the_reason(world, change, field, reason):
+    await world.desired.apply(manifest())
+    await world.refresh()
+    with pytest.raises(RefusedError, match=reason) as caught:
+        await world.desired.apply(manifest(**change))
+    assert caught.value.code == "immutable-field"
+    assert f"spec.{field} of web" in str(caught.value)
+    assert "its disks go with it" in caught.value.problem.hint
+
+
 async def test_a_stopped_one_is_not_restarted_but_told_how_to_start(world):
     await world.desired.create(manifest())
     await world.desired.change("web", lambda e: e.with_(run=RunState.STOPPED))
@@ -195,3 +219,140 @@ async def test_a_dedicated_host_takes_nobody_else(world):
     made = await world.desired.create(alone)
     assert made.manifest.is_dedicated
     assert made.manifest.spec.resources.memory > GIB
+
+
+# ---- containers
+
+CONTAINER = {"type": "container", "dedicatedNodes": 2}
+BLOB = Blob(digest="sha256:" + "1" * 64, size_bytes=1)
+REDIS = "sha256:" + "2" * 64
+
+
+def container(**spec):
+    spec = {"image": "redis:7", "virtualComputer": CONTAINER, **spec}
+    return manifest("db").with_(
+        spec=EndophyteSpec.model_validate({"resources": {"memory": "256MiB"}, **spec})
+    )
+
+
+@pytest.fixture
+async def redis(world):
+    image = Image(
+        kind=ImageKind.CONTAINER, disk=BLOB, kernel=BLOB, initrd=BLOB, disk_virtual_bytes=10 * GIB,
+        process=ImageProcess(entrypoint=("redis-server",)), min_memory_bytes=64 * MIB,
+    )  # fmt: skip
+    entry = ImageEntry(digest=REDIS, image=image).to_json()
+    await world.put((keys.image(REDIS), entry), (keys.image_name("redis:7"), REDIS))
+    return world
+
+
+async def test_a_container_is_admitted(redis):
+    disks = [{"name": "root", "size": "20GiB"}, {"name": "data", "size": "1GiB", "mountPath": "/data"}]
+    made = await redis.desired.create(container(disks=disks, process={"args": ["--save", ""]}))
+    assert made.image_digest == REDIS and made.manifest.spec.process.args == ("--save", "")
+
+
+CONTAINER_REFUSALS = {
+    "type-mismatch": container(virtualComputer={"type": "full-virtualization"}),
+    "memory-too-small": container(resources={"memory": "100MiB"}),
+    "command-missing": container(process={"command": [""]}),
+    "mount-path-missing": container(disks=[{"name": "root"}, {"name": "data", "size": "1GiB"}]),
+    "disk-size-missing": container(disks=[{"name": "root"}, {"name": "data", "mountPath": "/data"}]),
+    "volume-size": container(disks=[{"name": "root"}, {"name": "d", "size": "2MiB", "mountPath": "/data"}]),
+    "disk-too-small": container(disks=[{"name": "root", "size": "1GiB"}]),
+}
+
+
+@pytest.mark.parametrize("code", CONTAINER_REFUSALS)
+async def test_a_container_that_cannot_run_is_refused(redis, code):
+    with pytest.raises(InvalidError) as caught:
+        await redis.desired.create(CONTAINER_REFUSALS[code])
+    assert caught.value.code == code
+
+
+async def test_other_images_run_no_program(redis):
+    with pytest.raises(InvalidError) as caught:
+        await redis.desired.create(container(image="mycelium/mini"))
+    assert caught.value.code == "type-mismatch"
+
+
+async def test_another_program_is_another_power_on(redis):
+    await redis.desired.create(container())
+    await redis.refresh()
+    action, after = await redis.desired.apply(container(process={"env": [{"name": "A", "value": "1"}]}))
+    assert (action, after.restarts, after.generation) == ("configured", 1, 2)
+    await redis.refresh()
+    action, after = await redis.desired.apply(container(process={"env": [{"name": "A", "value": "1"}]}))
+    assert (action, after.restarts) == ("unchanged", 1)
+
+
+async def test_a_program_that_cannot_run_changes_nothing(redis):
+    await redis.desired.create(container())
+    await redis.refresh()
+    with pytest.raises(InvalidError):
+        await redis.desired.apply(container(process={"command": [""]}))
+
+
+async def test_volumes_are_for_life(redis):
+    await redis.desired.create(container())
+    await redis.refresh()
+    disks = [{"name": "root"}, {"name": "data", "size": "1GiB", "mountPath": "/data"}]
+    with pytest.raises(RefusedError) as caught:
+        await redis.desired.apply(container(disks=disks))
+    assert caught.value.code == "immutable-field"
+
+
+DATA, OTHER = "sha256:" + "2" * 64, "sha256:" + "3" * 64
+
+
+async def with_images(world):
+    """An image of data beside the demo image, whose record has no disk."""
+    disk = Blob(digest=DATA, size_bytes=9)
+    data = Image(kind=ImageKind.DISK, disk=disk, disk_virtual_bytes=GIB)
+    await world.put(
+        (keys.image(DATA), ImageEntry(digest=DATA, image=data, names=("me/data:1",)).to_json()),
+        (keys.image_name("me/data:1"), DATA),
+    )
+    return world
+
+
+async def test_a_disk_of_an_image_holds_it_by_its_digest(world):
+    await with_images(world)
+    disks = [{"name": "a", "image": "me/data:1"}, {"name": "b", "size": "1GiB"}]
+    made = await world.desired.create(manifest(disks=disks))
+    assert made.disk_image_digests == (DATA, "")
+    assert (await world.desired.create(manifest("plain"))).disk_image_digests == ()
+
+
+async def test_a_disks_image_whose_name_moves_meanwhile_is_not_the_former_one(world):
+    await with_images(world)
+    commit, moved = world.store.commit, []
+
+    async def after_an_import(compares, operations):
+        if not moved:
+            moved.append(True)
+            other = Image(kind=ImageKind.DISK, disk=Blob(digest=OTHER, size_bytes=1))
+            record = ImageEntry(digest=OTHER, image=other, names=("me/data:1",)).to_json()
+            await commit([], [Put(keys.image(OTHER), record), Put(keys.image_name("me/data:1"), OTHER)])
+        return await commit(compares, operations)
+
+    world.store.commit = after_an_import
+    made = await world.desired.create(manifest(disks=[{"name": "a", "image": "me/data:1"}]))
+    assert made.disk_image_digests == (OTHER,)
+
+
+@pytest.mark.parametrize(
+    ("image", "disks", "code"),
+    [
+        ("mycelium/mini:latest", [{"name": "a", "image": "no/such:1"}], "image-not-found"),
+        ("mycelium/mini:latest", [{"name": "a", "image": "mycelium/mini:latest"}], "image-diskless"),
+        ("mycelium/mini:latest", [{"name": "a", "image": "me/data:1", "size": "1MiB"}], "disk-too-small"),
+        ("me/data:1", [{"name": "a", "image": "me/data:1"}], "disk-image-twice"),
+    ],
+)
+async def test_a_disk_that_cannot_be_its_images_is_refused(world, image, disks, code):
+    await with_images(world)
+    with pytest.raises((InvalidError, NotFoundError)) as caught:
+        await world.desired.create(manifest(image=image, disks=disks))
+    assert caught.value.code == code
+    assert await world.stored(keys.ENDOPHYTES) == []

@@ -51,6 +51,13 @@ async def test_it_stays_as_long_as_a_vm_is_made_of_it(cluster):
     assert await images(cluster) == {OLD, NEW}
 
 
+async def test_it_stays_as_long_as_a_disk_was_made_of_it(cluster):
+    made = endophyte().with_(disk_image_digests=("", OLD))
+    await cluster.put((keys.endophyte("web"), made.to_json()))
+    await cluster.reconcile()
+    assert await images(cluster) == {OLD, NEW}
+
+
 async def test_it_stays_while_a_vm_cannot_be_read(cluster):
     await cluster.put((keys.endophyte("web"), "{}"))
     await cluster.reconcile()

@@ -245,6 +245,9 @@ def event_codes() -> set[str]:
                 code = node.args[1] if is_event else node.args[0] if is_of_node else None
                 if isinstance(code, ast.Constant) and isinstance(code.value, str):
                     found.add(code.value)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "News":
+                assert isinstance(node.args[0], ast.Constant)
+                found.add(str(node.args[0].value))
     return found
 
 

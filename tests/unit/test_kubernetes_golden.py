@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from vdc.kubernetes.routing import route
 from vdc.model.manifest_file import Loaded, load_text
 from vdc.model.strict_yaml import dump
 
+PAGE = Path(__file__).parents[2] / "docs" / "kubernetes-manifests.md"
 FOLDER = Path(__file__).parent / "golden" / "kubernetes"
 NAMES = sorted(path.name.removesuffix(".yaml") for path in FOLDER.glob("*.yaml"))
 
@@ -38,3 +40,11 @@ def test_what_becomes_of_it(name: str) -> None:
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)
     assert text == path.read_text()
+
+
+def test_the_documentations_example() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    secret = "\n---\n{apiVersion: v1, kind: Secret, metadata: {name: redis}, stringData: {password: hunter2}}"
+    workload, used = route(load_text((example + secret).encode(), "page"))
+    assert workload.manifest is not None and used.part_of == "is part of endophyte/redis", workload.error
+    assert workload.manifest.spec.virtual_computer.dedicated_nodes == 2

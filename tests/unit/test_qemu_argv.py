@@ -13,7 +13,15 @@ from hostagent.drivers.disk.copy import CopyRecord, CopyState, disk_specs
 from hostagent.drivers.process import User
 from hostagent.drivers.qemu.argv import primary_argv, secondary_argv
 from hostagent.drivers.qemu.sandbox import sandboxed
-from hostagent.drivers.qemu.spec import DiskBoot, KernelBoot, MachineSpec, NicSpec
+from hostagent.drivers.qemu.spec import (
+    AGENT_PORT,
+    AGENT_SOCKET,
+    DiskBoot,
+    GuestPort,
+    KernelBoot,
+    MachineSpec,
+    NicSpec,
+)
 from vdc.model.manifest import Display, Firmware
 from vdc.model.units import GIB, MIB
 
@@ -45,8 +53,17 @@ LARGE = replace(
     firmware=Firmware.UEFI_SECURE,
     tpm=True,
     display=Display.VNC,
+    guest_ports=(GuestPort(AGENT_PORT, AGENT_SOCKET), GuestPort("out.0", "out.log", is_log=True)),
+    has_seed=True,
+)
+CONTAINER = replace(
+    SMALL,
+    guest_ports=(GuestPort("guest.0", "guest.sock"), GuestPort("output.0", "output.log", is_log=True)),
+    config_name="opt/config",
 )
 CASES = {
+    "primary-container": primary_argv(CONTAINER, [7]),
+    "secondary-container": secondary_argv(CONTAINER, [7]),
     "primary-small": primary_argv(SMALL, [7]),
     "secondary-small": secondary_argv(SMALL, [7]),
     "primary-large": primary_argv(LARGE, [7, 8]),

@@ -91,6 +91,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         "ClusterHandlers",
         "ImageHandlers",
         "BlobHandlers",
+        "GuestHandlers",
         "MaintenanceHandlers",
         "ConsoleHandler",
         "MetricsHandler",

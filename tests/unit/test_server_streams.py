@@ -97,8 +97,8 @@ def test_no_line_of_a_log_is_no_line_and_its_end(tmp_path):
     (tmp_path / "guest").mkdir()
     path = tmp_path / "guest" / "serial.log"
     path.write_bytes(b"one\ntwo\n")
-    assert _read_log(tmp_path, 0, None) == ("", 8)
-    assert _read_log(tmp_path, 1, None) == ("two\n", 8)
+    assert _read_log(tmp_path, "serial.log", 0, None) == ("", 8)
+    assert _read_log(tmp_path, "serial.log", 1, None) == ("two\n", 8)
 
 
 async def test_an_event_that_cannot_be_read_ends_no_stream(tmp_path):

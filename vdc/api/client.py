@@ -17,17 +17,19 @@ import aiohttp
 from pydantic import ValidationError
 
 from vdc.api import models as wire
-from vdc.api.answers import parse_json
-from vdc.api.call import Call, make_call
+from vdc.api.answers import LOST_ERRORS, parse_json
+from vdc.api.call import BodyFactory, Call, make_call
 from vdc.api.context import Context
 from vdc.api.endpoints import Endpoint
+from vdc.api.execution import command_text
+from vdc.api.files import FilesWritten
 from vdc.api.identity_client import IdentityClient
-from vdc.api.image_calls import ImageCalls
+from vdc.api.image_calls import BLOB_CHUNK_BYTES, ImageCalls
 from vdc.api.transport import Deadlines, Transport
 from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
 from vdc.model.endophyte import RunState
-from vdc.model.errors import BugError
+from vdc.model.errors import BugError, UnavailableError
 from vdc.model.event import Event
 from vdc.model.identity import Identity
 from vdc.model.maintenance import DrainReport
@@ -41,6 +43,7 @@ DRILL_PATIENCE_S = 60.0  # beside the time to become protected again
 FORCE_PATIENCE_S = 60.0  # for one that has to begin a new lineage first
 AUDIT_PATIENCE_S = 120.0  # for reading all of a long audit log
 VERIFY_PATIENCE_S = 3_900.0  # for reading all of both disks
+FILES_PATIENCE_S = 120.0  # for a guest to begin, or to write out what it got
 _SEEN_EVENTS = 4096  # that a stream of events remembers, so that a reconnect repeats none
 
 
@@ -221,11 +224,38 @@ class ApiClient(ImageCalls):
         )
 
     async def endophyte_log(
-        self, name: str, *, lines: int | None = None, offset: int | None = None
+        self, name: str, *, lines: int | None = None, offset: int | None = None, console: bool = False
     ) -> wire.LogText:
-        """The last `lines` of the serial console, or all of it from the byte `offset` on."""
-        call = make_call("endophyte_log", {"name": name}, {"lines": lines, "offset": offset})
-        return await self._call(wire.LogText, call)
+        """The last `lines` of a log, or all of it from the byte `offset` on.
+
+        A container's is what its program wrote; everything else's, and with `console`, that of the serial console.
+        """
+        query = {"lines": lines, "offset": offset, "console": console or None}
+        return await self._call(wire.LogText, make_call("endophyte_log", {"name": name}, query))
+
+    def endophyte_exec(
+        self, name: str, command: Sequence[str], user: str = ""
+    ) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
+        """A command in a container's guest, as a websocket: see vdc.api.execution. InvalidError: it is too long."""
+        query = {"command": command_text(command), "user": user or None}
+        return self.transport.websocket(make_call("endophyte_exec", {"name": name}, query))
+
+    async def read_files(self, name: str, path: str) -> AsyncGenerator[bytes, None]:
+        """A tar archive of a container's file or folder. UnavailableError (`files-cut`) where it broke off."""
+        call = make_call("read_files", {"name": name}, {"path": path}, first_byte_s=FILES_PATIENCE_S)
+        async with self.transport.open(call) as response:
+            try:
+                async for chunk in response.content.iter_chunked(BLOB_CHUNK_BYTES):
+                    yield chunk
+            except LOST_ERRORS as error:
+                raise UnavailableError(f"the copy from {name} broke off", code="files-cut") from error
+
+    async def write_files(self, name: str, path: str, archive: BodyFactory) -> FilesWritten:
+        """Unpack a tar archive into a folder of a container. `archive` begins anew each time it is called."""
+        call = make_call(
+            "write_files", {"name": name}, {"path": path}, body=archive, first_byte_s=FILES_PATIENCE_S
+        )
+        return await self._call(FilesWritten, call)
 
     def endophyte_console(self, name: str) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
         """The serial console as a websocket: binary messages, both ways."""

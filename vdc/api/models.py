@@ -347,11 +347,12 @@ class PruneReport(Record):
 
 
 class LogText(Record):
-    """The tail of a guest's serial console."""
+    """The tail of what a container's program wrote, or of a guest's serial console."""
 
     name: str
     host: str
     text: str
+    form: Literal["text", "cri"] = "text"  # cri: lines as CRI's logs have them (docs/guest-channel.md)
     end_offset: int = (
         0  # in bytes, of the end of `text` in that host's log; a follower asks for what comes after
     )

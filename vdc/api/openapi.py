@@ -16,7 +16,7 @@ CONTRACT_VERSION = "1.0"  # of the paths under /v1, not of the program
 
 _REF_TEMPLATE = "#/components/schemas/{model}"
 _STREAMED: dict[str, type[Record]] = {"watch_events": Event}
-_STATUS_CODES = ("400", "401", "403", "404", "409", "412", "422", "429", "503")
+_STATUS_CODES = ("400", "401", "403", "404", "409", "412", "413", "422", "429", "503")
 _IN_PATH: dict[str, dict[str, Any]] = {
     "name": {"pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", "maxLength": 63},
     "digest": {"pattern": "^sha256:[0-9a-f]{64}$"},

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vdc.api import identities
+from vdc.api import files, identities
 from vdc.api import models as wire
 from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
@@ -47,6 +47,8 @@ class Route:
     forced_role: Role | None = None  # the least that may force it; its handler asks
 
     hands_out_keys: bool = False  # audited even where a host asks
+    # Of an act: what of its query the audit log keeps beside the object.
+    told: tuple[str, ...] = ()
 
     @property
     def is_peer(self) -> bool:
@@ -59,9 +61,9 @@ class Route:
 
     @property
     def is_act(self) -> bool:
-        """Whether it is in the audit log whatever comes of it: a person's change, or what gives somebody power."""
+        """Whether it is in the audit log whatever comes of it: a person's change, a look inside, or what gives power."""
         is_change = self.method not in ("GET", "HEAD") or self.body is Body.WEBSOCKET
-        return self.hands_out_keys or (is_change and not self.is_peer)
+        return self.hands_out_keys or ((is_change or bool(self.told)) and not self.is_peer)
 
     @property
     def names_in_body(self) -> bool:
@@ -128,10 +130,22 @@ ROUTES: tuple[Route, ...] = (
         request=wire.DrillRequest, response=wire.DrillResult,
     ),
     Route(
-        "endophyte_log", "GET", "/v1/endophytes/{name}/log", Role.VIEWER, "Tail of the serial console",
-        response=wire.LogText, query=("lines", "offset"),
+        "endophyte_log", "GET", "/v1/endophytes/{name}/log", Role.VIEWER, "Tail of a container's output, or of the serial console",
+        response=wire.LogText, query=("lines", "offset", "console"), by_hosts=Role.HOST,
     ),
     Route("endophyte_console", "GET", "/v1/endophytes/{name}/console", Role.OPERATOR, "Serial console, both ways", body=Body.WEBSOCKET),
+    Route(
+        "endophyte_exec", "GET", "/v1/endophytes/{name}/exec", Role.OPERATOR, "Run a command in a container",
+        query=("command", "user"), told=("command", "user"), body=Body.WEBSOCKET,
+    ),
+    Route(
+        "read_files", "GET", "/v1/endophytes/{name}/files", Role.OPERATOR, "A file or folder of a container, as a tar archive",
+        query=("path",), told=("path",), body=Body.BYTES,
+    ),
+    Route(
+        "write_files", "PUT", "/v1/endophytes/{name}/files", Role.OPERATOR, "Unpack a tar archive into a folder of a container",
+        query=("path",), told=("path",), request_body=Body.BYTES, response=files.FilesWritten,
+    ),
     Route("list_nodes", "GET", "/v1/nodes", Role.VIEWER, "All hosts", response=wire.NodeList),
     Route(
         "drain_node", "POST", "/v1/nodes/{name}/drain", Role.OPERATOR, "Move everything off a host and place nothing there",

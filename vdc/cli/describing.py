@@ -11,8 +11,10 @@ from vdc.api.client import ApiClient
 from vdc.api.models import EndophyteDescription, EndophyteView, ImageView
 from vdc.cli.kinds import EVENT, IMAGE, NODE, Kind
 from vdc.cli.render import print_values, values_of
+from vdc.cli.tables import program_word
 from vdc.cli.text import Column, Table, clean
 from vdc.model.endophyte import Observed
+from vdc.model.guest import AgentStatus, ProgramStatus
 from vdc.model.host import NodeStatus
 from vdc.model.process import ImageProcess
 from vdc.model.units import format_size
@@ -105,20 +107,40 @@ def _endophyte_lines(view: EndophyteView) -> list[Line]:
         ("Spares", ", ".join(status.spares)),
         ("Addresses", ", ".join(status.addresses)),
         *([("Allowed beside", allowed)] if allowed else []),
+        *([("Guest agent", _agent(status.agent))] if status.agent else []),
         ("MAC", status.mac),
         ("Image", spec.get("image")),
         ("Type", computer.get("type")),
         ("Memory sync", f"{computer.get('memorySync')}, {computer.get('dedicatedNodes')} hosts"),
         ("CPUs", resources.get("cpus")),
         ("Memory", format_size(memory) if isinstance(memory, int) else memory),
-        ("Firmware", spec.get("firmware")),
+        ("Firmware", status.firmware and status.firmware.value),
         ("TPM", "yes" if spec.get("tpm") else "no"),
+        *_program_lines(status.program),
     ]
     if figures.count:
         pauses = f"pause p50 {figures.pause_ms_p50:.1f} ms, p99 {figures.pause_ms_p99:.1f} ms"
         lines.append(("Checkpoints", f"{figures.count}, {pauses}, last {figures.last}"))
     lines += [(f"Annotation {key}", value) for key, value in sorted(view.metadata.annotations.items())]
     return lines
+
+
+def _program_lines(program: ProgramStatus | None) -> list[Line]:
+    if program is None:
+        return []
+    pid = f" (pid {program.pid} in the guest)" if program.pid else ""
+    lines: list[Line] = [("Program", f"{program_word(program)}{pid}")]
+    lines += [("Program since", program.started_at)] if program.started_at else []
+    lines += [("Last exit code", program.exit_code)] if program.exit_code is not None else []
+    return lines + ([("Why", program.reason)] if program.reason else [])
+
+
+def _agent(agent: AgentStatus) -> str:
+    """What the guest says of itself, which is not always what was allotted to it."""
+    if not agent.is_answering:
+        return "does not answer"
+    said = [f"{one.name} {', '.join(map(str, one.addresses))}" for one in agent.interfaces if one.addresses]
+    return f"answers; {'; '.join(said) or 'it says no addresses'}"
 
 
 def _copying(view: EndophyteView) -> str | None:

@@ -1,7 +1,8 @@
 """Entry point of `vdc`: the table of commands, and what happens with whatever a command raises.
 
 Exit codes: 0 done; 1 not done (refused, failed, not reachable, not there in time); 2 the command line or a
-manifest file is wrong and nothing was sent; 130 interrupted; 141 whoever read the output is gone.
+manifest file is wrong and nothing was sent; 130 interrupted; 141 whoever read the output is gone. `vdc exec` has its
+command's, or 255 where that is not known.
 This module imports click alone: `vdc --help` has to answer at once.
 """
 
@@ -33,14 +34,18 @@ COMMANDS: dict[str, Lazy] = {
     "migrate": Lazy(_IN + "migrate", "migrate", "Move a running VM to another host."),
     "verify": Lazy(_IN + "verify", "verify", "Prove that both copies are the same."),
     "drill": Lazy(_IN + "drill", "drill", "Kill a primary on purpose, and measure."),
+    "exec": Lazy(_IN + "exec", "exec_", "Run a command in a container."),
+    "cp": Lazy(_IN + "cp", "cp", "Copy files into a container, or out of it."),
     "console": Lazy(_IN + "console", "console", "Use the serial console of a VM."),
-    "logs": Lazy(_IN + "logs", "logs", "Print what a VM wrote on its serial console."),
+    "logs": Lazy(_IN + "logs", "logs", "Print what a container, or a serial console, wrote."),
     "events": Lazy(_IN + "events", "events", "What happened, oldest first."),
     "audit": Lazy(_IN + "audit", "audit", "Who did what, from where, with which result."),
     "node": Lazy(_IN + "node", "node", "Look at hosts, empty them for maintenance."),
     "cluster": Lazy(_IN + "cluster", "cluster", "Can the cluster decide; its users, tokens, certificates."),
     "context": Lazy(_IN + "context", "context", "Which cluster this program talks to, and as whom."),
     "image": Lazy(_IN + "image", "image", "Import, list and remove images."),
+    "import": Lazy(_IN + "importing", "import_group", "Bring a VM from another system."),
+    "export": Lazy(_IN + "export", "export", "Describe a VM for another system."),
     "lab": Lazy(_IN + "lab", "lab", "Several hosts on this machine, and faults for them."),
     "doctor": Lazy(_IN + "doctor", "doctor", "Find out what is missing, here and on the hosts."),
     "completion": Lazy(_IN + "completion", "completion", "Print the completion script of a shell."),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vdc.cli.local_images import anchored
-from vdc.kubernetes.routing import route
 from vdc.model.manifest_file import Loaded, ManifestError, load_text
 from vdc.model.strict_yaml import MAX_BYTES
 
@@ -21,7 +20,12 @@ def read_manifests(sources: tuple[str, ...]) -> tuple[Loaded, ...]:
 
     Raises `ManifestError` where a source cannot be read at all.
     """
-    return route([loaded for source in sources for loaded in _read_source(source)])
+    loaded = tuple(item for source in sources for item in _read_source(source))
+    if not any(item.value for item in loaded):
+        return loaded
+    from vdc.kubernetes.routing import route  # its records take a while
+
+    return route(loaded)
 
 
 def _read_source(source: str) -> tuple[Loaded, ...]:

@@ -9,6 +9,7 @@ from vdc.cli.templates import Template
 from vdc.cli.text import Column, age
 from vdc.model.audit import AuditEntry
 from vdc.model.event import Event
+from vdc.model.guest import ProgramState, ProgramStatus
 from vdc.model.host import NodeStatus
 from vdc.model.network import Network
 from vdc.model.units import format_size
@@ -32,9 +33,24 @@ def endophyte_columns() -> list[Column[EndophyteView]]:
         Column("AGE", lambda v: _age(v.metadata.createdAt)),
         Column("SPARES", lambda v: v.status.spares, wide=True),
         Column("IMAGE", lambda v: v.spec.get("image"), wide=True),
+        Column("PROGRAM", lambda v: program_word(v.status.program), wide=True),
         Column("CHECKPOINTS", lambda v: v.status.checkpoints.count, wide=True),
         Column("SENTENCE", lambda v: v.status.sentence, wide=True),
     ]
+
+
+def program_word(program: ProgramStatus | None) -> str | None:
+    """`running`, `running, not ready`, `waiting (1)`, with the number of restarts; None for what is no container."""
+    if program is None:
+        return None
+    word = program.state
+    if program.state == ProgramState.RUNNING and not program.ready:
+        word += ", not ready"
+    if program.state in (ProgramState.WAITING, ProgramState.ENDED) and program.exit_code is not None:
+        word += f" ({program.exit_code})"
+    if program.restarts:
+        word += f", {program.restarts} restart{'s' if program.restarts > 1 else ''}"
+    return word
 
 
 def node_columns() -> list[Column[NodeStatus]]:
@@ -137,6 +153,7 @@ def audit_columns() -> list[Column[AuditEntry]]:
         Column("RESULT", lambda e: e.result if e.count == 1 else f"{e.result} ({e.count} times)"),
         Column("EPOCH", lambda e: e.epoch or None),
         Column("HOST", lambda e: e.host),
+        Column("DETAIL", lambda e: e.detail, wide=True),
         Column("VIA", lambda e: e.via, wide=True),
         Column("REQUEST", lambda e: e.id, wide=True),
         Column("LOST", lambda e: e.gap or None, wide=True),

@@ -13,6 +13,7 @@ from vdc.model.base import Record
 from vdc.model.errors import BugError, NotFoundError
 from vdc.model.manifest import (
     ANNOTATION_PREFIX,
+    CloudInit,
     Disk,
     EndophyteManifest,
     MemorySync,
@@ -44,6 +45,8 @@ class Wishes(Record):
     nodes: int | None = None
     no_protect: bool = False
     address: IPv4Address | None = None
+    user: str | None = None
+    ssh_keys: tuple[str, ...] = ()
 
 
 def template_names() -> tuple[str, ...]:
@@ -96,6 +99,7 @@ def fill_in(template: Template, name: str, wishes: Wishes) -> EndophyteManifest:
         image=_image(wishes.image or spec.image),
         disks=_disks(spec.disks, wishes.disk_bytes),
         networks=_networks(spec.networks, wishes.address),
+        cloud_init=_cloud_init(spec.cloud_init, wishes),
     )
     metadata = Metadata(name=name, labels=base.metadata.labels, annotations=annotations)
     return base.with_(metadata=metadata, spec=spec)
@@ -119,6 +123,14 @@ def _networks(networks: tuple[NetworkPort, ...], address: IPv4Address | None) ->
     if address is None:
         return networks
     return (networks[0].with_(address=address), *networks[1:])
+
+
+def _cloud_init(given: CloudInit | None, wishes: Wishes) -> CloudInit | None:
+    if wishes.user is None and not wishes.ssh_keys:
+        return given
+    given = given or CloudInit()
+    keys = (*given.ssh_authorized_keys, *wishes.ssh_keys)
+    return given.with_(user=wishes.user or given.user, ssh_authorized_keys=keys)
 
 
 def _files() -> Iterator[Traversable]:

@@ -8,13 +8,16 @@ from typing import Literal
 from pydantic import ValidationError
 
 from vdc.control.allot import allot_nics
+from vdc.control.changing import check_changeable
 from vdc.control.clock import Clock
+from vdc.control.cloudinit import check_cloud_init
+from vdc.control.containers import check_container, check_kind
 from vdc.images.reference import is_digest
 from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 from vdc.model.ids import new_uid
 from vdc.model.image import ImageEntry
-from vdc.model.manifest import NAMESPACE, ComputerType, EndophyteManifest, MemorySync
+from vdc.model.manifest import Disk, EndophyteManifest, MemorySync
 from vdc.model.secrets import unmasked
 from vdc.model.units import format_size
 from vdc.protection.placement import Occupancy, choose_primary
@@ -23,7 +26,6 @@ from vdc.store.mirror import Mirror
 from vdc.store.protocol import Put, StateStore, Unchanged
 
 ATTEMPTS = 8
-_CHANGEABLE_ANY_TIME = {"virtual_computer", "protection", "placement"}
 
 Action = Literal["created", "configured", "unchanged"]
 
@@ -70,8 +72,14 @@ class DesiredState:
             wanted = unmasked(manifest, present.manifest)
             if present.manifest == wanted:
                 return present
-            _check_changeable(present.manifest, wanted)
-            return present.with_(manifest=wanted, generation=present.generation + 1)
+            check_changeable(present.manifest, wanted)
+            after = present.with_(manifest=wanted, generation=present.generation + 1)
+            if present.manifest.spec.process == wanted.spec.process:
+                return after
+            if image := self._mirror.images.get(present.image_digest):
+                check_container(wanted, image.value.image)
+            # A program is what its guest was powered on with.
+            return after.with_(restarts=present.restarts + 1, force_off=False)
 
         if dry_run:
             found = await self._read(name)
@@ -132,10 +140,12 @@ class DesiredState:
     async def _admit(self, manifest: EndophyteManifest) -> tuple[Endophyte, list[Unchanged], list[Put]]:
         """Check that it can run and allot its addresses; the compares hold what was found free."""
         spec = manifest.spec
-        if spec.virtual_computer.type is ComputerType.CONTAINER:
-            raise RefusedError("type: container is not supported yet", code="type-unsupported")
         entry, named = await self._find_image(spec.image)
+        check_kind(manifest, entry.image)
         _check_fits_image(manifest, entry)
+        check_container(manifest, entry.image)
+        check_cloud_init(manifest, entry.image)
+        digests, disks_named = await self._find_disk_images(manifest)
         self._check_ports(manifest)
         uid = new_uid()
         taken, taken_macs = await self._taken()
@@ -145,6 +155,7 @@ class DesiredState:
             manifest=manifest,
             uid=uid,
             image_digest=entry.digest,
+            disk_image_digests=digests,
             image_firmware=entry.image.firmware,
             nics=nics,
             created_at=self._clock.wall(),
@@ -155,8 +166,19 @@ class DesiredState:
             *(keys.mac(nic.mac) for nic in nics),
         ]
         main = keys.endophyte(manifest.metadata.name)
-        compares = [named, *(Unchanged(key, 0) for key in (main, *reserved))]
+        compares = [named, *disks_named, *(Unchanged(key, 0) for key in (main, *reserved))]
         return endophyte, compares, [Put(main, endophyte.to_json()), *(Put(key, uid) for key in reserved)]
+
+    async def _find_disk_images(self, manifest: EndophyteManifest) -> tuple[tuple[str, ...], list[Unchanged]]:
+        """As `_find_image`, for each disk; an empty digest where it names none. Raises InvalidError as well."""
+        digests, compares = [], dict[str, Unchanged]()
+        for disk in manifest.spec.disks:
+            entry, named = await self._find_image(disk.image) if disk.image else (None, None)
+            if entry is not None and named is not None:
+                _check_fits_disk(disk, entry)
+                compares[named.key] = named
+            digests.append(entry.digest if entry else "")
+        return tuple(digests) if any(digests) else (), list(compares.values())
 
     async def _find_image(self, reference: str) -> tuple[ImageEntry, Unchanged]:
         """The image behind a name or digest, and the compare that a name still leads there: one without may go.
@@ -240,17 +262,30 @@ def _check_fits_image(manifest: EndophyteManifest, entry: ImageEntry) -> None:
             code="memory-too-small",
             hint=f"--memory {format_size(least)}",
         )
-    for disk in manifest.spec.disks[:1] if entry.image.disk else ():
-        if disk.size is not None and disk.size < entry.image.disk_virtual_bytes:
+    own, others = manifest.spec.disks[:1], manifest.spec.disks[1:]
+    if entry.image.disk is None:
+        own, others = (), manifest.spec.disks
+    for disk in own:
+        _check_fits_disk(disk, entry)
+        if disk.image is not None:
             raise InvalidError(
-                f"disk {disk.name} is smaller than the image ({format_size(entry.image.disk_virtual_bytes)})",
-                code="disk-too-small",
+                f"disk {disk.name} is that of image {manifest.spec.image} already",
+                hint="the first disk is the image's own; name another image for a further disk",
+                code="disk-image-twice",
             )
-    sizeless = [
-        disk.name for disk in manifest.spec.disks[1 if entry.image.disk else 0 :] if disk.size is None
-    ]
+    sizeless = [disk.name for disk in others if disk.size is None and disk.image is None]
     if sizeless:
         raise InvalidError(f"disk {sizeless[0]} has neither an image nor a size", code="disk-size-missing")
+
+
+def _check_fits_disk(disk: Disk, entry: ImageEntry) -> None:
+    if entry.image.disk is None:
+        raise InvalidError(f"image {disk.image} of disk {disk.name} has no disk", code="image-diskless")
+    if disk.size is not None and disk.size < entry.image.disk_virtual_bytes:
+        raise InvalidError(
+            f"disk {disk.name} is smaller than the image ({format_size(entry.image.disk_virtual_bytes)})",
+            code="disk-too-small",
+        )
 
 
 def _check_protectable(manifest: EndophyteManifest) -> None:
@@ -266,27 +301,6 @@ def _check_protectable(manifest: EndophyteManifest) -> None:
             f"the manifest of {name} sets {computer.dedicated_nodes} host aside, and a replica needs another one",
             code="protection-off",
             hint="apply the manifest with virtualComputer.dedicatedNodes: 2 or more",
-        )
-
-
-def _check_changeable(before: EndophyteManifest, after: EndophyteManifest) -> None:
-    spaces = [manifest.metadata.annotations.get(NAMESPACE, "default") for manifest in (before, after)]
-    if spaces[0] != spaces[1]:
-        raise ConflictError(
-            f"{before.metadata.name} is that of namespace {spaces[0]}, not of {spaces[1]}",
-            code="name-taken",
-            hint="Endophytes of all namespaces need different names",
-        )
-    fields = type(before.spec).model_fields
-    changed = [name for name in fields if getattr(before.spec, name) != getattr(after.spec, name)]
-    fixed = [str(fields[name].alias or name) for name in changed if name not in _CHANGEABLE_ANY_TIME]
-    if before.spec.virtual_computer.type is not after.spec.virtual_computer.type:
-        fixed.append("virtualComputer.type")
-    if fixed:
-        raise RefusedError(
-            f"spec.{fixed[0]} of {before.metadata.name} cannot be changed after creation",
-            code="immutable-field",
-            hint=f"delete and create it anew to change {', '.join(fixed)}",
         )
 
 

@@ -147,10 +147,11 @@ class ImageRecords:
 
 
 def users_of(endophytes: Iterable[Endophyte]) -> dict[str, tuple[str, ...]]:
-    """Names of VMs by the digest of their image."""
+    """Names of VMs by the digests of the images that they are made of."""
     found: dict[str, list[str]] = {}
     for endophyte in endophytes:
-        found.setdefault(endophyte.image_digest, []).append(endophyte.name)
+        for digest in endophyte.image_digests:
+            found.setdefault(digest, []).append(endophyte.name)
     return {digest: tuple(sorted(names)) for digest, names in found.items()}
 
 
@@ -162,8 +163,8 @@ async def remove_unneeded_images(store: StateStore, mirror: Mirror) -> tuple[str
     """
     if any(key.startswith(keys.ENDOPHYTES) for key in mirror.unreadable):
         return ()  # nobody knows what that one is made of
-    needed = {found.value.image_digest for found in mirror.endophytes.values()} | set(
-        mirror.image_names.values()
+    needed = set(mirror.image_names.values()).union(
+        *(found.value.image_digests for found in mirror.endophytes.values())
     )
     removed = []
     for digest, found in list(mirror.images.items()):

@@ -57,12 +57,14 @@ class Companions:
 
     def _add(self, item: Loaded) -> None:
         findings = self.findings[id(item)] = Findings()
-        metadata = item.value.get("metadata")
-        space = metadata.get("namespace") if isinstance(metadata, dict) else None
-        key = self.keys[id(item)] = Key(
-            item.kind, space if isinstance(space, str) and space else DEFAULT_NAMESPACE, item.name
+        given = item.value.get("metadata")
+        metadata = given if isinstance(given, dict) else {}
+        space, name = (
+            text if isinstance(text, str) else ""
+            for text in (metadata.get("namespace"), metadata.get("name"))
         )
-        if not item.name:
+        key = self.keys[id(item)] = Key(item.kind, space or DEFAULT_NAMESPACE, name)
+        if not name:
             findings.refuse("metadata.name", "required field is missing")
         elif key in self._found:
             findings.refuse("", f"{key} is in this call already")

@@ -33,7 +33,7 @@ def environment(scene: Scene, needs: Needs) -> list[Variable]:
         here = f"{path}.env[{n}]"
         if variable.name in seen:
             scene.findings.refuse(here, f"variable {variable.name[:80]} is given twice")
-        for name in from_objects - seen:
+        for name in sorted(from_objects - seen):
             if name in found and f"$({name})" in variable.value and _is_given_later(container.env, n, name):
                 scene.findings.refuse(here, f"$({name}) is given by envFrom here, and by env after it")
         seen.add(variable.name)

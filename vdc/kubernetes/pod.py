@@ -1,4 +1,4 @@
-"""A pod's specification, field by field (Kubernetes 1.34): what is kept has a type, what is not its reason."""
+"""A pod's specification, field by field (up to Kubernetes 1.35): what is kept has a type, what is not its reason."""
 
 from __future__ import annotations
 
@@ -130,6 +130,7 @@ class PodSpec(KubernetesRecord):
     scheduling_gates: Annotated[Any, Refused("nobody here takes them away")] = None
     resource_claims: Annotated[Any, Refused("devices of a host cannot be in lockstep")] = None
     resources: Annotated[Any, Refused("give the container's own")] = None
+    scheduling_group: Annotated[Any, Refused("Endophytes are placed one by one")] = None
     workload_ref: Annotated[Any, Refused("Endophytes are placed one by one")] = None
     runtime_class_name: Annotated[Any, Noted("it runs in a virtual computer of its own anyway")] = None
     share_process_namespace: Annotated[Any, Noted("there is one container")] = None

@@ -20,6 +20,7 @@ from vdc.lab.settings import Settings
 from vdc.model.errors import VdcError
 
 STORE = "images"  # in a host's state folder
+_PLACED = ("container", "mini")  # of the recipes; large ones are imported where they are wanted
 _CHUNK_BYTES = 1024**2
 
 
@@ -28,7 +29,8 @@ async def place_images(
 ) -> tuple[ImportPlan, ...]:
     """Put the built images into every host's store; one that cannot be used is reported and left out."""
     usable = []
-    for recipe in sorted((settings.cache_root / "images").glob(f"*/current/{RECIPE_FILE}")):
+    built = (settings.cache_root / "images" / name / "current" / RECIPE_FILE for name in _PLACED)
+    for recipe in filter(Path.is_file, built):
         try:
             usable.append(await in_thread(partial(plan_recipe, recipe.parent.resolve())))
         except VdcError as error:

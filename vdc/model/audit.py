@@ -41,6 +41,7 @@ class AuditEntry(Record):
     address: str = ""  # where it came from; `unix`: the host's own socket
     what: str  # the route's name
     object: str = ""
+    detail: str = ""  # what of the address says more: a command, a path
     result: str = (
         UNKNOWN  # `ok`, an error's code; unknown: the agent died meanwhile; cancelled: the client left
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from vdc.model.base import Record
+from vdc.model.guest import AgentStatus, ProgramStatus
 from vdc.model.ids import DnsLabel
 from vdc.model.maintenance import Move
 from vdc.model.manifest import EndophyteManifest, Firmware
@@ -64,6 +65,9 @@ class Endophyte(Record):
     move: Move | None = None  # where it shall run instead, by `vdc migrate` or a drain
     move_problem: str = ""  # why the last move was given up
     image_digest: str
+    disk_image_digests: tuple[
+        str, ...
+    ] = ()  # of the manifest's disks, in their order; empty: it names no image
     image_firmware: Firmware | None = None  # what its image says that boots it
     nics: tuple[Nic, ...]
     created_at: str
@@ -72,6 +76,11 @@ class Endophyte(Record):
     def name(self) -> str:
         """The Endophyte's name."""
         return self.manifest.metadata.name
+
+    @property
+    def image_digests(self) -> frozenset[str]:
+        """Every image that it is made of."""
+        return frozenset((self.image_digest, *filter(None, self.disk_image_digests)))
 
     @property
     def firmware(self) -> Firmware:
@@ -138,6 +147,10 @@ class MachineFacts(Record):
     disk_sizes_bytes: tuple[int, ...]
     has_rewriter: bool = False  # promoted before: later filters go behind its rewriter
     disk_bases: tuple[str, ...] = ()  # per disk: the base in the image store below it; empty: it stands alone
+    nameservers: tuple[str, ...] = ()  # that the guest is told of
+    has_agent_port: bool = (
+        False  # a guest that an earlier version powered on has no port for QEMU's guest agent
+    )
 
 
 class CopyProgress(Record):
@@ -172,6 +185,8 @@ class Observed(Record):
     copying: CopyProgress | None = None
     older: tuple[str, ...] = ()  # primary: the older copies since which it has recorded all its writes
     resumes: str = ""  # secondary: the older copy (one of the primary's `older`) that its disks are
+    program: ProgramStatus | None = None  # primary of a container: as its guest says
+    agent: AgentStatus | None = None  # primary of a disk image
 
 
 class CopyStatus(Record):
@@ -196,8 +211,12 @@ class EndophyteStatus(Record):
     spares: tuple[str, ...]
     addresses: tuple[str, ...]
     mac: str
+    nics: tuple[Nic, ...] = ()
     checkpoints: CheckpointFigures
     sentence: str
     moving_to: str | None = None
     move_problem: str = ""  # why the last move was given up
+    program: ProgramStatus | None = None  # of a container that runs, as soon as its guest answers
+    agent: AgentStatus | None = None  # of a disk image that runs
+    firmware: Firmware | None = None  # what boots it, also where the manifest leaves it to the image
     unprotectedSince: str | None = None  # noqa: N815 - the wire form; null in lockstep or where none is wanted

@@ -37,6 +37,23 @@ EXPLANATIONS: Mapping[str, Explanation] = {
     "stopped": Explanation(_N, "as asked; says so where the guest did not shut down when asked"),
     "guest-powered-off": Explanation(_N, "the guest shut itself down; it stays off until `vdc start`"),
     "deleted": Explanation(_N, "gone, disks included"),
+    # ---- the program of a container
+    "program-ready": Explanation(_N, "it runs, and its readiness probe (if there is one) is well"),
+    "program-not-ready": Explanation(
+        _W, "its readiness probe fails; the program goes on", "`vdc logs NAME`; what does the probe ask?"
+    ),
+    "program-ended": Explanation(
+        _W, "it ended, with this exit code; Normal where that was 0 and it is not started again",
+        "`vdc logs NAME`: what did it say last? 128+N: killed by signal N",
+    ),
+    "program-restarted": Explanation(
+        _W, "the guest started it again: by its restart policy, or because its startup or liveness probe failed",
+        "`vdc logs NAME`; once is no harm, again and again is",
+    ),
+    "program-silent": Explanation(
+        _W, "the init in the guest has answered before and does not now",
+        "`vdc logs NAME --console`; `vdc restart NAME`",
+    ),
     "consent-missing": Explanation(
         _W, "the VM is protected, but without the kernel's second gate: a primary whose agent is dead at the wrong "
         "moment may send acknowledgements that nobody agreed to",

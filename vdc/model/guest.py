@@ -6,6 +6,9 @@ answers come over the guest channel (docs/guest-channel.md). The guest's init re
 
 from __future__ import annotations
 
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
+
 from pydantic import Field
 
 from vdc.model.base import Record
@@ -76,13 +79,38 @@ class GuestConfig(Record):
     process: GuestProcess
 
 
+class ProgramState(StrEnum):
+    """What the program does. Records hold it as text: a later agent may know more of them."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    WAITING = "waiting"  # to be started again
+    ENDED = "ended"  # for good, by its restart policy
+    UNKNOWN = "unknown"  # the agent's own word: the guest does not answer
+
+
 class ProgramStatus(Record):
     """How the program in a guest is; the answer to `status`, and part of what the primary's host observes."""
 
-    state: str  # starting, running, waiting (to be started again), ended
+    state: str  # a ProgramState
     ready: bool = False
     pid: int = 0
     restarts: int = 0
     exit_code: int | None = None  # of the last run that ended; 128+N: killed by signal N
     reason: str = ""  # one sentence where it does not run, or is not ready
     started_at: str = ""  # by the guest's clock, RFC 3339
+
+
+class GuestInterface(Record):
+    """One interface of a guest, as the guest sees it. `mac` is empty where it has none."""
+
+    name: str = Field(max_length=64)
+    mac: str = Field(default="", pattern=r"^([0-9a-f]{2}(:[0-9a-f]{2}){5})?$")
+    addresses: tuple[IPv4Address | IPv6Address, ...] = Field(default=(), max_length=64)
+
+
+class AgentStatus(Record):
+    """What QEMU's guest agent in a disk image says; part of what the primary's host observes."""
+
+    is_answering: bool = False
+    interfaces: tuple[GuestInterface, ...] = ()

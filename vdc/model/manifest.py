@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vdc.model.address import Ipv4Address, Ipv4Network
 from vdc.model.base import ManifestRecord
@@ -21,6 +22,7 @@ NAMESPACE = ANNOTATION_PREFIX + "namespace"  # of the Kubernetes workload that i
 MAX_DISKS = 4
 MAX_NICS = 4
 MAX_ALLOWED_ADDRESSES = 4  # the tag of a NIC's tap has to hold them
+_SSH_KEY = re.compile(r"[a-z0-9@.-]{1,64} AAAA[A-Za-z0-9+/]{16,}={0,3}( [^\0\r\n]{0,256})?")
 
 
 class ComputerType(StrEnum):
@@ -76,24 +78,40 @@ class Resources(ManifestRecord):
 
 
 class Disk(ManifestRecord):
-    """One disk: the image's own (`size` grows it) or, without an image, an empty one.
+    """One disk: the image's own (`size` grows it), one that begins as `image`'s disk, or an empty one.
 
     `mount_path`: of a container's further disks, which are made with an ext4 file system and mounted there.
     """
 
     name: DnsLabel
     size: SizeBytes | None = Field(default=None, ge=MIB, le=64 * 1024 * GIB)
+    image: str | None = Field(default=None, min_length=1, max_length=512)
     mount_path: GuestPath | None = None
     read_only: bool = False
 
 
+def _check_ssh_key(text: str) -> str:
+    key = text.strip()
+    if not _SSH_KEY.fullmatch(key) or not key.isprintable():
+        raise ValueError(
+            f"{key[:40]!r} is not an SSH public key: write for example ssh-ed25519 AAAA... me@home"
+        )
+    return key
+
+
 class CloudInit(ManifestRecord):
-    """What a disk image's cloud-init is given (NoCloud). `user_data` and `network_config` replace what is made here."""
+    """What a disk image's cloud-init is given (NoCloud). All of it together decides nothing but what is here.
+
+    `user`: the image's own user has this name instead. `user_data` replaces what is made of `user`, and
+    `network_config` what is made of the NICs; keys are the image's own user's in any case.
+    """
 
     user: str | None = Field(default=None, pattern=r"^[a-z_][a-z0-9_-]{0,31}$")
-    ssh_authorized_keys: tuple[str, ...] = Field(default=(), max_length=64)
-    user_data: str | None = Field(default=None, max_length=256 * 1024)
-    network_config: str | None = Field(default=None, max_length=64 * 1024)
+    ssh_authorized_keys: tuple[
+        Annotated[str, Field(max_length=16 * 1024), AfterValidator(_check_ssh_key)], ...
+    ] = Field(default=(), max_length=64)
+    user_data: str | None = Field(default=None, min_length=1, max_length=256 * 1024, repr=False)
+    network_config: str | None = Field(default=None, min_length=1, max_length=64 * 1024)
 
 
 class NetworkPort(ManifestRecord):
@@ -175,6 +193,7 @@ class EndophyteSpec(ManifestRecord):
         if is_container and any(disk.mount_path is not None or disk.read_only for disk in self.disks[:1]):
             raise ValueError("disks[0] is the root; mountPath and readOnly are for further disks")
         wrong = {
+            "disks[].image": any(disk.image for disk in self.disks) and is_container,
             "process": self.process is not None and not is_container,
             "disks[].mountPath and readOnly": bool(mounted) and not is_container,
             "cloudInit": self.cloud_init is not None and is_container,

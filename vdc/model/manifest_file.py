@@ -18,7 +18,13 @@ from vdc.model.units import MIB, format_size
 SUPPORTED_KINDS = ("Endophyte",)
 UNSUPPORTED = "kind-unsupported"
 _SHOWN_MISTAKES = 3
-_VALUES = (("value",), ("content",), ("contentBase64",))  # which may be a secret's: they are not repeated
+_VALUES = {
+    "value",
+    "content",
+    "contentBase64",
+    "data",
+    "stringData",
+}  # may be a secret's: they are not repeated
 _ADDED = (
     "uid",
     "generation",
@@ -131,7 +137,7 @@ def describe_mistake(mistake: Any, model: type[BaseModel]) -> str:
     if mistake["type"] == "missing":
         return f"{path}: required field is missing"
     limit = mistake.get("ctx", {}).get("ge", mistake.get("ctx", {}).get("le", 0))
-    if isinstance(limit, int) and limit >= MIB:  # only sizes are so large
+    if isinstance(limit, int) and limit >= MIB and limit % MIB == 0:  # only sizes are so large and round
         bound = "at least" if "ge" in mistake["ctx"] else "at most"
         size = mistake["input"]
         shown = format_size(size) if isinstance(size, int) else str(size)[:40]
@@ -139,7 +145,7 @@ def describe_mistake(mistake: Any, model: type[BaseModel]) -> str:
     message = str(mistake["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     given = mistake.get("input")
-    is_shown = isinstance(given, str | int | float | bool) and place[-1:] not in _VALUES
+    is_shown = isinstance(given, str | int | float | bool) and _VALUES.isdisjoint(place)
     shown = f" (given: {str(given)[:40]!r})" if is_shown else ""
     repeats = isinstance(given, str) and given[:40] in message
     return f"{path}: {message}{'' if repeats else shown}" if path else message

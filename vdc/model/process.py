@@ -106,7 +106,7 @@ class EnvVar(ManifestRecord):
     @model_validator(mode="after")
     def _one_source(self) -> EnvVar:
         if self.value_from is not None and (self.value or self.secret):
-            raise ValueError(f"{self.name}: valueFrom goes with neither value nor secret")
+            raise ValueError(f"valueFrom of {self.name} goes with neither value nor secret")
         return self
 
 
@@ -137,6 +137,11 @@ class InjectedFile(ManifestRecord):
         if self.content is not None:
             return self.content.encode()
         return base64.b64decode(self.content_base64 or "", validate=True)
+
+    @property
+    def base64(self) -> str:
+        """Its bytes as base64."""
+        return base64.b64encode(self.data).decode()
 
 
 class EmptyDir(ManifestRecord):

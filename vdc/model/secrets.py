@@ -1,6 +1,7 @@
 """Secrets of a manifest: hidden in everything that is shown, and kept where what was shown is applied again. Pure.
 
-Only here is decided what a secret is: the values of `env[]` and `files[]` that say `secret: true`.
+Only here is decided what a secret is: the values of `env[]` and `files[]` that say `secret: true`, and
+`cloudInit.userData`, in which people write passwords.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ MASK = "<secret>"  # in place of a value
 
 def masked(manifest: EndophyteManifest) -> EndophyteManifest:
     """The manifest as anybody may see it."""
-    process = manifest.spec.process
+    given, process = manifest.spec.cloud_init, manifest.spec.process
+    if given is not None and given.user_data is not None:
+        manifest = _with_user_data(manifest, MASK)
     if process is None:
         return manifest
     return _with_process(
@@ -33,7 +36,12 @@ def unmasked(manifest: EndophyteManifest, stored: EndophyteManifest | None) -> E
 
     Raises InvalidError (`secret-missing`) where nothing is stored, or what is stored would cease to be a secret.
     """
-    process = manifest.spec.process
+    given, process = manifest.spec.cloud_init, manifest.spec.process
+    if given is not None and given.user_data == MASK:
+        known = stored.spec.cloud_init.user_data if stored is not None and stored.spec.cloud_init else None
+        if known is None:
+            raise _missing("spec.cloudInit.userData", "it", is_known=False)
+        manifest = _with_user_data(manifest, known)
     if process is None:
         return manifest
     before = stored.spec.process if stored is not None and stored.spec.process is not None else Process()
@@ -44,6 +52,12 @@ def unmasked(manifest: EndophyteManifest, stored: EndophyteManifest | None) -> E
         env=tuple(_variable(one, variables, f"spec.process.env[{n}]") for n, one in enumerate(process.env)),
         files=tuple(_file(one, files, f"spec.process.files[{n}]") for n, one in enumerate(process.files)),
     )
+
+
+def _with_user_data(manifest: EndophyteManifest, text: str) -> EndophyteManifest:
+    given = manifest.spec.cloud_init
+    assert given is not None
+    return manifest.with_(spec=manifest.spec.with_(cloud_init=given.with_(user_data=text)))
 
 
 def _with_process(

@@ -16,6 +16,7 @@ from vdc.model.endophyte import (
     Protection,
     RunState,
 )
+from vdc.model.guest import ProgramState, ProgramStatus
 from vdc.model.pair import Pair, SyncState
 from vdc.model.units import format_size
 
@@ -46,6 +47,7 @@ def endophyte_status(
     if is_lost and phase is Phase.UNKNOWN:
         phase = Phase.FAILED
     protection = _protection(endophyte, pair, by_host, phase)
+    program = primary.program if primary and phase in (Phase.RUNNING, Phase.PAUSED) else None
     return EndophyteStatus(
         moving_to=endophyte.move.to if endophyte.move else None,
         move_problem=endophyte.move_problem,
@@ -59,10 +61,14 @@ def endophyte_status(
         spares=pair.spares if pair else (),
         addresses=tuple(nic.address for nic in endophyte.nics),
         mac=endophyte.nics[0].mac if endophyte.nics else "",
+        nics=endophyte.nics,
         checkpoints=primary.checkpoints if primary else CheckpointFigures(),
         sentence=f"lost with its host {pair.primary}, which was removed; it can be deleted"
         if is_lost and pair is not None
-        else _sentence(pair, by_host, phase, protection, problem),
+        else _sentence(pair, by_host, phase, protection, problem) + _of_program(program),
+        program=program,
+        firmware=endophyte.firmware,
+        agent=primary.agent if primary and phase is Phase.RUNNING else None,
         unprotectedSince=_unprotected_since(endophyte, pair),
     )
 
@@ -145,6 +151,23 @@ def _sentence(
     if protection is Protection.DEGRADED and pair.secondary is None and problem:
         sentence = f"{sentence}; {problem}"
     return sentence
+
+
+def _of_program(program: ProgramStatus | None) -> str:
+    """What is not well with it."""
+    if program is None or (program.state == ProgramState.RUNNING and program.ready):
+        return ""
+    words = {
+        ProgramState.STARTING: "the program starts",
+        ProgramState.RUNNING: "the program is not ready",
+        ProgramState.WAITING: "the program waits to be started again",
+        ProgramState.ENDED: "the program has ended",
+        ProgramState.UNKNOWN: "how the program does is not known",
+    }
+    known = {str(state): told for state, told in words.items()}
+    code = "" if program.exit_code is None else f"exit code {program.exit_code}"
+    why = program.reason or (code if program.state != ProgramState.RUNNING else "")
+    return "; " + ": ".join(part for part in (known.get(program.state, program.state), why) if part)
 
 
 def _unknown_sentence(pair: Pair, by_host: Mapping[str, Observed]) -> str:

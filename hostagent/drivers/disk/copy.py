@@ -55,11 +55,15 @@ class CopyRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class DiskSource:
-    """What a new disk begins with: a base of the image store (path below it), or nothing."""
+    """What a new disk begins with: a base of the image store (path below it), an empty ext4 file system, or nothing.
+
+    `file_system` is the UUID of that.
+    """
 
     size_bytes: int | None
     base: str | None = None
     base_format: str = "qcow2"
+    file_system: str = ""
 
 
 class DiskSet:
@@ -89,6 +93,8 @@ class DiskSet:
                 await self._tool.create_overlay(
                     head, source.base, base_format=source.base_format, size_bytes=source.size_bytes
                 )
+            elif source.size_bytes is not None and source.file_system:
+                await self._tool.create_ext4(head, source.size_bytes, source.file_system)
             elif source.size_bytes is not None:
                 await self._tool.create(head, source.size_bytes)
             else:
@@ -205,7 +211,7 @@ class DiskSet:
     async def remove(self) -> None:
         """Delete the record first and the files after it; harmless where there is nothing."""
         self._record.unlink(missing_ok=True)
-        for pattern in ("disk?.qcow2", "parent?.qcow2", "active?.qcow2", "hidden?.qcow2"):
+        for pattern in ("disk?.qcow2", "disk?.qcow2.raw", "parent?.qcow2", "active?.qcow2", "hidden?.qcow2"):
             for path in self._folder.glob(pattern):
                 path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""qemu-img, in the sandbox, never guessing a format.
+"""qemu-img, and mke2fs for volumes, in the sandbox, never guessing a format.
 
 A guest decides what is in its disk; a format guessed from content would let it name host files as its backing
 file. So every format is given, a base is opened read-only from the image store, and an image that refers to
@@ -76,6 +76,26 @@ class QemuImg:
         backing = f"{IMAGE_DIR}/{_relative(base)}"
         await self._run("create", "-q", "-f", "qcow2", "-F", base_format, "-b", backing, _own(name), *size)
 
+    async def create_ext4(self, name: str, size_bytes: int, label: str, *, deadline_s: float = 300.0) -> None:
+        """A qcow2 image with an empty ext4 file system, whose UUID and hash seed are `label`.
+
+        It is made in a sparse file beside it. A hole reads as zeros, so nothing is left for the guest to initialise.
+        """
+        raw = f"{name}.raw"
+        (self.folder / raw).unlink(missing_ok=True)
+        try:
+            await self._run_tool(
+                "mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-U", label,
+                "-E", f"hash_seed={label},lazy_journal_init=1", _own(raw), f"{size_bytes // 1024}k",
+                deadline_s=deadline_s, limits=self._limits_of(size_bytes, deadline_s),
+            )  # fmt: skip
+            await self._run_tool(
+                "qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", _own(raw), _own(name),
+                deadline_s=deadline_s, limits=self._limits_of(size_bytes // 16 + _TABLES_BYTES, deadline_s),
+            )  # fmt: skip
+        finally:
+            (self.folder / raw).unlink(missing_ok=True)
+
     async def create_layer(self, name: str, below: str) -> None:
         """A qcow2 image over another one of the same folder."""
         await self._run("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", _own(below), _own(name))
@@ -123,29 +143,40 @@ class QemuImg:
         return int(found[1]) if found else None
 
     async def _run(self, *arguments: str, deadline_s: float = _QUICK_S, also_accepted: int = 0) -> bytes:
+        limits = await asyncio.to_thread(self._limits, arguments[0], deadline_s)
+        return await self._run_tool(
+            "qemu-img", *arguments, deadline_s=deadline_s, limits=limits, also_accepted=also_accepted
+        )
+
+    async def _run_tool(
+        self, program: str, *arguments: str, deadline_s: float, limits: ToolLimits, also_accepted: int = 0
+    ) -> bytes:
         command = sandboxed(
-            ["qemu-img", *arguments],
+            [program, *arguments],
             User(owner_of(self.folder)),
             runtime_root=self.runtime_root,
             vm_dir=self.folder,
             image_dir=self.image_dir,
         )
+        what = f"{program} {arguments[0]}" if program == "qemu-img" else program
         try:
-            limits = await asyncio.to_thread(self._limits, arguments[0], deadline_s)
             status, output, complaint = await run_in_sandbox(command, deadline_s=deadline_s, limits=limits)
         except TimeoutError as error:
-            raise DiskToolError(f"qemu-img {arguments[0]} did not end within {deadline_s:g} s") from error
+            raise DiskToolError(f"{what} did not end within {deadline_s:g} s") from error
         if status not in (0, also_accepted):
             lines = complaint.decode(errors="replace").strip().splitlines() or ["no message"]
-            raise DiskToolError(f"qemu-img {arguments[0]}: {lines[-1]}")
+            raise DiskToolError(f"{what}: {lines[-1]}")
         return output
 
     def _limits(self, verb: str, deadline_s: float) -> ToolLimits:
         """No file grows beyond what all layers here hold together; what is only read is not written at all."""
         present = sum(map(_size_here, self.folder.glob("*.qcow2"))) if verb in _WRITES else 0
+        return self._limits_of(present + present // 64 + _TABLES_BYTES if verb in _WRITES else 0, deadline_s)
+
+    def _limits_of(self, file_bytes: int, deadline_s: float) -> ToolLimits:
         return ToolLimits(
             memory_bytes=_MEMORY_BYTES,
-            file_bytes=present + present // 64 + _TABLES_BYTES if verb in _WRITES else 0,
+            file_bytes=file_bytes,
             processor_s=math.ceil(deadline_s) * (os.cpu_count() or 1),
         )
 

@@ -34,6 +34,16 @@ def open_foreign(path: Path, *, is_writable: bool = False) -> BinaryIO:
         raise
 
 
+def give_foreign(path: Path, data: bytes) -> None:
+    """Make a file that the folder's user alone may read, in place of whatever has its name. Raises OSError."""
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+    with os.fdopen(handle, "wb") as file:
+        owner = os.lstat(path.parent).st_uid
+        os.fchown(handle, owner, owner)
+        file.write(data)
+
+
 def size_of_foreign(path: Path) -> int | None:
     """Of a regular file, in bytes; None where there is nothing. Raises PermissionError for anything else."""
     try:

@@ -13,15 +13,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from hostagent.drivers.qemu.spec import (
+    CONFIG_FILE,
     CONSOLE_SOCKET,
     DEBUG_SOCKET,
     QMP_SOCKET,
+    SEED_FILE,
     SERIAL_LOG,
     TPM_SOCKET,
     VARS_FILE,
     VM_DIR,
     VNC_SOCKET,
     DiskSpec,
+    GuestPort,
     KernelBoot,
     MachineSpec,
 )
@@ -31,6 +34,10 @@ from vdc.model.units import MIB
 BINARY = "qemu-system-x86_64"
 _OVMF_DIR = "/usr/share/OVMF"
 _FIRST_DISK_SLOT, _FIRST_NIC_SLOT, _DISPLAY_SLOT, _INPUT_SLOT = 0x08, 0x10, 0x04, 0x05
+_PORTS_SLOT, _MAX_PORTS = 0x06, 8
+_SEED_SLOT = 0x0C  # behind the disks: a guest that counts them by their slots finds its own first
+# A guest never sees an error of its disk: it stands still, and what failed is done again.
+_DISK_ERRORS = "werror=stop,rerror=stop"
 
 
 def primary_argv(spec: MachineSpec, taps: Sequence[int]) -> list[str]:
@@ -104,16 +111,18 @@ def _boot(spec: MachineSpec) -> list[str]:
     argv: list[str] = []
     if spec.firmware is not Firmware.BIOS:
         code = "OVMF_CODE_4M.secboot.fd" if spec.firmware is Firmware.UEFI_SECURE else "OVMF_CODE_4M.fd"
-        argv += _flash("code", f"{_OVMF_DIR}/{code}", read_only=True)
-        argv += _flash("vars", f"{VM_DIR}/{VARS_FILE}", read_only=False)
+        argv += _raw("code", f"{_OVMF_DIR}/{code}", read_only=True)
+        argv += _raw("vars", f"{VM_DIR}/{VARS_FILE}", read_only=False)
     if spec.firmware is Firmware.UEFI_SECURE:
         argv += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
     if isinstance(spec.boot, KernelBoot):
         argv += ["-kernel", spec.boot.kernel, "-initrd", spec.boot.initrd, "-append", spec.boot.cmdline]
+    if spec.config_name:
+        argv += ["-fw_cfg", f"name={spec.config_name},file={VM_DIR}/{CONFIG_FILE}"]
     return argv
 
 
-def _flash(node: str, path: str, *, read_only: bool) -> list[str]:
+def _raw(node: str, path: str, *, read_only: bool) -> list[str]:
     file = {"driver": "file", "filename": path}
     return ["-blockdev", _json({"driver": "raw", "node-name": node, "read-only": read_only, "file": file})]
 
@@ -191,11 +200,9 @@ def _devices(spec: MachineSpec, taps: Sequence[int]) -> list[str]:
     for i in range(len(spec.disks)):
         boot = ",bootindex=1" if i == 0 else ""
         slot = f"addr={_FIRST_DISK_SLOT + i:#x}"
-        # A guest never sees an error of its disk: it stands still, and what failed is done again.
-        policy = "werror=stop,rerror=stop"
         argv += [
             "-device",
-            f"virtio-blk-pci,id=vd{i},drive={disk_node(i)},num-queues=1,{policy},{slot}{boot}",
+            f"virtio-blk-pci,id=vd{i},drive={disk_node(i)},num-queues=1,{_DISK_ERRORS},{slot}{boot}",
         ]
     for j, (nic, tap) in enumerate(zip(spec.nics, taps, strict=True)):
         argv += ["-netdev", f"tap,id={netdev_id(j)},fd={tap},vhost=off"]
@@ -204,7 +211,35 @@ def _devices(spec: MachineSpec, taps: Sequence[int]) -> list[str]:
             "-device",
             f"virtio-net-pci,id=e{j},netdev={netdev_id(j)},mac={nic.mac},guest_announce=off,romfile=,{slot}",
         ]
-    return [*argv, "-device", "pvpanic", *_tpm(spec), *_display(spec)]
+    return [*argv, "-device", "pvpanic", *_seed(spec), *_guest_ports(spec), *_tpm(spec), *_display(spec)]
+
+
+def _seed(spec: MachineSpec) -> list[str]:
+    """Each host reads its own file, and both are the same bytes: what is never written needs no lockstep."""
+    if not spec.has_seed:
+        return []
+    return [
+        *_raw("seed", f"{VM_DIR}/{SEED_FILE}", read_only=True),
+        "-device", f"virtio-blk-pci,id=seed,drive=seed,num-queues=1,{_DISK_ERRORS},addr={_SEED_SLOT:#x}",
+    ]  # fmt: skip
+
+
+def _guest_ports(spec: MachineSpec) -> list[str]:
+    if not spec.guest_ports:
+        return []
+    argv = ["-device", f"virtio-serial-pci,id=ports,max_ports={_MAX_PORTS},addr={_PORTS_SLOT:#x}"]
+    for number, port in enumerate(spec.guest_ports, start=1):  # 0 is for consoles
+        name = f"port{number}"
+        argv += [
+            "-chardev", f"{_backend(port)},id={name}c",
+            "-device", f"virtserialport,id={name},bus=ports.0,nr={number},chardev={name}c,name={port.name}",
+        ]  # fmt: skip
+    return argv
+
+
+def _backend(port: GuestPort) -> str:
+    path = f"path={VM_DIR}/{port.file}"
+    return f"file,{path},append=on" if port.is_log else f"socket,{path},server=on,wait=off"
 
 
 def _tpm(spec: MachineSpec) -> list[str]:

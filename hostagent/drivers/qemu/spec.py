@@ -22,7 +22,13 @@ CONSOLE_SOCKET = "console.sock"
 SERIAL_LOG = "serial.log"
 VNC_SOCKET = "vnc.sock"
 TPM_SOCKET = "swtpm.sock"
+GUEST_SOCKET = "guest.sock"  # the guest channel (docs/guest-channel.md)
+OUTPUT_LOG = "output.log"  # what a container's program writes
+CONFIG_FILE = "config.json"  # what a container's guest is told; there only while QEMU starts
 VARS_FILE = "vars.fd"
+SEED_FILE = "seed.iso"  # what cloud-init is told
+AGENT_SOCKET = "qga.sock"
+AGENT_PORT = "org.qemu.guest_agent.0"  # by this name QEMU's guest agent finds its port
 
 Machine = Literal["q35", "pc"]
 AcceleratorName = Literal["tcg", "kvm"]
@@ -64,6 +70,18 @@ class NicSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestPort:
+    """A port of virtio-serial, which the guest finds by its name; QEMU's side is a file name in `VM_DIR`.
+
+    A unix socket on which QEMU listens, or, as a log, a file that what the guest writes is appended to.
+    """
+
+    name: str
+    file: str
+    is_log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSpec:
     """One virtual machine. `uid` becomes the SMBIOS UUID, by which a running process is recognised."""
 
@@ -80,6 +98,9 @@ class MachineSpec:
     firmware: Firmware = Firmware.BIOS
     tpm: bool = False
     display: Display = Display.NONE
+    guest_ports: tuple[GuestPort, ...] = ()
+    config_name: str = ""  # under which the guest finds `CONFIG_FILE` in fw_cfg; empty: it is given none
+    has_seed: bool = False  # `SEED_FILE` as a further disk, read-only and of no part in lockstep
     extra: tuple[str, ...] = field(default=())  # further options, for tests and measurements
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @click.command(
     cls=VdcCommand,
     example="vdc create web --image mycelium/mini --memory 512MiB --wait\n"
+    "vdc create mail --image debian --ssh-key ~/.ssh/id_ed25519.pub\n"
     "vdc create windows-desktop\nvdc create db --no-protect --dry-run -o yaml",
 )
 @click.argument("name", callback=to_name)
@@ -38,6 +40,14 @@ if TYPE_CHECKING:
 @click.option("--nodes", type=click.IntRange(1, 16), help="Hosts set aside: primary, secondary, spares.")
 @click.option("--no-protect", is_flag=True, help="One copy only, without lockstep.")
 @click.option("--address", metavar="IP", help="A fixed overlay address.")
+@click.option(
+    "--ssh-key",
+    "ssh_keys",
+    multiple=True,
+    metavar="FILE|KEY",
+    help="Let this SSH public key in, by the image's cloud-init; may be repeated.",
+)
+@click.option("--user", metavar="NAME", help="Name the image's own user so, by its cloud-init.")
 @click.option("--dry-run", is_flag=True, help="Print the manifest and create nothing.")
 @wait_options("the VM runs and, if asked for, is in lockstep")
 @output_option("name")
@@ -60,14 +70,15 @@ def create(
         raise UsageFault(error.problem) from error
     manifest = _manifest(chosen, name, given)
     if dry_run:
-        _print_manifest(manifest, output)
+        print_manifest(manifest, output)
         return
-    call(lambda api: _create(api, chosen, manifest, timeout if wait else None, output))
+    call(lambda api: create_and_tell(api, chosen, manifest, timeout if wait else None, output))
 
 
 def _manifest(template: Template, name: str, given: dict[str, Any]) -> EndophyteManifest:
     from pydantic import ValidationError
 
+    from vdc.cli.sshkeys import read_keys
     from vdc.cli.templates import Wishes, fill_in
     from vdc.model.manifest import EndophyteManifest
     from vdc.model.manifest_file import ManifestError, describe_mistakes
@@ -81,13 +92,16 @@ def _manifest(template: Template, name: str, given: dict[str, Any]) -> Endophyte
             nodes=given["nodes"],
             no_protect=given["no_protect"],
             address=given["address"],
+            user=given["user"],
+            ssh_keys=tuple(key for text in given["ssh_keys"] for key in read_keys(text)),
         )
         return fill_in(template, name, wishes)
     except ValidationError as error:
         raise ManifestError(describe_mistakes(error, EndophyteManifest)) from error
 
 
-def _print_manifest(manifest: EndophyteManifest, output: str) -> None:
+def print_manifest(manifest: EndophyteManifest, output: str) -> None:
+    """What a dry run prints: the manifest as YAML, unless asked for otherwise."""
     from vdc.cli.render import print_values
 
     values = manifest.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -97,12 +111,14 @@ def _print_manifest(manifest: EndophyteManifest, output: str) -> None:
         print_values(values, "json" if output == "json" else "yaml")
 
 
-async def _create(
-    api: ApiClient, template: Template, manifest: EndophyteManifest, wait_s: float | None, output: str
+async def create_and_tell(
+    api: ApiClient, template: Template | None, manifest: EndophyteManifest, wait_s: float | None, output: str
 ) -> None:
+    """Create, wait where that is asked for, print. `template`: where the image's name comes from, if from one."""
     from vdc.cli.local_images import with_local_image
     from vdc.cli.progress import StatusLine
     from vdc.cli.waiting import goal_of, wait_for
+    from vdc.model.manifest import EndophyteSpec
 
     manifest = await with_local_image(api, manifest)
     name = manifest.metadata.name
@@ -111,7 +127,7 @@ async def _create(
     if not quiet:
         print(f"endophyte/{name} created", flush=True)
     if wait_s is not None:
-        goal = goal_of(manifest.spec)
+        goal = goal_of(EndophyteSpec.model_validate(view.spec))
         with StatusLine() as line:
             view = await wait_for(api, name, goal, wait_s, line)
         if not quiet:
@@ -129,12 +145,19 @@ def _print_view(view: EndophyteView, output: str) -> None:
         print_values(values_of(view), output)
 
 
-async def _create_once(api: ApiClient, template: Template, manifest: EndophyteManifest) -> EndophyteView:
+async def _create_once(
+    api: ApiClient, template: Template | None, manifest: EndophyteManifest
+) -> EndophyteView:
     """Create; what an earlier attempt of the same command left behind counts as created."""
-    from vdc.model.errors import ConflictError, NotFoundError, UnavailableError
+    from vdc.model.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
 
     try:
         return await api.create_endophyte(manifest)
+    except InvalidError as error:
+        container = _as_container(manifest) if error.code == "type-mismatch" else None
+        if container is None:
+            raise
+        return await _create_once(api, template, container)
     except ConflictError as error:
         view = await _left_behind(api, manifest, only_stuck=True)
         if view is None:
@@ -151,6 +174,21 @@ async def _create_once(api: ApiClient, template: Template, manifest: EndophyteMa
         if error.code == "image-not-found":
             raise _image_missing(template, manifest, error) from error
         raise
+
+
+def _as_container(manifest: EndophyteManifest) -> EndophyteManifest | None:
+    """The same for a container image, which the cluster says it is; None where it is one already, or cannot be."""
+    from pydantic import ValidationError
+
+    from vdc.model.manifest import ComputerType
+
+    computer = manifest.spec.virtual_computer
+    if computer.type is ComputerType.CONTAINER:
+        return None
+    with suppress(ValidationError):
+        virtual_computer = computer.with_(type=ComputerType.CONTAINER)
+        return manifest.with_(spec=manifest.spec.with_(virtual_computer=virtual_computer))
+    return None
 
 
 async def _left_behind(
@@ -172,17 +210,30 @@ async def _left_behind(
     return view if is_same and (is_stuck or not only_stuck) else None
 
 
-def _image_missing(template: Template, manifest: EndophyteManifest, error: VdcError) -> VdcError:
+def _image_missing(template: Template | None, manifest: EndophyteManifest, error: VdcError) -> VdcError:
     from vdc.model.errors import NotFoundError
 
     image = manifest.spec.image
-    is_templates_own = image == template.manifest.spec.image
-    whose = f" of template {template.name}" if is_templates_own else ""
+    is_templates_own = template is not None and image == template.manifest.spec.image
+    whose = f" of template {template.name}" if template is not None and is_templates_own else ""
     return NotFoundError(
-        f"image {image}{whose} is not in this cluster: get it by vdc image import FILE --name {image}",
+        f"image {image}{whose} is not in this cluster: get it by {_way_to(image)}",
         hint=f"or use another one: vdc create {manifest.metadata.name} --image REF (vdc image ls)",
         code=error.code,
     )
+
+
+def _way_to(image: str) -> str:
+    """A command that brings it: its recipe, where there is one of that name."""
+    from vdc.images.recipes import list_recipes, recipe_folder
+    from vdc.model.errors import NotFoundError
+
+    name = image.removesuffix(":latest").removeprefix("mycelium/")
+    try:
+        is_made_here = name in {recipe.name for recipe in list_recipes(recipe_folder())}
+    except NotFoundError:
+        is_made_here = False
+    return f"vdc image build {name}" if is_made_here else f"vdc image import FILE --name {image}"
 
 
 def _with_hint(error: VdcError, hint: str) -> VdcError:

@@ -10,6 +10,7 @@ from vdc.cli.base import VdcCommand
 
 if TYPE_CHECKING:
     from vdc.api.client import ApiClient
+    from vdc.model.manifest_file import Loaded
 
 
 @click.command(
@@ -66,16 +67,23 @@ def _described(sources: tuple[str, ...]) -> tuple[list[Target], int]:
     """
     from vdc.cli.commands.apply import tell
     from vdc.cli.manifests import read_manifests
-    from vdc.kubernetes.routing import namespace_of
 
     targets: dict[Target, None] = {}
     code = 0
     for item in read_manifests(sources):
         if item.name and (item.manifest or item.origin):
-            targets[Target("endophyte", item.name, namespace_of(item))] = None
+            targets[Target("endophyte", item.name, _namespace(item))] = None
         else:
             code = max(code, tell(item))
     return list(targets), code
+
+
+def _namespace(item: Loaded) -> str | None:
+    if not item.origin:
+        return None
+    from vdc.kubernetes.routing import namespace_of
+
+    return namespace_of(item)
 
 
 def _targets(kind: str | None, names: tuple[str, ...], sources: tuple[str, ...]) -> list[Target]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vdc.cli.base import VdcGroup, output_option, to_image, to_reference
+from vdc.cli.commands.imagebuild import build_image
 from vdc.cli.completing import complete_image
 from vdc.cli.registries import registry_options
 
@@ -91,12 +92,12 @@ def import_image(
         )
         try:
             with plan_import(source, options) as plan:
-                sent = _send(plan, line, source)
+                sent = send(plan, line, source)
         except VdcError as error:
             if error.code.startswith("source-"):
                 raise UsageFault(error.problem) from error
             raise
-    _tell(plan, sent, output)
+    tell(plan, sent, output)
 
 
 def _find_image(name: str) -> Image | None:
@@ -106,14 +107,16 @@ def _find_image(name: str) -> Image | None:
     return next((entry.image for entry in entries if name in entry.names), None)
 
 
-def _send(plan: ImportPlan, line: StatusLine, source: str) -> int:
+def send(plan: ImportPlan, line: StatusLine, source: str) -> int:
+    """Bring the image of a plan to the cluster; returns how many files were sent."""
     from vdc.cli.session import call
     from vdc.cli.uploading import upload
 
     return call(lambda api: upload(api, plan, line, source=source))
 
 
-def _tell(plan: ImportPlan, sent: int, output: str | None) -> None:
+def tell(plan: ImportPlan, sent: int, output: str | None) -> None:
+    """Print what was imported."""
     from vdc.cli.render import print_values
     from vdc.cli.text import clean
 
@@ -232,3 +235,6 @@ def prune_lines(report: PruneReport) -> Iterator[str]:
     total = report.size_bytes * len(report.hosts) + sum(host.size_bytes for host in report.hosts)
     freed = "would be freed" if report.dry_run else "freed"
     yield f"{format_size(report.size_bytes)} on each host, {format_size(total)} in all {freed}"
+
+
+image.add_command(build_image)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vdc.images.oci.fetch import ARCH, OS
+from vdc.images.oci.layers import Layer
 from vdc.images.oci.pushed import read_description
 from vdc.images.scratch import open_result
 from vdc.model.errors import InvalidError
@@ -33,10 +34,10 @@ _HEALTHCHECK = "the image's HEALTHCHECK is not used: give the manifest a livenes
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """`layers`: files of the folder, the lowest first. `notes`: for the user. `pushed`: what image of ours it is."""
+    """`layers`: the lowest first. `notes`: for the user. `pushed`: what image of ours it is."""
 
     process: ImageProcess
-    layers: tuple[Path, ...]
+    layers: tuple[Layer, ...]
     notes: tuple[str, ...] = ()
     pushed: Image | None = None
 
@@ -49,18 +50,17 @@ def read_contents(folder: Path) -> Contents:
     _check_platform(described)
     rootfs = _object(described.get("rootfs"), "rootfs")
     wanted = [_hex({"digest": digest}) for digest in _list(rootfs.get("diff_ids"), "diff_ids")]
-    if layers != wanted:
-        raise InvalidError(
-            "the layers are not those of the image's configuration",
-            hint="the image was changed after it was built: build it again",
-            code="image-digest-mismatch",
-        )
+    if len(layers) != len(wanted):
+        raise _damaged(f"it has {len(layers)} layers, and its configuration names {len(wanted)}")
     if len(layers) > _MAX_LAYERS:
         raise _damaged(f"it has {len(layers)} layers")
     config = _object(described.get("config") or {}, "config")
     notes = (_HEALTHCHECK,) if _has_healthcheck(config) else ()
     return Contents(
-        to_process(config), tuple(folder / name for name in layers), notes, read_description(described)
+        to_process(config),
+        tuple(Layer(folder / name, diff_id) for name, diff_id in zip(layers, wanted, strict=True)),
+        notes,
+        read_description(described),
     )
 
 

@@ -1,8 +1,7 @@
-"""Fetch one container image by skopeo, in the sandbox: its manifest, its configuration, its layers unpacked.
+"""Fetch one container image by skopeo, in the sandbox: its manifest, its configuration, its layers.
 
 skopeo checks every digest on the way: what a registry sends against its manifest, the manifest against a digest in the
-name. It writes each layer uncompressed, named by what it is: `configuration` compares that with what the
-configuration says of the layers.
+name. Each file is called by its digest.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _STALLED_S = 120.0  # without one byte
 _SLOW_HINT = "try again, or use a mirror (containers-registries.conf(5))"
 _LOOK_S = 0.5
 Inspected = Callable[[Mapping[str, Any]], None]
-_UNPACKED = 3  # times the compressed size: about what is needed, before it is known
+_UNPACKED = 6  # times the compressed size: about what is needed, before it is known
 
 
 class Fetcher:
@@ -88,7 +87,7 @@ class Fetcher:
     def _copy(self, total: int) -> Path:
         self._folder.mkdir(mode=0o700)
         watch = _Watch(self._scratch, self._where, total, self._progress, f"fetching {self._what}")
-        argv = self._argv("copy", "--dest-decompress", prefix="src-", target=f"dir:{SCRATCH}/{_FOLDER}")
+        argv = self._argv("copy", prefix="src-", target=f"dir:{SCRATCH}/{_FOLDER}")
         self._run(argv, _COPY_S, watch.look)
         return self._folder
 

@@ -17,13 +17,14 @@ from vdc.images.filetree import Kind, Node
 from vdc.images.oci.configuration import Contents, read_contents
 from vdc.images.oci.container_disk import find_disk
 from vdc.images.oci.fetch import Fetcher, Inspected
+from vdc.images.oci.layers import opened_layers
 from vdc.images.oci.merge import Merger
 from vdc.images.oci.pushed import members
 from vdc.images.oci.registries import RegistryOptions
 from vdc.images.oci.source import Source
 from vdc.images.oci.tar import read_entries
 from vdc.images.progress import Progress
-from vdc.images.scratch import Scratch, open_result
+from vdc.images.scratch import Scratch
 from vdc.model.errors import InvalidError
 from vdc.model.image import Blob, Image
 from vdc.model.process import ImageProcess
@@ -77,8 +78,7 @@ def import_container(
     what = source.name or source.text.partition(":")[0]
     fetcher = Fetcher(source, options, scratch, progress, what, inspected=inspected)
     contents = read_contents(fetcher.fetch())
-    with ExitStack() as opened:
-        layers = [opened.enter_context(open_result(path)).fileno() for path in contents.layers]
+    with opened_layers(contents.layers, scratch, progress) as layers:
         root = merge(layers)
         if contents.pushed is not None:
             return PushedImage(
@@ -109,7 +109,7 @@ def add_mount_points(root: Node) -> None:
 
 
 def _identity(contents: Contents) -> str:
-    return ",".join(path.name for path in contents.layers)
+    return ",".join(layer.diff_id for layer in contents.layers)
 
 
 def _pushed_files(

@@ -1,0 +1,3 @@
+module mycelium.network/init
+
+go 1.19
