@@ -16,6 +16,7 @@ from typing import Any
 from vdc.images.oci.fetch import ARCH, OS
 from vdc.images.oci.layers import Layer
 from vdc.images.oci.pushed import read_description
+from vdc.images.process import fault_of
 from vdc.images.scratch import open_result
 from vdc.model.errors import InvalidError
 from vdc.model.image import Image
@@ -24,10 +25,8 @@ from vdc.model.units import MIB
 
 _MAX_BYTES = 8 * MIB  # of a file; registries take 4 MiB
 _MAX_LAYERS = 1_000
-_MAX_PROCESS_BYTES = 256 * 1024  # of all its words: it is part of one record of the store
 _MAX_WORDS = 4_096
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
-_SIGNAL = re.compile(r"(SIG)?[A-Z0-9+-]{1,16}|[0-9]{1,2}")
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
 _HEALTHCHECK = "the image's HEALTHCHECK is not used: give the manifest a livenessProbe where one is wanted"
 
@@ -72,12 +71,12 @@ def to_process(config: Mapping[str, Any]) -> ImageProcess:
         env=tuple(word for word in _words(config, "Env") if not word.startswith("=") and "=" in word),
         working_dir=_folder(_text(config, "WorkingDir")),
         user=_text(config, "User"),
-        stop_signal=_signal(_text(config, "StopSignal")),
+        stop_signal=_text(config, "StopSignal").upper(),
         exposed_ports=_ports(_keys(config, "ExposedPorts")),
-        volumes=_volumes(_keys(config, "Volumes")),
+        volumes=tuple(_keys(config, "Volumes")),
     )
-    if len(process.to_json().encode()) > _MAX_PROCESS_BYTES:
-        raise _damaged("its configuration is larger than anything that makes sense")
+    if fault := fault_of(process):
+        raise _damaged(fault)
     return process
 
 
@@ -132,7 +131,7 @@ def _hex(descriptor: object) -> str:
 def _words(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
     value = config.get(key)
     words = [value] if isinstance(value, str) else [] if value is None else _list(value, key)
-    if len(words) > _MAX_WORDS or not all(isinstance(word, str) and "\0" not in word for word in words):
+    if len(words) > _MAX_WORDS or not all(_is_text(word) for word in words):
         raise _damaged(f"its {key} is no list of words")
     return tuple(words)
 
@@ -141,28 +140,22 @@ def _text(config: Mapping[str, Any], key: str) -> str:
     value = config.get(key)
     if value is None:
         return ""
-    if not isinstance(value, str) or len(value) > 4096 or not value.isprintable():
+    if not _is_text(value):
         raise _damaged(f"its {key} is no text")
-    return value
+    return str(value)
 
 
 def _keys(config: Mapping[str, Any], key: str) -> list[str]:
     value = config.get(key)
     if value is None:
         return []
-    if not isinstance(value, dict) or len(value) > _MAX_WORDS:
+    if not isinstance(value, dict) or len(value) > _MAX_WORDS or not all(_is_text(one) for one in value):
         raise _damaged(f"its {key} is no object")
     return sorted(value)
 
 
 def _folder(path: str) -> str:
     return path if path.startswith("/") or not path else f"/{path}"
-
-
-def _signal(text: str) -> str:
-    if text and not _SIGNAL.fullmatch(text.upper()):
-        raise _damaged(f"its StopSignal is {text[:20]!r}")
-    return text.upper()
 
 
 def _ports(keys: list[str]) -> tuple[str, ...]:
@@ -176,11 +169,15 @@ def _ports(keys: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ports))
 
 
-def _volumes(keys: list[str]) -> tuple[str, ...]:
-    for key in keys:
-        if not key.startswith("/") or not key.isprintable() or len(key) > 4096 or ".." in key.split("/"):
-            raise _damaged(f"it has the volume {key[:40]!r}")
-    return tuple(keys)
+def _is_text(value: object) -> bool:
+    """Whether it is a string that can be written: JSON may name half of a character."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _damaged(reason: str) -> InvalidError:
