@@ -92,6 +92,7 @@ TARGETS: tuple[tuple[str, Any, tuple[bytes, ...]], ...] = (
         image_configuration,
         (
             b'{"Cmd":["a"],"Env":["A=b"],"ExposedPorts":{"80/tcp":{}},"Volumes":{"/a":{}},"StopSignal":"SIGTERM"}',
+            b'{"Cmd":["\\ud800"]}',
         ),
     ),
     ("image-source", image_source, (b"docker://redis:7", b"oci:/nowhere:x", b"a.b:5/c@sha256:" + b"a" * 64)),
