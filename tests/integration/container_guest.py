@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -148,7 +149,8 @@ class ContainerPair(Pair):
     """A bare pair whose guest is a container's."""
 
     def __init__(self, image: Path, config: GuestConfig, *, disks: int | None = None, **spec: Any) -> None:
-        boot = KernelBoot(f"{IMAGE_DIR}/vmlinuz", f"{IMAGE_DIR}/initrd", "console=ttyS0 quiet panic=0")
+        cmdline = json.loads((IMAGE / "image.json").read_text())["cmdline"]
+        boot = KernelBoot(f"{IMAGE_DIR}/vmlinuz", f"{IMAGE_DIR}/initrd", cmdline)
         ports = (
             GuestPort(CHANNEL_PORT, GUEST_SOCKET),
             GuestPort(OUTPUT_PORT, OUTPUT_LOG, is_log=True),
