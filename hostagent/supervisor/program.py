@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from hostagent.drivers.guest import GuestError, GuestGoneError
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.machine import is_container
+from hostagent.supervisor.outputs import OutputKeeper
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.errors import VdcError
 from vdc.model.event import Severity
@@ -58,12 +59,15 @@ class ProgramWatch:
         self._silent_since_s: float | None = None
         self._quick_looks = QUICK_LOOKS
         self._may_tell, self._refilled_at_s = float(TOLD_AT_ONCE), 0.0
+        self._output = OutputKeeper(copy)
 
     async def run(self) -> None:
         """Never returns."""
         while True:
             try:
                 await self._look()
+                if self._is_container():
+                    await self._output.look()
             except Exception as error:  # this task's boundary: nobody would start it again
                 self._copy.host.log.exception(
                     "looking at a program failed", endophyte=self._copy.name, why=repr(error)
@@ -82,9 +86,12 @@ class ProgramWatch:
     def _is_ours(self) -> bool:
         """Whether this host's copy is a container's primary, in a stage in which its guest answers."""
         copy = self._copy
-        endophyte = copy.host.mirror.endophyte(copy.name)
         is_primary = copy.state.role is CopyRole.PRIMARY and copy.is_alive
-        return is_primary and copy.state.stage in _ASKED and endophyte is not None and is_container(endophyte)
+        return is_primary and copy.state.stage in _ASKED and self._is_container()
+
+    def _is_container(self) -> bool:
+        endophyte = self._copy.host.mirror.endophyte(self._copy.name)
+        return endophyte is not None and is_container(endophyte)
 
     async def _look(self) -> None:
         copy = self._copy

@@ -89,6 +89,9 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     groups = (EndophyteHandlers, DrillHandlers, VerificationHandlers)
     for name in (
         "ClusterHandlers",
+        "ImageHandlers",
+        "BlobHandlers",
+        "GuestHandlers",
         "MaintenanceHandlers",
         "ConsoleHandler",
         "MetricsHandler",

@@ -122,7 +122,16 @@ class Host:
 def copy_of(host: Host, socket: Path, **more: Any) -> Any:
     state = SimpleNamespace(role=CopyRole.PRIMARY, stage=CopyStage.RUNNING, epoch=1)
     line = GuestLine(socket, "web")
-    return SimpleNamespace(name="web", host=host, state=state, line=line, is_alive=True, program=None, **more)
+    return SimpleNamespace(
+        name="web",
+        host=host,
+        state=state,
+        line=line,
+        is_alive=True,
+        program=None,
+        folder=socket.parent,
+        **more,
+    )
 
 
 @asynccontextmanager

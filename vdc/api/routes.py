@@ -131,7 +131,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "endophyte_log", "GET", "/v1/endophytes/{name}/log", Role.VIEWER, "Tail of a container's output, or of the serial console",
-        response=wire.LogText, query=("lines", "offset", "console"),
+        response=wire.LogText, query=("lines", "offset", "console"), by_hosts=Role.HOST,
     ),
     Route("endophyte_console", "GET", "/v1/endophytes/{name}/console", Role.OPERATOR, "Serial console, both ways", body=Body.WEBSOCKET),
     Route(
@@ -170,12 +170,27 @@ ROUTES: tuple[Route, ...] = (
     Route("verify_audit", "GET", "/v1/audit/verdict", Role.ADMIN, "Is the audit log what was written", response=wire.AuditVerdict),
     Route("list_images", "GET", "/v1/images", Role.VIEWER, "All images", response=wire.ImageList),
     Route("register_image", "POST", "/v1/images", Role.OPERATOR, "Name an uploaded image", request=wire.ImageRegistration, response=wire.Acknowledged),
-    Route("remove_image", "DELETE", "/v1/images", Role.OPERATOR, "Remove a name; content goes with the last one", response=wire.Acknowledged, query=("name",)),
-    Route("has_blob", "HEAD", "/v1/blobs/{digest}", Role.OPERATOR, "Does this host hold the blob"),
+    Route(
+        "remove_image", "DELETE", "/v1/images", Role.OPERATOR, "Remove a name (a digest: all names); content goes with the last one",
+        response=wire.Acknowledged, query=("name",),
+    ),
+    Route(
+        "prune_images", "POST", "/v1/images/prune", Role.OPERATOR, "Remove images that no VM is made of, and unfinished uploads",
+        request=wire.PruneRequest, response=wire.PruneReport,
+    ),
+    Route("has_blob", "HEAD", "/v1/blobs/{digest}", Role.OPERATOR, "Does this host hold the blob; if not, how much of it was uploaded"),
     Route("read_blob", "GET", "/v1/blobs/{digest}", Role.OPERATOR, "Content of a blob", body=Body.BYTES, by_hosts=Role.HOST),
     Route(
-        "write_blob", "PUT", "/v1/blobs/{digest}", Role.OPERATOR, "Upload a blob; verified against its digest",
+        "read_chunks", "GET", "/v1/blobs/{digest}/chunks", Role.OPERATOR, "The sha256 of each chunk of a blob",
+        body=Body.BYTES, by_hosts=Role.HOST,
+    ),
+    Route(
+        "write_blob", "PUT", "/v1/blobs/{digest}", Role.OPERATOR, "Upload a blob, or the rest of one; verified against its digest",
         response=wire.BlobReceipt, request_body=Body.BYTES,
+    ),
+    Route(
+        "peer_sweep_images", "POST", "/v1/peer/images/sweep", Role.HOST, "Remove what no image needs",
+        request=wire.SweepRequest, response=wire.HostSweep,
     ),
     Route(
         "peer_quiesce", "POST", "/v1/peer/endophytes/{name}/quiesce", Role.HOST, "Silence the guest for a planned promotion",

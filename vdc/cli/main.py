@@ -44,6 +44,8 @@ COMMANDS: dict[str, Lazy] = {
     "cluster": Lazy(_IN + "cluster", "cluster", "Can the cluster decide; its users, tokens, certificates."),
     "context": Lazy(_IN + "context", "context", "Which cluster this program talks to, and as whom."),
     "image": Lazy(_IN + "image", "image", "Import, list and remove images."),
+    "import": Lazy(_IN + "importing", "import_group", "Bring a VM from another system."),
+    "export": Lazy(_IN + "export", "export", "Describe a VM for another system."),
     "lab": Lazy(_IN + "lab", "lab", "Several hosts on this machine, and faults for them."),
     "doctor": Lazy(_IN + "doctor", "doctor", "Find out what is missing, here and on the hosts."),
     "completion": Lazy(_IN + "completion", "completion", "Print the completion script of a shell."),

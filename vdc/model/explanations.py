@@ -137,6 +137,11 @@ EXPLANATIONS: Mapping[str, Explanation] = {
         _W, "about a host: less than 2 GiB, or a tenth, is free where its disks or images are",
         "free room: `vdc image ls`, delete VMs, or give it a larger disk",
     ),
+    "image-missing": Explanation(
+        _W,
+        "about a host: an image of the cluster is not on it, with the reason; it goes on trying",
+        "free room on that host (`vdc image prune`), start a host that holds the image, or import it again",
+    ),
     "disk-room": Explanation(_N, "about a host: the end of `disk-low`"),
     # ---- maintenance
     "draining": Explanation(_N, "a host is drained: by hand, and why"),

@@ -61,6 +61,7 @@ def endophyte_status(
         spares=pair.spares if pair else (),
         addresses=tuple(nic.address for nic in endophyte.nics),
         mac=endophyte.nics[0].mac if endophyte.nics else "",
+        nics=endophyte.nics,
         checkpoints=primary.checkpoints if primary else CheckpointFigures(),
         sentence=f"lost with its host {pair.primary}, which was removed; it can be deleted"
         if is_lost and pair is not None

@@ -35,6 +35,7 @@ WRITE_S: Final = 20.0  # for the guest to take a frame; a checkpoint, or a plann
 MOST_SKIPPED: Final = 16 << 20  # bytes of an earlier agent's streams, before the answer to RESET
 _MOST_VALUES: Final = 4_096  # of an answer
 _CHUNK: Final = 65_536
+_GONE: Final = "the guest has ended, or it runs on another host now"
 _AT_ONCE: Final = 32  # frames
 
 
@@ -128,15 +129,18 @@ class GuestChannel:
             async with asyncio.timeout(WRITE_S), self._sending:
                 self._writer.write(frame.encoded())
                 await self._writer.drain()
-        except (TimeoutError, OSError) as error:
+        except TimeoutError as error:
             self._end("the guest takes nothing")
             raise GuestGoneError(f"{self._guest}: the guest takes nothing", code="guest-silent") from error
+        except OSError as error:
+            self._end(_GONE)
+            raise GuestGoneError(f"{self._guest}: {_GONE}") from error
 
     def _forget(self, number: int) -> None:
         self._streams.pop(number, None)
 
     async def _receive(self) -> None:
-        why = "the guest has ended, or it runs on another host now"
+        why = _GONE
         try:
             while True:
                 for _ in range(_AT_ONCE):
