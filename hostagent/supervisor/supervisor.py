@@ -21,6 +21,7 @@ from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, 
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.program import ProgramWatch
 from hostagent.supervisor.publisher import Publisher
+from hostagent.supervisor.snapshotting import Snapshots
 from hostagent.supervisor.verification import Freezer, Peer, comparing
 from hostagent.supervisor.view import observed, snapshot
 from hostagent.supervisor.waking import read_epoch_after_sleep
@@ -65,6 +66,7 @@ class Supervisor:
         self._program = ProgramWatch(self.copy, self.wake)
         self._exclusive = asyncio.Lock()
         self.freezer = Freezer(self.copy)
+        self.snapshots = Snapshots(self.copy, self.wake, self._exclusive)
 
     def wake(self) -> None:
         """Something happened; decide again."""
@@ -99,6 +101,7 @@ class Supervisor:
             for task in beside:
                 task.cancel()
             await self._cancel_job()
+            await self.snapshots.close()
             await self.copy.close()
 
     async def _look(self, at: Callable[[Copy], Awaitable[None]]) -> None:
@@ -148,6 +151,7 @@ class Supervisor:
                 )  # fmt: skip
         await self._dispatch(decision)
         self.copy.agent.look()
+        self.snapshots.look()
         self._publisher.look()
 
     async def _dispatch(self, decision: Decision) -> None:
@@ -191,6 +195,8 @@ class Supervisor:
         try:
             await self.freezer.release()  # whatever is decided, it is not decided about a frozen process
             async with self._exclusive:
+                if decision.action is Action.ENTER:
+                    await self.snapshots.call_off()
                 await act(self.copy, decision)
             self._failures, self._failed_action = 0, None
             self._error = ""
