@@ -6,14 +6,13 @@ import asyncio
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lockstep_clients import Store, Talker, load, running, wait_for
+from lockstep_clients import Store, Talker, load, wait_for
 from lockstep_support import MIB, MINI, Copy, Pair, missing
 
 from hostagent.drivers.disk.images import QemuImg
@@ -127,9 +126,22 @@ async def test_the_copy_is_of_the_moment_however_much_is_written_meanwhile() -> 
             await more(talker, store)
             await snapshots.finish(first.qmp, plan)
         tool = first.disks._tool
-        await tool._run("compare", "-q", "-f", "qcow2", "-F", "qcow2", "/vm/then.qcow2", "/vm/snap0.qcow2", deadline_s=60)
+        await tool._run(
+            "compare", "-q", "-f", "qcow2", "-F", "qcow2", "/vm/then.qcow2", "/vm/snap0.qcow2", deadline_s=60
+        )
         with pytest.raises(Exception, match="compare"):
-            await tool._run("compare", "-U", "-q", "-f", "qcow2", "-F", "qcow2", "/vm/disk0.qcow2", "/vm/snap0.qcow2", deadline_s=60)
+            await tool._run(
+                "compare",
+                "-U",
+                "-q",
+                "-f",
+                "qcow2",
+                "-F",
+                "qcow2",
+                "/vm/disk0.qcow2",
+                "/vm/snap0.qcow2",
+                deadline_s=60,
+            )
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
@@ -154,7 +166,7 @@ async def test_the_secondary_is_lost_in_the_middle(number: signal.Signals, tmp_p
             await snapshots.finish(first.qmp, plan)
             assert await nothing_is_left(first)
             await pair.kill(second)
-            third, _ = await protect(pair, first)
+            _third, _ = await protect(pair, first)
             await more(talker, store)
         folder = image_of(first, plan, tmp_path)
         assert await store.audit() == []
@@ -200,6 +212,7 @@ async def test_a_full_copy_breaks_the_snapshot_and_nothing_else() -> None:
             await begin(pair, first, plan)
             limit = (first.folder / plan.file(0)).stat().st_size + MIB // 4
             import resource
+
             resource.prlimit(first.pid, resource.RLIMIT_FSIZE, (limit, limit))
             with pytest.raises(SnapshotError):
                 await snapshots.finish(first.qmp, plan)

@@ -13,10 +13,12 @@ from vdc.model.base import Record, StrictRecord
 from vdc.model.endophyte import EndophyteStatus, Observed, RunState
 from vdc.model.event import Event
 from vdc.model.host import NodeStatus
+from vdc.model.ids import DnsLabel
 from vdc.model.image import Image, ImageEntry
 from vdc.model.lineage import Lineage
 from vdc.model.network import Network
 from vdc.model.pair import Pair
+from vdc.model.snapshot import Snapshot
 
 
 class ViewMetadata(Record):
@@ -113,6 +115,26 @@ class DrainRequest(StrictRecord):
     reason: str = Field(default="", max_length=500)
     leave_stopped: bool = False
     dry_run: bool = False
+
+
+class SnapshotRequest(StrictRecord):
+    """Take a snapshot. `name`: else it is named after the moment; `quiesce`: freeze the guest's file systems for it."""
+
+    name: DnsLabel | None = None
+    quiesce: bool = False
+
+
+class SnapshotList(Record):
+    """Snapshots, the oldest first; secrets of their manifests are masked."""
+
+    items: tuple[Snapshot, ...]
+
+
+class RestoreRequest(StrictRecord):
+    """Make a VM of a snapshot. `as_name`: a new one of that name; else the VM itself, stopped, which `run` starts."""
+
+    as_name: DnsLabel | None = None
+    run: bool = True
 
 
 class MoveRequest(StrictRecord):

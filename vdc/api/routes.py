@@ -14,6 +14,7 @@ from vdc.model.base import Record
 from vdc.model.identity import Role
 from vdc.model.maintenance import DrainReport
 from vdc.model.manifest import EndophyteManifest
+from vdc.model.snapshot import Snapshot
 
 
 class Body(StrEnum):
@@ -145,6 +146,18 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "write_files", "PUT", "/v1/endophytes/{name}/files", Role.OPERATOR, "Unpack a tar archive into a folder of a container",
         query=("path",), told=("path",), request_body=Body.BYTES, response=files.FilesWritten,
+    ),
+    Route(
+        "create_snapshot", "POST", "/v1/endophytes/{name}/snapshots", Role.OPERATOR, "Copy all disks as they are at one moment",
+        request=wire.SnapshotRequest, response=Snapshot,
+    ),
+    Route("list_snapshots", "GET", "/v1/snapshots", Role.VIEWER, "All snapshots, or those of one Endophyte", response=wire.SnapshotList, query=("name",)),
+    Route("get_snapshot", "GET", "/v1/endophytes/{name}/snapshots/{snapshot}", Role.VIEWER, "One snapshot", response=Snapshot),
+    Route("remove_snapshot", "DELETE", "/v1/endophytes/{name}/snapshots/{snapshot}", Role.OPERATOR, "Remove a snapshot", response=wire.Acknowledged),
+    Route(
+        "restore_snapshot", "POST", "/v1/endophytes/{name}/snapshots/{snapshot}/restore", Role.OPERATOR,
+        "Make a VM of a snapshot: a new one, or the stopped one itself",
+        request=wire.RestoreRequest, response=wire.EndophyteView,
     ),
     Route("list_nodes", "GET", "/v1/nodes", Role.VIEWER, "All hosts", response=wire.NodeList),
     Route(
