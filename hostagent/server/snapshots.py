@@ -27,7 +27,7 @@ class SnapshotHandlers:
         self._mirror = context.host.mirror
         self._records = SnapshotRecords(context.host.store, context.host.clock)
 
-    async def create_snapshot(self, request: web.Request) -> Snapshot:
+    async def create_snapshot(self, request: web.Request) -> wire.SnapshotView:
         """See the route table. Done on the primary's host; others hand the request on."""
         name = request.match_info["name"]
         body = wire.SnapshotRequest.model_validate(await parse_body(request))
@@ -48,7 +48,7 @@ class SnapshotHandlers:
         wanted = [_shown(one) for one in found if name is None or one.endophyte == name]
         return wire.SnapshotList(items=tuple(sorted(wanted, key=lambda one: (one.endophyte, one.created_at))))
 
-    async def get_snapshot(self, request: web.Request) -> Snapshot:
+    async def get_snapshot(self, request: web.Request) -> wire.SnapshotView:
         """See the route table."""
         return _shown(await self._found(request))
 
@@ -78,5 +78,8 @@ class SnapshotHandlers:
         return f"{digits[:8]}-{digits[8:14]}"
 
 
-def _shown(snapshot: Snapshot) -> Snapshot:
-    return snapshot.with_(manifest=masked(snapshot.manifest))
+def _shown(snapshot: Snapshot) -> wire.SnapshotView:
+    spec = masked(snapshot.manifest).spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    shared = set(wire.SnapshotView.model_fields) - {"spec", "size_bytes"}
+    values = {name: getattr(snapshot, name) for name in shared}
+    return wire.SnapshotView(**values, size_bytes=snapshot.size_bytes, spec=spec)

@@ -18,7 +18,7 @@ from vdc.model.image import Image, ImageEntry
 from vdc.model.lineage import Lineage
 from vdc.model.network import Network
 from vdc.model.pair import Pair
-from vdc.model.snapshot import Snapshot
+from vdc.model.snapshot import SnapshotDisk, SnapshotState
 
 
 class ViewMetadata(Record):
@@ -124,10 +124,27 @@ class SnapshotRequest(StrictRecord):
     quiesce: bool = False
 
 
-class SnapshotList(Record):
-    """Snapshots, the oldest first; secrets of their manifests are masked."""
+class SnapshotView(Record):
+    """One snapshot as it is shown; `spec` is its VM's at that moment, without secrets."""
 
-    items: tuple[Snapshot, ...]
+    name: str
+    endophyte: str
+    uid: str
+    state: SnapshotState
+    host: str
+    epoch: int
+    created_at: str
+    is_quiesced: bool
+    was_running: bool
+    size_bytes: int
+    disks: tuple[SnapshotDisk, ...]
+    spec: dict[str, Any]
+
+
+class SnapshotList(Record):
+    """Snapshots, the oldest first."""
+
+    items: tuple[SnapshotView, ...]
 
 
 class RestoreRequest(StrictRecord):

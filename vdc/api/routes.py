@@ -14,7 +14,6 @@ from vdc.model.base import Record
 from vdc.model.identity import Role
 from vdc.model.maintenance import DrainReport
 from vdc.model.manifest import EndophyteManifest
-from vdc.model.snapshot import Snapshot
 
 
 class Body(StrEnum):
@@ -149,10 +148,10 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "create_snapshot", "POST", "/v1/endophytes/{name}/snapshots", Role.OPERATOR, "Copy all disks as they are at one moment",
-        request=wire.SnapshotRequest, response=Snapshot,
+        request=wire.SnapshotRequest, response=wire.SnapshotView,
     ),
     Route("list_snapshots", "GET", "/v1/snapshots", Role.VIEWER, "All snapshots, or those of one Endophyte", response=wire.SnapshotList, query=("name",)),
-    Route("get_snapshot", "GET", "/v1/endophytes/{name}/snapshots/{snapshot}", Role.VIEWER, "One snapshot", response=Snapshot),
+    Route("get_snapshot", "GET", "/v1/endophytes/{name}/snapshots/{snapshot}", Role.VIEWER, "One snapshot", response=wire.SnapshotView),
     Route("remove_snapshot", "DELETE", "/v1/endophytes/{name}/snapshots/{snapshot}", Role.OPERATOR, "Remove a snapshot", response=wire.Acknowledged),
     Route(
         "restore_snapshot", "POST", "/v1/endophytes/{name}/snapshots/{snapshot}/restore", Role.OPERATOR,

@@ -7,7 +7,6 @@ from typing import Any, Final
 from vdc.api import models as wire
 from vdc.api.call import make_call
 from vdc.api.identity_client import Send
-from vdc.model.snapshot import Snapshot
 
 PATIENCE_S: Final = 4 * 3600.0  # for copying all disks
 
@@ -18,18 +17,18 @@ class SnapshotClient:
     def __init__(self, call: Send) -> None:
         self._call = call
 
-    async def create(self, name: str, request: wire.SnapshotRequest) -> Snapshot:
+    async def create(self, name: str, request: wire.SnapshotRequest) -> wire.SnapshotView:
         """Take one; it is ready when this returns. ConflictError, RefusedError (`no-space`), UnavailableError."""
         values: dict[str, Any] = {"json_body": request.to_json(), "first_byte_s": PATIENCE_S}
-        return await self._call(Snapshot, make_call("create_snapshot", {"name": name}, **values))
+        return await self._call(wire.SnapshotView, make_call("create_snapshot", {"name": name}, **values))
 
     async def list(self, name: str | None = None) -> wire.SnapshotList:
         """All, or those of one VM, which may be gone."""
         return await self._call(wire.SnapshotList, make_call("list_snapshots", query={"name": name}))
 
-    async def get(self, name: str, snapshot: str) -> Snapshot:
+    async def get(self, name: str, snapshot: str) -> wire.SnapshotView:
         """NotFoundError (`snapshot-not-found`)."""
-        return await self._call(Snapshot, make_call("get_snapshot", _path(name, snapshot)))
+        return await self._call(wire.SnapshotView, make_call("get_snapshot", _path(name, snapshot)))
 
     async def remove(self, name: str, snapshot: str) -> wire.Acknowledged:
         """NotFoundError. VMs that are made of it keep its content."""

@@ -121,7 +121,9 @@ async def end(qmp: QmpSession, plan: SnapshotPlan) -> None:
 
 def _target(plan: SnapshotPlan, disk: int) -> dict[str, Any]:
     file = {"driver": "file", "filename": f"{VM_DIR}/{plan.file(disk)}"}
-    return {"driver": "qcow2", "node-name": plan.target_node(disk), "file": file}
+    # What the guest has zeroed takes no room.
+    zeros = {"discard": "unmap", "detect-zeroes": "unmap"}
+    return {"driver": "qcow2", "node-name": plan.target_node(disk), "file": file, **zeros}
 
 
 def _backup(plan: SnapshotPlan, disk: int) -> dict[str, Any]:

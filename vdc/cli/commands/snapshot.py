@@ -11,8 +11,8 @@ from vdc.cli.base import VdcGroup, output_option, to_name, wait_options
 
 if TYPE_CHECKING:
     from vdc.api.client import ApiClient
+    from vdc.api.models import SnapshotView
     from vdc.cli.text import Column
-    from vdc.model.snapshot import Snapshot
 
 
 @click.group(
@@ -190,13 +190,13 @@ async def _wait_up(api: ApiClient, name: str, wait_s: float) -> None:
     print(f"endophyte/{name} is {goal.words}: {clean(view.status.sentence)}")
 
 
-def _print(one: Snapshot, output: str) -> None:
+def _print(one: SnapshotView, output: str) -> None:
     from vdc.cli.render import print_values, values_of
 
     print_values(values_of(one), output)
 
 
-def _columns() -> list[Column[Snapshot]]:
+def _columns() -> list[Column[SnapshotView]]:
     from datetime import UTC, datetime
 
     from vdc.cli.text import Column, age
