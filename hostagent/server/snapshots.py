@@ -58,16 +58,15 @@ class SnapshotHandlers:
         await self._records.remove(name, snapshot)
         return wire.Acknowledged(sentence=f"snapshot {snapshot} of {name} removed")
 
-    async def restore_snapshot(self, request: web.Request) -> wire.EndophyteView:
+    async def restore_snapshot(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""
         body = wire.RestoreRequest.model_validate(await parse_body(request))
         snapshot = await self._found(request)
-        desired = self._context.desired
         if body.as_name is not None:
-            endophyte = await desired.create(manifest_of(snapshot, body.as_name))
-        else:
-            endophyte = await desired.restore(snapshot, run=body.run)
-        return views.endophyte_view(self._mirror, endophyte)
+            await self._context.desired.create(manifest_of(snapshot, body.as_name))
+            return wire.Acknowledged(sentence=f"{body.as_name} is made of snapshot {snapshot.name}")
+        await self._context.desired.restore(snapshot, run=body.run)
+        return wire.Acknowledged(sentence=f"{snapshot.endophyte} begins anew from snapshot {snapshot.name}")
 
     async def _found(self, request: web.Request) -> Snapshot:
         return await self._records.find(request.match_info["name"], request.match_info["snapshot"])

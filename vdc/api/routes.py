@@ -156,7 +156,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "restore_snapshot", "POST", "/v1/endophytes/{name}/snapshots/{snapshot}/restore", Role.OPERATOR,
         "Make a VM of a snapshot: a new one, or the stopped one itself",
-        request=wire.RestoreRequest, response=wire.EndophyteView,
+        request=wire.RestoreRequest, response=wire.Acknowledged,
     ),
     Route("list_nodes", "GET", "/v1/nodes", Role.VIEWER, "All hosts", response=wire.NodeList),
     Route(

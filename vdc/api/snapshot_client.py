@@ -34,11 +34,11 @@ class SnapshotClient:
         """NotFoundError. VMs that are made of it keep its content."""
         return await self._call(wire.Acknowledged, make_call("remove_snapshot", _path(name, snapshot)))
 
-    async def restore(self, name: str, snapshot: str, request: wire.RestoreRequest) -> wire.EndophyteView:
+    async def restore(self, name: str, snapshot: str, request: wire.RestoreRequest) -> wire.Acknowledged:
         """A new VM, or the stopped one itself; ConflictError (`not-stopped`, `name-taken`)."""
         values: dict[str, Any] = {"json_body": request.to_json(), "first_byte_s": 30.0}
         return await self._call(
-            wire.EndophyteView, make_call("restore_snapshot", _path(name, snapshot), **values)
+            wire.Acknowledged, make_call("restore_snapshot", _path(name, snapshot), **values)
         )
 
 
