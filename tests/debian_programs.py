@@ -67,7 +67,10 @@ PROGRAMS = {
             "Cmd": ["nginx", "-g", "daemon off;"], "StopSignal": "SIGQUIT", "ExposedPorts": {"80/tcp": {}},
         },
         accounts={"www-data": 33},
-        files={"var/www/html/index.html": "served by nginx\n"},
+        files={
+            "etc/nginx/conf.d/default.conf": "server { listen 80; root /var/www/html; }\n",
+            "var/www/html/index.html": "served by nginx\n",
+        },
         folders={"var/lib/nginx": "www-data", "var/log/nginx": "www-data"},
     ),
     "postgresql": Program(
@@ -82,7 +85,7 @@ PROGRAMS = {
             "usr/local/bin/start": "#!/bin/sh\nset -e\n[ -s $PGDATA/PG_VERSION ] || initdb --auth=trust\n"
             "echo 'host all all all trust' >>$PGDATA/pg_hba.conf\nexec postgres -c listen_addresses='*'\n",
         },
-        folders={"var/lib/postgresql": "postgres", "run/postgresql": "postgres"},
+        folders={"var/lib/postgresql": "postgres", "var/run/postgresql": "postgres"},
     ),
 }  # fmt: skip
 

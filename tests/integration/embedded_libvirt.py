@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # virt-install's
+TPM_PROGRAMS = ("swtpm", "swtpm_setup", "swtpm_ioctl")  # libvirt asks them what they can do
 QEMU_CONF = 'user = "root"\ngroup = "root"\nstdio_handler = "file"\nnamespaces = []\nremember_owner = 0\n'
 
 
@@ -28,9 +29,13 @@ class EmbeddedLibvirt:
         (root / "etc").mkdir(parents=True)
         (root / "etc/qemu.conf").write_text(QEMU_CONF)
         (root / "bin").mkdir()
-        program = root / "bin/qemu-system-x86_64"
-        program.write_text("#!/bin/sh\nexec " + " ".join(f"'{word}'" for word in emulator) + ' "$@"\n')
-        program.chmod(0o755)
+        *loader, folders, program = emulator
+        folders = f"{folders}:{folders}/swtpm"
+        for name in ("qemu-system-x86_64", *TPM_PROGRAMS):
+            words = [*loader, folders, str(Path(program).with_name(name))]
+            path = root / "bin" / name
+            path.write_text("#!/bin/sh\nexec " + " ".join(f"'{word}'" for word in words) + ' "$@"\n')
+            path.chmod(0o755)
 
     def wrapper(self, *writable: Path) -> list[str]:
         """The sandbox: the machine read-only, with the runtime root's firmware, and a /run that ends with it."""

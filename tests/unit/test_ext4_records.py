@@ -48,6 +48,12 @@ def test_a_folder_has_every_name_once(names: list[bytes]) -> None:
     ]  # fmt: skip
 
 
+def test_a_block_may_be_full() -> None:
+    names = [b"%0248d" % number for number in range(31)]  # 15 beside the two that each folder has, and 16
+    assert folder_blocks(names) == 2
+    assert len(pack_folder(11, 2, ((name, 12, Kind.FILE) for name in names))) == 2 * BLOCK_BYTES
+
+
 def extents_of(place: bytes, blocks: dict[int, bytes]) -> list[tuple[int, int, int]]:
     magic, count, _, depth = struct.unpack_from("<HHHH", place)
     assert magic == 0xF30A

@@ -109,6 +109,12 @@ def test_links_of_the_layers_below_are_followed() -> None:
     }  # fmt: skip
     last = tar_of(entry("x/1"), link("x", "y"), entry("x/2"))
     assert listing(last) == {"x": "-> y", "y": None, "y/2": b""}
+    deep = tar_of(
+        folder("a/b"), link("a/b/top", "/c"), entry("a/b/top/x"), link("a/b/up", "../c"), entry("a/b/up/x")
+    )
+    assert {"c/x", "a/c/x"} < listing(deep).keys() and "a/b/c" not in listing(deep)
+    itself = tar_of(link("x", "."), folder("x/x"), entry("x/y"))
+    assert listing(itself) == {"x": None, "x/y": b""}
 
 
 def test_hard_links() -> None:
