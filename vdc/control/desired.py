@@ -127,10 +127,14 @@ class DesiredState:
         return await self.change(name, switch)
 
     async def delete(self, name: str) -> Endophyte:
-        """Wish it gone; the leader removes the records when its disks are."""
+        """Wish it gone; the leader removes the records when its disks are. A restore that waits for that is off."""
         found = await self._read(name)
         if found is not None and found[0].deleting:
-            return found[0]
+            after = found[0].with_(successor=None)
+            if after != found[0]:
+                key = keys.endophyte(name)
+                await self._store.commit([Unchanged(key, found[1])], [Put(key, after.to_json())])
+            return after
         return await self.change(name, lambda e: e.with_(deleting=True))
 
     async def restore(self, snapshot: Snapshot, *, run: bool) -> Endophyte:

@@ -76,17 +76,18 @@ class SnapshotRecords:
         await self.forget(await self.find(endophyte, name))
 
     async def forget(self, snapshot: Snapshot) -> None:
-        """As `remove`; harmless where it is gone, or only half of it is there. Another one of its name stays."""
+        """Take away exactly this one, as it is here; harmless where it is gone, or only half of it is there.
+
+        Another one of its name stays, and one that has become ready since.
+        """
         key = keys.snapshot(snapshot.endophyte, snapshot.name)
         item = await self._store.get(key)
-        if item is not None:
-            present = Snapshot.from_json(item.value)
-            if (present.uid, present.created_at) != (snapshot.uid, snapshot.created_at):
-                return
-            for name in present.images:
-                with suppress(NotFoundError):
-                    await self._images.unname(name, even_used=True)
-            await self._store.commit([Unchanged(key, item.mod_revision)], [Delete(key)])
+        if item is None or Snapshot.from_json(item.value) != snapshot:
+            return
+        for name in snapshot.images:
+            with suppress(NotFoundError):
+                await self._images.unname(name, even_used=True)
+        await self._store.commit([Unchanged(key, item.mod_revision)], [Delete(key)])
 
 
 def manifest_of(snapshot: Snapshot, name: str, *, keep_addresses: bool = False) -> EndophyteManifest:
