@@ -12,10 +12,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from file_limit import broken_disk
 from lockstep_clients import Store, Talker, load, wait_for
 from lockstep_support import MIB, MINI, Copy, Pair, missing
 
-from hostagent.drivers.disk.images import QemuImg
 from hostagent.drivers.process.users import own_by, owner_of
 from hostagent.drivers.qemu import primary, snapshots
 from hostagent.drivers.qemu.inspect import LiveRole, inspect
@@ -105,9 +105,7 @@ async def test_a_snapshot_in_lockstep_has_all_that_was_acknowledged_before_it(tm
             await pair.take_over(second, lockstep)
             await more(talker, store)
         assert await store.audit() == []
-        tool: QemuImg = second.disks._tool
         folder = image_of(first, plan, tmp_path)
-        del tool
     assert await lost_in(folder, before) == []
 
 
@@ -159,7 +157,6 @@ async def test_the_secondary_is_lost_in_the_middle(number: signal.Signals, tmp_p
             second.signal(number)
             await asyncio.sleep(0.3)
             figures = await primary.leave(first.qmp, lockstep)
-            print("leave", figures)
             assert figures["total"] < 2000
             await more(talker, store)
             await first.qmp.execute("block-job-set-speed", {"device": plan.job(0), "speed": 0})
@@ -207,19 +204,15 @@ async def test_a_full_copy_breaks_the_snapshot_and_nothing_else() -> None:
         first = await pair.start_primary()
         await pair.guest_is_up()
         async with load(pair) as (talker, store):
-            second, _ = await protect(pair, first)
-            plan = SnapshotPlan(disks=1, copy_bytes_per_s=SLOW)
-            await begin(pair, first, plan)
-            limit = (first.folder / plan.file(0)).stat().st_size + MIB // 4
-            import resource
-
-            resource.prlimit(first.pid, resource.RLIMIT_FSIZE, (limit, limit))
-            with pytest.raises(SnapshotError):
-                await snapshots.finish(first.qmp, plan)
-            await snapshots.end(first.qmp, plan)
-            resource_limit = resource.RLIM_INFINITY
-            resource.prlimit(first.pid, resource.RLIMIT_FSIZE, (resource_limit, resource_limit))
-            await more(talker, store)
+            await protect(pair, first)
+            plan = SnapshotPlan(disks=1)
+            room = (first.folder / "disk0.qcow2").stat().st_size + 4 * MIB  # enough for what the guest writes
+            with broken_disk(first.pid, room):
+                await begin(pair, first, plan)
+                with pytest.raises(SnapshotError):
+                    await snapshots.finish(first.qmp, plan)
+                await snapshots.end(first.qmp, plan)
+                assert await nothing_is_left(first)
+                await more(talker, store)
             assert (await inspect(first.qmp)).role is LiveRole.PRIMARY
         assert await store.audit() == []
-        del second
