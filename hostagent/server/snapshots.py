@@ -11,6 +11,7 @@ from hostagent.server.context import ServerContext
 from hostagent.server.http import parse_body
 from hostagent.server.identity import person_of
 from vdc.api import models as wire
+from vdc.api import snapshots
 from vdc.control.snapshots import SnapshotRecords, manifest_of
 from vdc.model.errors import ConflictError
 from vdc.model.secrets import masked
@@ -27,10 +28,10 @@ class SnapshotHandlers:
         self._mirror = context.host.mirror
         self._records = SnapshotRecords(context.host.store, context.host.clock)
 
-    async def create_snapshot(self, request: web.Request) -> wire.SnapshotView:
+    async def create_snapshot(self, request: web.Request) -> snapshots.SnapshotView:
         """See the route table. Done on the primary's host; others hand the request on."""
         name = request.match_info["name"]
-        body = wire.SnapshotRequest.model_validate(await parse_body(request))
+        body = snapshots.SnapshotRequest.model_validate(await parse_body(request))
         await views.find_endophyte(self._mirror, name)
         pair = self._mirror.pair(name)
         if pair is None:
@@ -38,17 +39,19 @@ class SnapshotHandlers:
         if pair.primary != self._context.host.name:
             peer = self._context.peer(pair.primary, person_of(request))
             return await peer.snapshots.create(name, body)
-        snapshots = self._context.supervisors.find(name).snapshots
-        return _shown(await snapshots.take(body.name or self._name_of_now(), quiesce=body.quiesce))
+        work = self._context.supervisors.find(name).snapshots
+        return _shown(await work.take(body.name or self._name_of_now(), quiesce=body.quiesce))
 
-    async def list_snapshots(self, request: web.Request) -> wire.SnapshotList:
+    async def list_snapshots(self, request: web.Request) -> snapshots.SnapshotList:
         """See the route table."""
         name = request.query.get("name")
         found = [one.value for one in self._mirror.snapshots.values()]
         wanted = [_shown(one) for one in found if name is None or one.endophyte == name]
-        return wire.SnapshotList(items=tuple(sorted(wanted, key=lambda one: (one.endophyte, one.created_at))))
+        return snapshots.SnapshotList(
+            items=tuple(sorted(wanted, key=lambda one: (one.endophyte, one.created_at)))
+        )
 
-    async def get_snapshot(self, request: web.Request) -> wire.SnapshotView:
+    async def get_snapshot(self, request: web.Request) -> snapshots.SnapshotView:
         """See the route table."""
         return _shown(await self._found(request))
 
@@ -60,7 +63,7 @@ class SnapshotHandlers:
 
     async def restore_snapshot(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""
-        body = wire.RestoreRequest.model_validate(await parse_body(request))
+        body = snapshots.RestoreRequest.model_validate(await parse_body(request))
         snapshot = await self._found(request)
         if body.as_name is not None:
             await self._context.desired.create(manifest_of(snapshot, body.as_name))
@@ -77,8 +80,8 @@ class SnapshotHandlers:
         return f"{digits[:8]}-{digits[8:14]}"
 
 
-def _shown(snapshot: Snapshot) -> wire.SnapshotView:
+def _shown(snapshot: Snapshot) -> snapshots.SnapshotView:
     spec = masked(snapshot.manifest).spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    shared = set(wire.SnapshotView.model_fields) - {"spec", "size_bytes"}
+    shared = set(snapshots.SnapshotView.model_fields) - {"spec", "size_bytes"}
     values = {name: getattr(snapshot, name) for name in shared}
-    return wire.SnapshotView(**values, size_bytes=snapshot.size_bytes, spec=spec)
+    return snapshots.SnapshotView(**values, size_bytes=snapshot.size_bytes, spec=spec)

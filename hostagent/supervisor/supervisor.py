@@ -41,7 +41,6 @@ IDLE_TICK_S = 2.0
 FIRST_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
 BUSY_S = 2.0  # that a request waits for the job under way
-_CHECKPOINTED = (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)
 _IN_LOCKSTEP = (CopyStage.ENTERING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP, CopyStage.READY)
 _TOLD = {Event.PEER_LOST_UNDECIDED: "undecided", Event.ORPHANED: "orphaned"}  # holding, and why, is news
 
@@ -133,7 +132,7 @@ class Supervisor:
     async def _pass(self) -> None:
         if not self.host.mirror.is_readable(self.name):
             return  # neither gone nor as it was: nothing may be done until it can be read
-        self._watch_for_crash()
+        secondary.watch_for_crash(self.copy)
         await self._keep_session()
         if self.copy.is_unread:
             await self._look(look_again)
@@ -254,16 +253,6 @@ class Supervisor:
             await self.copy.reconnect()
         except QmpError as error:
             self.host.log.warning("QEMU does not answer", endophyte=self.name, why=str(error))
-
-    def _watch_for_crash(self) -> None:
-        """A secondary whose guest runs on memory that does not fit together says so on its console."""
-        state = self.copy.state
-        if (
-            state.role is CopyRole.SECONDARY
-            and state.stage in _CHECKPOINTED
-            and self.copy.console.sees_panic()
-        ):
-            self.copy.guest_crashed = True
 
     # ---- what the API asks for
 

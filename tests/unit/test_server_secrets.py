@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from server_support import Served, served
 
 from vdc.api import models as wire
+from vdc.api import snapshots
 from vdc.api.routes import ROUTES, Body, Route
 from vdc.model.endophyte import Endophyte
 from vdc.model.manifest import EndophyteManifest
@@ -64,7 +65,7 @@ async def keep_snapshot(api: Served) -> None:
 
 def carries_a_manifest(model: Any) -> bool:
     inner = [record_in(about.annotation) for about in model.model_fields.values()] if model else []
-    return model in (wire.EndophyteView, wire.SnapshotView) or any(
+    return model in (wire.EndophyteView, snapshots.SnapshotView) or any(
         carries_a_manifest(one) for one in inner if one and one is not model
     )
 

@@ -11,7 +11,7 @@ from vdc.cli.base import VdcGroup, output_option, to_name, wait_options
 
 if TYPE_CHECKING:
     from vdc.api.client import ApiClient
-    from vdc.api.models import SnapshotView
+    from vdc.api.snapshots import SnapshotView
     from vdc.cli.text import Column
 
 
@@ -38,7 +38,7 @@ def create(name: str, snapshot_name: str | None, quiesce: bool, output: str | No
 
     Memory is not part of it: a VM that is made of a snapshot boots as after a power cut, which --quiesce makes gentler.
     """
-    from vdc.api.models import SnapshotRequest
+    from vdc.api.snapshots import SnapshotRequest
     from vdc.cli.progress import StatusLine
     from vdc.cli.session import call
     from vdc.model.units import format_size
@@ -147,7 +147,7 @@ def _ask(name: str, snapshot_name: str) -> None:
 
 
 async def _restore_as(api: ApiClient, name: str, snapshot: str, as_name: str, wait_s: float | None) -> None:
-    from vdc.api.models import RestoreRequest
+    from vdc.api.snapshots import RestoreRequest
 
     await api.snapshots.restore(name, snapshot, RestoreRequest(as_name=as_name))
     print(f"endophyte/{as_name} created from snapshot/{name}/{snapshot}", flush=True)
@@ -158,7 +158,7 @@ async def _restore_as(api: ApiClient, name: str, snapshot: str, as_name: str, wa
 async def _restore_in_place(
     api: ApiClient, name: str, snapshot: str, timeout_s: float, *, is_waited_for: bool
 ) -> None:
-    from vdc.api.models import RestoreRequest
+    from vdc.api.snapshots import RestoreRequest
     from vdc.cli.progress import StatusLine
     from vdc.cli.waiting import STOPPED, Goal, wait_for
     from vdc.model.endophyte import Phase, RunState
