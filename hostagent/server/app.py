@@ -26,6 +26,7 @@ from hostagent.server.limits import RUNNER_OPTIONS, LimitedSite, Listener, liste
 from hostagent.server.maintenance import MaintenanceHandlers
 from hostagent.server.metrics import MetricsHandler
 from hostagent.server.readonly import guarded
+from hostagent.server.snapshots import SnapshotHandlers
 from hostagent.server.verification import VerificationHandlers
 from vdc.api.routes import ROUTES, Body
 from vdc.model.errors import BugError, UnavailableError
@@ -52,6 +53,7 @@ def build_app(context: ServerContext, gate: Gate) -> web.Application:
         MetricsHandler(context),
         VerificationHandlers(context),
         DrillHandlers(context),
+        SnapshotHandlers(context),
         AuditHandlers(context),
         IdentityHandlers(context),
     )

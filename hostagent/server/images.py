@@ -10,11 +10,11 @@ from hostagent.server.context import ServerContext
 from hostagent.server.http import parse_body
 from vdc.api import models as wire
 from vdc.control.images import ImageRecords, users_of
-from vdc.images.chunks import CHUNK_BYTES
 from vdc.images.stored import check_image
 from vdc.images.writing import in_thread
-from vdc.model.errors import ConflictError, VdcError
-from vdc.model.image import Image, ImageEntry
+from vdc.model.errors import ConflictError, RefusedError, VdcError
+from vdc.model.image import ImageEntry
+from vdc.model.snapshot import IMAGE_PREFIX, is_of_snapshot
 
 _PEER_S = 30.0
 
@@ -38,6 +38,7 @@ class ImageHandlers:
     async def register_image(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""
         body = wire.ImageRegistration.model_validate(await parse_body(request))
+        _refuse_snapshots(body.name)
         blobs = self._context.blobs
         missing = [blob.digest for blob in body.image.blobs if not blobs.has(blob.digest)]
         if missing:
@@ -45,21 +46,15 @@ class ImageHandlers:
         await asyncio.to_thread(check_image, blobs, body.image)
         digest = await self._records.register(
             body.name, body.image, host=self._context.host.name, source=body.source,
-            chunks=await in_thread(lambda: self._chunks(body.image), blobs.folder),
+            chunks=await in_thread(lambda: blobs.chunk_lists(body.image), blobs.folder),
         )  # fmt: skip
         return wire.Acknowledged(sentence=f"{body.name} is {digest[:19]}")
 
-    def _chunks(self, image: Image) -> dict[str, str]:
-        """Digests of the lists of those blobs that need one."""
-        return {
-            blob.digest: self._context.blobs.chunk_list(blob.digest).digest
-            for blob in image.blobs
-            if blob.size_bytes > CHUNK_BYTES
-        }
-
     async def remove_image(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""
-        names = await self._records.unname(request.query.get("name", ""))
+        name = request.query.get("name", "")
+        _refuse_snapshots(name, *self._names_of(name))
+        names = await self._records.unname(name)
         return wire.Acknowledged(sentence=f"removed {', '.join(names)}")
 
     async def prune_images(self, request: web.Request) -> wire.PruneReport:
@@ -101,9 +96,21 @@ class ImageHandlers:
         body = wire.SweepRequest.model_validate(await parse_body(request))
         return await self._context.sweep_images(body.dry_run)
 
+    def _names_of(self, digest: str) -> tuple[str, ...]:
+        found = self._mirror.images.get(digest)
+        return found.value.names if found else ()
+
     def _view(self, entry: ImageEntry, users: tuple[str, ...]) -> wire.ImageView:
         """A host that was removed from the cluster holds nothing for it."""
         hosts = tuple(host for host in entry.hosts if host in self._mirror.hosts)
         return wire.ImageView(
             **dict(entry.with_(hosts=hosts)), size_bytes=entry.image.size_bytes, used_by=users
         )
+
+
+def _refuse_snapshots(*names: str) -> None:
+    if any(map(is_of_snapshot, names)):
+        raise RefusedError(
+            f"names that begin with {IMAGE_PREFIX} belong to snapshots", code="image-of-snapshot",
+            hint="vdc snapshot ls",
+        )  # fmt: skip

@@ -257,3 +257,11 @@ async def failed(copy: Copy, error: VdcError) -> None:
     with suppress(VdcError):
         await copy.end_process()
     await copy.save(stage=CopyStage.FAILED)
+
+
+def watch_for_crash(copy: Copy) -> None:
+    """A secondary whose guest runs on memory that does not fit together says so on its console."""
+    state = copy.state
+    is_together = state.stage in (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)
+    if state.role is CopyRole.SECONDARY and is_together and copy.console.sees_panic():
+        copy.guest_crashed = True

@@ -96,6 +96,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         "ConsoleHandler",
         "MetricsHandler",
         "IdentityHandlers",
+        "SnapshotHandlers",
         "AuditHandlers",
     ):
         monkeypatch.setattr(app_module, name, _Unused)

@@ -25,6 +25,7 @@ from vdc.api.execution import command_text
 from vdc.api.files import FilesWritten
 from vdc.api.identity_client import IdentityClient
 from vdc.api.image_calls import BLOB_CHUNK_BYTES, ImageCalls
+from vdc.api.snapshot_client import SnapshotClient
 from vdc.api.transport import Deadlines, Transport
 from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
@@ -63,6 +64,7 @@ class ApiClient(ImageCalls):
             endpoints, session=session, deadlines=deadlines, credentials=credentials, acting_for=acting_for
         )
         self.identities = IdentityClient(self._call)
+        self.snapshots = SnapshotClient(self._call)
 
     @classmethod
     def of(cls, context: Context, endpoint: str | None = None) -> Self:

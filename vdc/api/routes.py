@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vdc.api import files, identities
+from vdc.api import files, identities, snapshots
 from vdc.api import models as wire
 from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
@@ -145,6 +145,18 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "write_files", "PUT", "/v1/endophytes/{name}/files", Role.OPERATOR, "Unpack a tar archive into a folder of a container",
         query=("path",), told=("path",), request_body=Body.BYTES, response=files.FilesWritten,
+    ),
+    Route(
+        "create_snapshot", "POST", "/v1/endophytes/{name}/snapshots", Role.OPERATOR, "Copy all disks as they are at one moment",
+        request=snapshots.SnapshotRequest, response=snapshots.SnapshotView,
+    ),
+    Route("list_snapshots", "GET", "/v1/snapshots", Role.VIEWER, "All snapshots, or those of one Endophyte", response=snapshots.SnapshotList, query=("name",)),
+    Route("get_snapshot", "GET", "/v1/endophytes/{name}/snapshots/{snapshot}", Role.VIEWER, "One snapshot", response=snapshots.SnapshotView),
+    Route("remove_snapshot", "DELETE", "/v1/endophytes/{name}/snapshots/{snapshot}", Role.OPERATOR, "Remove a snapshot", response=wire.Acknowledged),
+    Route(
+        "restore_snapshot", "POST", "/v1/endophytes/{name}/snapshots/{snapshot}/restore", Role.OPERATOR,
+        "Make a VM of a snapshot: a new one, or the stopped one itself",
+        request=snapshots.RestoreRequest, response=wire.Acknowledged,
     ),
     Route("list_nodes", "GET", "/v1/nodes", Role.VIEWER, "All hosts", response=wire.NodeList),
     Route(

@@ -44,6 +44,7 @@ COMMANDS: dict[str, Lazy] = {
     "cluster": Lazy(_IN + "cluster", "cluster", "Can the cluster decide; its users, tokens, certificates."),
     "context": Lazy(_IN + "context", "context", "Which cluster this program talks to, and as whom."),
     "image": Lazy(_IN + "image", "image", "Import, list and remove images."),
+    "snapshot": Lazy(_IN + "snapshot", "snapshot", "Take, list, restore and remove snapshots of disks."),
     "import": Lazy(_IN + "importing", "import_group", "Bring a VM from another system."),
     "export": Lazy(_IN + "export", "export", "Describe a VM for another system."),
     "lab": Lazy(_IN + "lab", "lab", "Several hosts on this machine, and faults for them."),

@@ -12,6 +12,7 @@ from vdc.control.changing import check_changeable
 from vdc.control.clock import Clock
 from vdc.control.cloudinit import check_cloud_init
 from vdc.control.containers import check_container, check_kind
+from vdc.control.snapshots import manifest_of
 from vdc.images.reference import is_digest
 from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
@@ -19,6 +20,7 @@ from vdc.model.ids import new_uid
 from vdc.model.image import ImageEntry
 from vdc.model.manifest import Disk, EndophyteManifest, MemorySync
 from vdc.model.secrets import unmasked
+from vdc.model.snapshot import Snapshot
 from vdc.model.units import format_size
 from vdc.protection.placement import Occupancy, choose_primary
 from vdc.store import keys
@@ -125,11 +127,44 @@ class DesiredState:
         return await self.change(name, switch)
 
     async def delete(self, name: str) -> Endophyte:
-        """Wish it gone; the leader removes the records when its disks are."""
+        """Wish it gone; the leader removes the records when its disks are. A restore that waits for that is off."""
         found = await self._read(name)
         if found is not None and found[0].deleting:
-            return found[0]
+            after = found[0].with_(successor=None)
+            if after != found[0]:
+                key = keys.endophyte(name)
+                await self._store.commit([Unchanged(key, found[1])], [Put(key, after.to_json())])
+            return after
         return await self.change(name, lambda e: e.with_(deleting=True))
+
+    async def restore(self, snapshot: Snapshot, *, run: bool) -> Endophyte:
+        """Wish that a stopped VM begins anew from its snapshot, with its name and addresses.
+
+        Its disks become another VM's in all but the name: a new uid, so that no copy of the old ones is ever booted.
+        Raises ConflictError (`not-stopped`, `snapshot-not-ready`), NotFoundError.
+        """
+        name = snapshot.endophyte
+        for _ in range(ATTEMPTS):
+            found = await self._read(name)
+            present = _alive_or_refuse(name, found[0] if found else None)
+            assert found is not None
+            if present.run is not RunState.STOPPED:
+                raise ConflictError(f"{name} is not stopped", code="not-stopped", hint=f"vdc stop {name}")
+            wanted = manifest_of(snapshot, name, keep_addresses=True)
+            wanted = wanted.with_(spec=wanted.spec.with_(networks=present.manifest.spec.networks))
+            entry, named = await self._find_image(wanted.spec.image)
+            digests, disks_named = await self._find_disk_images(wanted)
+            successor = Endophyte(
+                manifest=wanted, uid=new_uid(), image_digest=entry.digest, disk_image_digests=digests,
+                image_firmware=entry.image.firmware, nics=present.nics, created_at=self._clock.wall(),
+                run=RunState.RUNNING if run else RunState.STOPPED, protect=present.protect,
+            )  # fmt: skip
+            key = keys.endophyte(name)
+            compares = [Unchanged(key, found[1]), named, *disks_named]
+            after = present.with_(deleting=True, successor=successor)
+            if (await self._store.commit(compares, [Put(key, after.to_json())])).succeeded:
+                return after
+        raise UnavailableError(f"{name} could not be changed: others kept changing it", code="contention")
 
     # ---- helpers
 

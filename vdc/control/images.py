@@ -15,6 +15,7 @@ from vdc.images.reference import candidates, digest_of, is_digest, normalise_ref
 from vdc.model.endophyte import Endophyte
 from vdc.model.errors import ConflictError, NotFoundError
 from vdc.model.image import Image, ImageEntry
+from vdc.model.snapshot import is_of_snapshot
 from vdc.store import keys
 from vdc.store.mirror import Mirror
 from vdc.store.protocol import Delete, KeyValue, Put, StateStore, Unchanged
@@ -61,14 +62,15 @@ class ImageRecords:
                 return digest
         raise _contention(name)
 
-    async def unname(self, reference: str) -> tuple[str, ...]:
+    async def unname(self, reference: str, *, even_used: bool = False) -> tuple[str, ...]:
         """Take a name away, or all names of the image with this digest; which.
 
-        Raises NotFoundError, ConflictError (`image-in-use`) where VMs are made of it and no name would be left.
+        Raises NotFoundError, ConflictError (`image-in-use`) where VMs are made of it and no name would be left, unless
+        `even_used`: they keep the content.
         """
         entry, names = await self._find(reference)
         users = (await self.users()).get(entry.digest, ())
-        if users and set(names) >= set(entry.names):
+        if users and not even_used and set(names) >= set(entry.names):
             raise ConflictError(
                 f"image {reference} is used by {', '.join(users)}",
                 code="image-in-use",
@@ -80,11 +82,19 @@ class ImageRecords:
     async def prune(self, *, named: bool, is_dry: bool = False) -> tuple[ImageEntry, ...]:
         """Let go of images that no VM is made of: those without a name, with `named` the others too; which.
 
+        Those of snapshots stay.
+
         One that cannot be taken because others change it at the same time is left out.
         """
         used = await self.users()
         found = [ImageEntry.from_json(item.value) for item in (await self._store.list(keys.IMAGES)).items]
-        idle = [entry for entry in found if entry.digest not in used and (named or not entry.names)]
+        idle = [
+            entry
+            for entry in found
+            if entry.digest not in used
+            and (named or not entry.names)
+            and not any(map(is_of_snapshot, entry.names))
+        ]
         if is_dry:
             return tuple(idle)
         gone = []

@@ -34,7 +34,7 @@ from vdc.images.writing import (
     sync_folder,
 )
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
-from vdc.model.image import Blob
+from vdc.model.image import Blob, Image
 
 DIRECTORY_MODE = 0o755  # QEMU runs as another user and reads its images here
 _READ_BYTES = 1024**2
@@ -122,6 +122,14 @@ class BlobStore:
         self.save_list(digest, made)
         return made
 
+    def chunk_lists(self, image: Image) -> dict[str, str]:
+        """Digests of the lists of those blobs of an image that need one. Blocks."""
+        return {
+            blob.digest: self.chunk_list(blob.digest).digest
+            for blob in image.blobs
+            if blob.size_bytes > CHUNK_BYTES
+        }
+
     def save_list(self, digest: str, chunks: ChunkList) -> None:
         """Remember the list of a blob, where it has one; it can be made anew. Blocks."""
         if chunks.count > 1:
@@ -192,6 +200,22 @@ class BlobStore:
             await in_thread(writer.open, self.folder)
             await self._write_all(writer, chunks, size_bytes)
             await self._publish(writer, digest, size_bytes)
+        finally:
+            await self._close(writer)
+        return Blob(digest=digest, size_bytes=writer.size_bytes)
+
+    async def add(self, chunks: AsyncIterable[bytes], size_bytes: int) -> Blob:
+        """Store a stream of so many bytes whose digest nobody knows yet. Raises and cleans up as `write`."""
+        self.prepare()
+        self.check_space(size_bytes)
+        writer = BlobWriter(self._incoming())
+        try:
+            await in_thread(writer.open, self.folder)
+            await self._write_all(writer, chunks, size_bytes)
+            await in_thread(writer.flush, self.folder)
+            digest = writer.digest
+            if not self.path(digest).is_file():
+                await self._publish(writer, digest, size_bytes)
         finally:
             await self._close(writer)
         return Blob(digest=digest, size_bytes=writer.size_bytes)

@@ -71,6 +71,7 @@ class Endophyte(Record):
     image_firmware: Firmware | None = None  # what its image says that boots it
     nics: tuple[Nic, ...]
     created_at: str
+    successor: Endophyte | None = None  # takes its name and addresses when it is gone: a restored snapshot
 
     @property
     def name(self) -> str:
@@ -80,7 +81,8 @@ class Endophyte(Record):
     @property
     def image_digests(self) -> frozenset[str]:
         """Every image that it is made of."""
-        return frozenset((self.image_digest, *filter(None, self.disk_image_digests)))
+        later = self.successor.image_digests if self.successor else ()
+        return frozenset((self.image_digest, *filter(None, self.disk_image_digests), *later))
 
     @property
     def firmware(self) -> Firmware:

@@ -193,7 +193,7 @@ class EndophyteSpec(ManifestRecord):
         if is_container and any(disk.mount_path is not None or disk.read_only for disk in self.disks[:1]):
             raise ValueError("disks[0] is the root; mountPath and readOnly are for further disks")
         wrong = {
-            "disks[].image": any(disk.image for disk in self.disks) and is_container,
+            "disks[0].image": any(disk.image for disk in self.disks[:1]) and is_container,
             "process": self.process is not None and not is_container,
             "disks[].mountPath and readOnly": bool(mounted) and not is_container,
             "cloudInit": self.cloud_init is not None and is_container,

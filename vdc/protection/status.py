@@ -76,7 +76,7 @@ def endophyte_status(
 def _phase(endophyte: Endophyte, pair: Pair | None, primary: Observed | None, alive: frozenset[str]) -> Phase:
     is_off = primary is None or primary.stage in (CopyStage.ABSENT, CopyStage.DEAD)
     if endophyte.deleting:
-        return Phase.DELETING
+        return Phase.PENDING if endophyte.successor else Phase.DELETING
     if pair is None:
         return Phase.STOPPED if endophyte.run is RunState.STOPPED else Phase.PENDING
     if pair.primary not in alive:

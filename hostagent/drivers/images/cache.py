@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import aiohttp
 
 from hostagent.drivers.images.bandwidth import Bandwidth
 from hostagent.drivers.images.fetch import Fetch, Patience, fetch_list
+from hostagent.drivers.process.foreign import open_foreign
 from vdc.images.assembly import Assembly
 from vdc.images.blobs import BlobStore
+from vdc.images.stored import check_image
 from vdc.images.writing import in_thread
 from vdc.model.errors import InvalidError, RefusedError, UnavailableError
 from vdc.model.image import Blob, Image, ImageEntry
 
 _LOG = logging.getLogger(__name__)
+_READ_BYTES = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,26 @@ class ImageCache:
                 if (blob := getattr(image, part)) is not None
             }
         )
+
+    async def take(self, path: Path, image: Image) -> tuple[Image, dict[str, str]]:
+        """Copy a guest's file into the store, as the disk of `image`; that image, and its chunk lists.
+
+        The copy is what is looked at: whoever wrote the file may go on. Raises as BlobStore.write and check_image.
+        """
+        file = await asyncio.to_thread(open_foreign, path)
+        try:
+            size_bytes = os.fstat(file.fileno()).st_size
+            blob = await self._store.add(_contents(file), size_bytes)
+        finally:
+            file.close()
+        made = image.with_(disk=blob)
+        try:
+            await asyncio.to_thread(check_image, self._store, made)
+        except InvalidError:
+            self._store.remove(blob.digest)
+            raise
+        chunks = await in_thread(lambda: self._store.chunk_lists(made), self._store.folder)
+        return made, chunks
 
     async def ensure(self, entry: ImageEntry, peers: Sequence[str]) -> ImagePaths:
         """Fetch what is missing from `peers` (API base URLs of hosts that hold the image), return the files.
@@ -137,3 +162,8 @@ class ImageCache:
         finally:
             await in_thread(assembly.close, self._store.folder)
         _LOG.info("%s (%d bytes) came from %s", blob.digest, blob.size_bytes, ", ".join(fetch.contributors))
+
+
+async def _contents(file: BinaryIO) -> AsyncIterator[bytes]:
+    while content := await asyncio.to_thread(file.read, _READ_BYTES):
+        yield content
