@@ -10,6 +10,7 @@ import pytest
 import yaml
 from cli_support import ALONE, LOCKSTEP, PENDING, Capture, Cluster, cluster, manifest_of, vdc
 
+from vdc.cli import waiting
 from vdc.model.endophyte import Phase
 from vdc.model.errors import NotFoundError
 from vdc.model.guest import ProgramStatus
@@ -145,8 +146,13 @@ GOALS = [
 
 @pytest.mark.parametrize(("program", "outcome"), GOALS)
 def test_waiting_for_a_container_is_waiting_for_its_program(
-    cluster: Cluster, capsys: Capture, program: ProgramStatus | None, outcome: str
+    cluster: Cluster,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    program: ProgramStatus | None,
+    outcome: str,
 ) -> None:
+    monkeypatch.setattr(waiting, "PROGRAM_LASTS_S", 0.1)
     cluster.containers.add("me/db:1")
     cluster.status_of_new = {**LOCKSTEP, "program": program}
     cluster.output = "2026-11-23T14:00:01.1Z stderr F fatal: no \x1b[31mdisk\n"
@@ -154,6 +160,24 @@ def test_waiting_for_a_container_is_waiting_for_its_program(
     assert (code == 0) is (outcome == "arrived")
     if outcome and code:
         assert f"({outcome})" in err and "it wrote last: fatal: no  [31mdisk" in err
+
+
+def test_a_program_that_ends_at_once_has_not_arrived(
+    cluster: Cluster, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "PROGRAM_LASTS_S", 0.2)
+    cluster.containers.add("me/db:1")
+    cluster.status_of_new = {**LOCKSTEP, "program": WELL}
+    ended = WELL.with_(state="ended", ready=False, exit_code=3, reason="exit code 3")
+
+    def end_it(*_: object) -> str:
+        view = cluster.views["db"]
+        cluster.views["db"] = view.with_(status=view.status.with_(program=ended))
+        return ""
+
+    monkeypatch.setattr(waiting.StatusLine, "show", end_it)
+    code, _, err = vdc(capsys, "create", "db", "--image", "me/db:1", "--wait", "--timeout", "5")
+    assert code == 1 and "(endophyte-failed)" in err
 
 
 def test_a_taken_name_is_an_error_and_a_stuck_create_can_be_repeated(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from vdc.model.manifest import ComputerType, EndophyteSpec
 _RETRY_S = 0.5
 _POLL_S = 0.3
 _RECHECK_S = 5.0
+PROGRAM_LASTS_S = 3.0  # longer than its agent takes to notice that it has ended
 _OUTPUT_S, _OUTPUT_LINES, _MOST_OUTPUT = 5.0, 20, 200
 
 
@@ -30,6 +32,7 @@ class Goal:
     words: str
     is_reached: Callable[[EndophyteView], bool]
     is_failure: Callable[[EndophyteView], bool] = lambda view: view.status.phase is Phase.FAILED
+    program_lasts_s: float = 0.0  # a container's program has to have been up for so long
 
 
 RUNNING = Goal("running", lambda view: view.status.phase is Phase.RUNNING)
@@ -59,6 +62,7 @@ def goal_of(spec: EndophyteSpec) -> Goal:
     """What `create --wait` and `apply --wait` wait for: running, and in lockstep where that is asked for.
 
     A container's program has to run as well, and to be ready; one that has done its work and ended with 0 counts.
+    Where no probe says that it is ready, it must not end within some seconds: most that cannot start end at once.
     """
     goal = LOCKSTEP if spec.wants_protection else RUNNING
     if spec.virtual_computer.type is not ComputerType.CONTAINER:
@@ -69,7 +73,11 @@ def goal_of(spec: EndophyteSpec) -> Goal:
         has_failed = program is not None and program.state == ProgramState.ENDED and program.exit_code != 0
         return has_failed or goal.is_failure(view)
 
-    return Goal(goal.words, lambda view: goal.is_reached(view) and _is_up(view.status.program), is_failure)
+    def is_reached(view: EndophyteView) -> bool:
+        return goal.is_reached(view) and _is_up(view.status.program)
+
+    has_probe = spec.process is not None and spec.process.readiness_probe is not None
+    return Goal(goal.words, is_reached, is_failure, 0.0 if has_probe else PROGRAM_LASTS_S)
 
 
 def _is_up(program: ProgramStatus | None) -> bool:
@@ -90,14 +98,17 @@ async def wait_for(
     follower = _Follower(api, name, goal, line)
     try:
         async with asyncio.timeout(timeout_s):
-            while not (follower.last and goal.is_reached(follower.last)):
+            while (left_s := follower.left_s()) > 0:
                 try:
+                    if left_s < math.inf:
+                        await asyncio.sleep(left_s)
                     await follower.follow()
                 except UnavailableError:
                     await asyncio.sleep(_RETRY_S)
     except TimeoutError:
         said = await _last_output(api, follower.last)
         raise _too_late(name, goal, timeout_s, follower.last, said) from None
+    assert follower.last is not None
     return follower.last
 
 
@@ -107,6 +118,22 @@ class _Follower:
     def __init__(self, api: ApiClient, name: str, goal: Goal, line: StatusLine | None) -> None:
         self._api, self._name, self._goal, self._line = api, name, goal, line
         self.last: EndophyteView | None = None
+        self._run: object = None  # of the program, that was seen last
+        self._up_since_s = 0.0
+
+    def left_s(self) -> float:
+        """How long what is reached has to last yet; infinite where it is not reached."""
+        if self.last is None or not self._goal.is_reached(self.last):
+            return math.inf
+        program = self.last.status.program
+        if program is None or program.state != ProgramState.RUNNING:
+            return 0.0
+        return self._goal.program_lasts_s - (asyncio.get_running_loop().time() - self._up_since_s)
+
+    def _note_run(self, program: ProgramStatus | None) -> None:
+        run = (program.pid, program.restarts) if program is not None and _is_up(program) else None
+        if run != self._run:
+            self._run, self._up_since_s = run, asyncio.get_running_loop().time()
 
     async def follow(self) -> None:
         """Ask, then read the stream until the goal, or for a while: no stream tells of a deletion."""
@@ -120,6 +147,7 @@ class _Follower:
 
     async def _is_reached(self, view: EndophyteView) -> bool:
         self.last = view
+        self._note_run(view.status.program)
         if self._line:
             self._line.show(f"{self._name}: {_state(view)}")
         if self._goal.is_failure(view):
