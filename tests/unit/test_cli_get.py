@@ -50,6 +50,9 @@ def test_the_json_that_scripts_rely_on(cluster: Cluster, capsys: Capture) -> Non
         "sentence",
         "moving_to",
         "move_problem",
+        "program",
+        "agent",
+        "firmware",
         "unprotectedSince",
     }
     assert value["status"]["secondary"] is None

@@ -44,7 +44,7 @@ def test_a_reader_sees_the_lines_from_before_the_cut(tmp_path):
     path.write_bytes(b"".join(b"line %4d\n" % number for number in range(1000)))
     bound_log(path, tmp_path, limit_bytes=5000, kept_bytes=1000)
     path.write_text("line 1000\n")
-    text, end = _read_log(tmp_path, 3, None)
+    text, end = _read_log(tmp_path, "serial.log", 3, None)
     assert text == "line  998\nline  999\nline 1000\n"
     assert end == 10, "who follows goes on behind what is there now"
 
