@@ -12,7 +12,7 @@ from protection_world import pair
 from hostagent.server.endophytes import _read_log
 from hostagent.supervisor import outputs
 from hostagent.supervisor.outputs import FETCHED, OutputKeeper
-from vdc.api.models import LogText
+from vdc.api.models import LogText, OutputRequest
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.errors import UnavailableError
 
