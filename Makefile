@@ -41,7 +41,7 @@ test: setup check ## all checks, then the simulation deeper, integration and end
 	@VDC_FUZZ=deep .venv/bin/pytest tests/unit/test_fuzz_parsers.py tests/unit/test_api_contract.py -n auto
 	@.venv/bin/python -m tests.fuzz --runs 5000
 	@echo '==> integration tests'
-	@.venv/bin/pytest tests/integration
+	@.venv/bin/pytest tests/integration -n 2 --dist loadfile
 	@echo '==> end-to-end tests'
 	@.venv/bin/pytest tests/e2e -m 'not alone' -n 2 --dist loadfile
 	@.venv/bin/pytest tests/e2e -m alone

@@ -152,6 +152,9 @@ class AgentConfig(StrictRecord):
     resync_mbit: int = Field(
         default=0, ge=0, le=1_000_000
     )  # a copy to a secondary takes at most; 0: no limit
+    image_mbit: int = Field(
+        default=400, ge=0, le=1_000_000
+    )  # images that this host sends and fetches take at most, while one of its guests has a second copy; 0: no limit
     guest_uids: GuestUids = GuestUids()
     accelerator: str = Field(default="auto", pattern="^(auto|kvm|tcg)$")
     use_libvirt: bool = True

@@ -21,7 +21,7 @@ from hostagent.agent.cached import Cached
 from hostagent.agent.credentials import CredentialsKeeper, open_keyring
 from hostagent.agent.doctor import host_checks, programs_check
 from hostagent.agent.etcd import ArbiterPlace, keep_credentials
-from hostagent.agent.images import ImageKeeper
+from hostagent.agent.images import ImageKeeper, image_bytes_per_s
 from hostagent.agent.incarnation import next_incarnation
 from hostagent.agent.joining import addresses_of
 from hostagent.agent.lineage import LineageKeeper
@@ -31,12 +31,13 @@ from hostagent.agent.names import NameService
 from hostagent.agent.packetfilter import PacketFilter
 from hostagent.agent.peers import PeerKeys, follow_peers, when_peers_change
 from hostagent.agent.presence import keep_present, publish_network
+from hostagent.agent.running import api_socket
 from hostagent.agent.storage import StorageWatch
 from hostagent.agent.survey import survey
 from hostagent.agent.verifier import Verifier
 from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
-from hostagent.drivers.images import ImageCache
+from hostagent.drivers.images import Bandwidth, ImageCache
 from hostagent.drivers.libvirt.client import LibvirtInventory
 from hostagent.drivers.net import Netlink, OverlayNetwork, ReplicationRoutes
 from hostagent.drivers.peers import PeerSessions
@@ -66,7 +67,7 @@ from vdc.control.identities import Identities
 from vdc.control.leader import Election
 from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
-from vdc.images.reference import normalise_reference
+from vdc.images.reference import candidates
 from vdc.model.errors import UnavailableError
 from vdc.model.host import Host
 from vdc.model.units import MIB
@@ -218,7 +219,8 @@ class Agent:
             underlay_interface=config.management.interface, netlink=netlink,
         )  # fmt: skip
         self._filter = PacketFilter(config, self._clock, overlay)
-        return HostContext(
+        self._bandwidth = Bandwidth(lambda: image_bytes_per_s(host))
+        host = HostContext(
             config=config,
             record=record,
             store=store,
@@ -227,7 +229,7 @@ class Agent:
             clock=self._clock,
             heartbeats=self._heartbeats(stack),
             overlay=overlay,
-            images=ImageCache(self._blobs, self._sessions),
+            images=ImageCache(self._blobs, self._sessions, bandwidth=self._bandwidth),
             libvirt=libvirt,
             guests=GuestFolders(config.state_dir / "vms", config.guest_uids.guests),
             groups=find_groups(),
@@ -235,6 +237,7 @@ class Agent:
             store_heard_at_s=self._clock.boottime_s(),
             log=self._log,
         )
+        return host
 
     def _on_peer_change(self, peer: str) -> None:
         """Heartbeats begin before there are supervisors to wake."""
@@ -258,14 +261,16 @@ class Agent:
         self._manager = manager
         members = Cached(lambda: self._voters(store), MEMBERS_EVERY_S, self._clock.boottime_s)
         own_programs = programs_check(self.config, self._clock)
+        self._images = ImageKeeper(host, self._blobs, manager.image_bases)
 
         async def checks() -> tuple[Check, ...]:
             underlay = await host.overlay.check_underlay()
             found = host_checks(host, await members(), underlay, self._filter.trouble, host.groups)
             left_out = self._lineage.known.left_out
-            return (*found, await own_programs(), *majority_checks(host, await members(), left_out))
+            own = (await own_programs(), await self._images.check())
+            return (*found, *own, *majority_checks(host, await members(), left_out))
 
-        desired = DesiredState(store, host.mirror, self._clock, normalise_reference)
+        desired = DesiredState(store, host.mirror, self._clock, candidates)
         context = ServerContext(
             host=host,
             desired=desired,
@@ -278,6 +283,8 @@ class Agent:
             override=Override(host, store, self._member, self._lineage, manager.find),
             audit=(audit := open_audit(host)),
             issuer=self._issuer(host),
+            sweep_images=lambda is_dry: self._images.sweep_now(is_dry=is_dry),
+            bandwidth=self._bandwidth,
         )
         host.peer = context.peer
         group.create_task(AuditKeeper(host, audit).run(), name="audit")
@@ -292,7 +299,7 @@ class Agent:
         gate = Gate(context.host, self._trust, revoked_by(mirror, self._keyring))
         mirror.subscribe(lambda key: gate.drop_ended() if not key or key.startswith(keys.REVOKED) else None)
         return ApiServer(
-            build_app(context, gate), self._trust, path=self.config.state_dir / "api.sock",
+            build_app(context, gate), self._trust, path=api_socket(self.config),
             address=str(self.config.management.address), port=self.config.api_port, on_ready=self._on_ready,
         )  # fmt: skip
 
@@ -316,7 +323,7 @@ class Agent:
         group.create_task(manager.run(), name="manager")
         group.create_task(NameService(host).run(), name="names")
         group.create_task(StorageWatch(host, manager).run(), name="storage")
-        group.create_task(ImageKeeper(host, self._blobs).run(), name="images")
+        group.create_task(self._images.run(), name="images")
         election = Election(store, host.name, self.config.timings.leader_ttl_s)
         group.create_task(election.run(self._term(context, store)), name="election")
 

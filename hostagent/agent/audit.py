@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from hostagent.agent.running import agent_runs
 from hostagent.config import AgentConfig
 from hostagent.drivers.audit.spool import Spool
 from hostagent.drivers.process import in_thread, write_atomically
@@ -156,7 +157,7 @@ class AuditKeeper:
 @asynccontextmanager
 async def written_down(config: AgentConfig, what: str, by: str) -> AsyncIterator[None]:
     """What is done with a command on this host while its agent does not run: the next agent brings it into the log."""
-    if (config.state_dir / "api.sock").exists():  # the spool is the agent's, and the command is refused
+    if agent_runs(config):  # the spool is its, and the command is refused
         yield
         return
     spool = Spool(config.state_dir / FOLDER, config.host)

@@ -38,6 +38,12 @@ class Manager:
             raise NotFoundError(f"{self.host.name} has no copy of {name}", code="no-copy")
         return supervisor
 
+    def image_bases(self) -> set[str]:
+        """Digests of the blobs that disks of guests on this host stand on."""
+        machines = (supervisor.copy.state.machine for supervisor in self.supervisors.values())
+        bases = (base for machine in machines if machine is not None for base in machine.disk_bases)
+        return {f"sha256:{base.rpartition('/')[2]}" for base in bases if base}
+
     async def follow(self, name: str, epoch: int) -> None:
         """Return when this host's forwarding entries are those of `epoch`; raises UnavailableError."""
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from hostagent.agent.audit import written_down
 from hostagent.agent.credentials import open_keyring
 from hostagent.agent.lineage import FOUND, LocalLineage, begun, record_lineage, save, taken_over
+from hostagent.agent.running import agent_runs
 from hostagent.config import AgentConfig
 from hostagent.drivers.etcd import EmbeddedMember
 from hostagent.drivers.process import User
@@ -40,7 +41,7 @@ async def go_on_alone(config: AgentConfig, by: str) -> str:
     embedded = config.etcd.embedded
     if embedded is None:
         raise RefusedError("this host runs no etcd member of its own", code="etcd-external")
-    if (config.state_dir / "api.sock").exists():
+    if agent_runs(config):
         raise ConflictError(
             "the agent runs", code="agent-runs", hint="stop it first, or: vdc promote replica --force"
         )

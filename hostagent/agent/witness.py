@@ -28,13 +28,13 @@ from hostagent.supervisor.failpoints import Failpoints
 from hostagent.supervisor.node import NodeContext
 from hostagent.supervisor.supervisor import Supervisor
 from vdc import __version__
-from vdc.api.models import Check
+from vdc.api.models import Check, HostSweep
 from vdc.control.desired import DesiredState
 from vdc.control.events import EventLog
 from vdc.control.leader import Election
 from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
-from vdc.images.reference import normalise_reference
+from vdc.images.reference import candidates
 from vdc.model.errors import NotFoundError, RefusedError, UnavailableError
 from vdc.model.host import Accelerator, Host, HostRole, QemuVersion
 from vdc.model.image import Blob
@@ -106,20 +106,21 @@ class WitnessAgent(Agent):
             left_out = self._lineage.known.left_out
             return (*found, await own_programs(), *majority_checks(host, await members(), left_out))
 
-        nobody = _NoSupervisors(host.name)
-        desired = DesiredState(store, host.mirror, self._clock, normalise_reference)
+        nobody, blobs = _NoSupervisors(host.name), _NoBlobs(host)
+        desired = DesiredState(store, host.mirror, self._clock, candidates)
         context = ServerContext(
             host=host,
             desired=desired,
             maintenance=MaintenanceWishes(store, host.mirror, self._clock, desired),
             supervisors=nobody,
-            blobs=_NoBlobs(host),
+            blobs=blobs,
             sessions=self._sessions,
             members=members,
             checks=checks,
             override=Override(host, store, self._member, self._lineage, nobody.find),
             audit=(audit := open_audit(host)),
             issuer=self._issuer(host),
+            sweep_images=blobs.nothing_to_sweep,
         )
         group.create_task(AuditKeeper(host, audit).run(), name="audit")
         self._keep_credentials(context, group)
@@ -172,7 +173,20 @@ class _NoBlobs(BlobStore):
 
     async def write(self, digest: str, chunks: AsyncIterable[bytes], size_bytes: int | None = None) -> Blob:
         """Refused."""
-        raise RefusedError(
+        raise self._refusal()
+
+    async def write_part(
+        self, digest: str, first: int, chunks: AsyncIterable[bytes], size_bytes: int
+    ) -> Blob | None:
+        """Refused."""
+        raise self._refusal()
+
+    async def nothing_to_sweep(self, is_dry: bool) -> HostSweep:
+        """See `ServerContext.sweep_images`."""
+        return HostSweep(host=self._host)
+
+    def _refusal(self) -> RefusedError:
+        return RefusedError(
             f"{self._host} is a witness and keeps no images",
             code="is-witness",
             hint="ask a host: vdc get nodes",

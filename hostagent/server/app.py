@@ -11,6 +11,7 @@ from aiohttp import web
 
 from hostagent.drivers.trust import Trust
 from hostagent.server.auditing import AuditHandlers
+from hostagent.server.blobs import BlobHandlers
 from hostagent.server.cluster import ClusterHandlers
 from hostagent.server.console import ConsoleHandler
 from hostagent.server.context import ServerContext
@@ -20,10 +21,12 @@ from hostagent.server.guest import GuestHandlers
 from hostagent.server.http import MAX_BODY_BYTES, Handler, errors_as_problems
 from hostagent.server.identities import IdentityHandlers
 from hostagent.server.identity import Gate
+from hostagent.server.images import ImageHandlers
 from hostagent.server.limits import RUNNER_OPTIONS, LimitedSite, Listener, listen, listen_unix
 from hostagent.server.maintenance import MaintenanceHandlers
 from hostagent.server.metrics import MetricsHandler
 from hostagent.server.readonly import guarded
+from hostagent.server.snapshots import SnapshotHandlers
 from hostagent.server.verification import VerificationHandlers
 from vdc.api.routes import ROUTES, Body
 from vdc.model.errors import BugError, UnavailableError
@@ -42,12 +45,15 @@ def build_app(context: ServerContext, gate: Gate) -> web.Application:
     groups = (
         EndophyteHandlers(context),
         ClusterHandlers(context),
+        ImageHandlers(context),
+        BlobHandlers(context),
         MaintenanceHandlers(context),
         ConsoleHandler(context),
         GuestHandlers(context),
         MetricsHandler(context),
         VerificationHandlers(context),
         DrillHandlers(context),
+        SnapshotHandlers(context),
         AuditHandlers(context),
         IdentityHandlers(context),
     )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import aiohttp
 
+from hostagent.drivers.images import Bandwidth
 from hostagent.server.audit import Audit
 from hostagent.server.issuing import Issuer
 from hostagent.server.override import Override
 from hostagent.supervisor.node import NodeContext
 from hostagent.supervisor.supervisor import Supervisor
 from vdc.api.client import ApiClient
-from vdc.api.models import Check
+from vdc.api.models import Check, HostSweep
 from vdc.api.transport import DONE_ELSEWHERE
 from vdc.control.desired import DesiredState
 from vdc.control.maintenance import MaintenanceWishes
@@ -51,6 +52,8 @@ class ServerContext:
     override: Override
     audit: Audit
     issuer: Issuer
+    sweep_images: Callable[[bool], Awaitable[HostSweep]]  # remove what no image needs; or only look
+    bandwidth: Bandwidth = field(default_factory=Bandwidth)  # of images
 
     def peer(self, host_name: str, acting_for: Identity | None = None) -> ApiClient:
         """A client of another host's agent, over the management network.

@@ -14,8 +14,9 @@ from hostagent.drivers.process.cgroup import Groups
 from hostagent.drivers.process.users import GuestFolders
 from hostagent.supervisor.node import NodeContext
 from vdc.api import models as wire
+from vdc.model.endophyte import Endophyte
 from vdc.model.errors import UnavailableError
-from vdc.model.image import ImageEntry
+from vdc.model.image import Image, ImageEntry
 from vdc.model.network import Network
 from vdc.protection.snapshot import Limits
 
@@ -62,6 +63,13 @@ class HostContext(NodeContext):
         """The overlays, by name."""
         return {name: found.value for name, found in self.mirror.networks.items()}
 
+    async def ensure_images(self, endophyte: Endophyte) -> dict[str, Image]:
+        """Make all images of an Endophyte present on this host; by their digests. Raises as ImageCache.ensure."""
+        found = {digest: self.mirror.images[digest].value for digest in sorted(endophyte.image_digests)}
+        for entry in found.values():
+            await self.ensure_image(entry)
+        return {digest: entry.image for digest, entry in found.items()}
+
     async def ensure_image(self, entry: ImageEntry) -> None:
         """Make an image present on this host; raises as ImageCache.ensure."""
         holders = [
@@ -69,7 +77,7 @@ class HostContext(NodeContext):
             for name in entry.hosts
             if name != self.name and name in self.mirror.alive and (found := self.mirror.hosts.get(name))
         ]
-        await self.images.ensure(entry.image, holders)
+        await self.images.ensure(entry, holders)
 
     async def guest_cpu(self) -> str:
         """QEMU's `-cpu` for a guest that is powered on now: every host that may ever run its pair can offer it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,8 @@ from vdc.model.endophyte import CopyRole, Endophyte, MachineFacts
 from vdc.model.errors import UnavailableError
 from vdc.model.image import Image
 
+GUEST_SEED_BYTES = 64
+
 
 async def own_guest_folder(host: HostContext, name: str, uid: str) -> None:
     """Make the folder in which QEMU may write, where it is missing. Raises UnavailableError, RefusedError."""
@@ -32,15 +36,19 @@ async def own_guest_folder(host: HostContext, name: str, uid: str) -> None:
 def files_for(
     host: HostContext, endophyte: Endophyte, image: Image, facts: MachineFacts
 ) -> Mapping[str, bytes]:
-    """What the guest is told, by the names under which QEMU finds it; the same for both copies. Raises VdcError."""
+    """What the guest is told, by the names under which QEMU finds it; the same for both copies, but for a seed of
+    random numbers. Raises VdcError.
+    """
     networks = host.networks
     if missing := [nic.network for nic in endophyte.nics if nic.network not in networks]:
         raise UnavailableError(f"network {missing[0]} is not known on {host.name}", code="network-not-found")
     files: dict[str, bytes] = {}
     if is_container(endophyte):
-        files[CONFIG_FILE] = guest_config(endophyte, image, networks, facts).to_json().encode()
-    if (seed := seed_of(endophyte, networks, facts)) is not None:
-        files[SEED_FILE] = seed
+        told = guest_config(endophyte, image, networks, facts)
+        seed = base64.b64encode(os.urandom(GUEST_SEED_BYTES)).decode()
+        files[CONFIG_FILE] = told.with_(seed=seed).to_json().encode()
+    if (disk := seed_of(endophyte, networks, facts)) is not None:
+        files[SEED_FILE] = disk
     return files
 
 

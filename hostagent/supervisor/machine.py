@@ -98,17 +98,27 @@ def is_container(endophyte: Endophyte) -> bool:
     return endophyte.manifest.spec.virtual_computer.type is ComputerType.CONTAINER
 
 
-def disk_sources(endophyte: Endophyte, image: Image) -> tuple[DiskSource, ...]:
-    """What each disk of a new VM begins with: the image's own first, then the manifest's empty ones."""
-    given = list(endophyte.manifest.spec.disks)
+def disk_sources(endophyte: Endophyte, images: Mapping[str, Image]) -> tuple[DiskSource, ...]:
+    """What each disk of a new VM begins with: the image's own first, then what the manifest's others name, or nothing.
+
+    `images`: all of `endophyte.image_digests`.
+    """
+    disks = endophyte.manifest.spec.disks
+    given = list(zip(disks, endophyte.disk_image_digests or ("",) * len(disks), strict=True))
     sources: list[DiskSource] = []
-    if image.disk is not None:
-        size = given.pop(0).size if given else None
-        sources.append(DiskSource(size, relative_path(image.disk.digest), image.disk_format))
-    for disk in given:
+    if images[endophyte.image_digest].disk is not None:
+        size_bytes = given.pop(0)[0].size if given else None
+        sources.append(_over(images[endophyte.image_digest], size_bytes))
+    for disk, digest in given:
         label = str(uuid5(UUID(endophyte.uid), disk.name)) if disk.mount_path else ""
-        sources.append(DiskSource(size_bytes=disk.size, file_system=label))
+        empty = DiskSource(size_bytes=disk.size, file_system=label)
+        sources.append(_over(images[digest], disk.size) if digest else empty)
     return tuple(sources)
+
+
+def _over(image: Image, size_bytes: int | None) -> DiskSource:
+    assert image.disk is not None
+    return DiskSource(size_bytes, relative_path(image.disk.digest), image.disk_format)
 
 
 def guest_config(

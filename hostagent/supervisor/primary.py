@@ -51,14 +51,14 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     )  # fmt: skip
     await copy.reach(Step.START_BEGUN)
     try:
-        entry = host.mirror.images[endophyte.image_digest].value
-        await host.ensure_image(entry)
+        images = await host.ensure_images(endophyte)
+        image = images[endophyte.image_digest]
         await own_guest_folder(host, copy.name, endophyte.uid)
         record = await copy.disks.load()
         if pair.epoch == 1 and copy.disks.is_unmade(record):
             require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
             record = await copy.disks.create_primary(
-                endophyte.uid, pair.epoch, disk_sources(endophyte, entry.image)
+                endophyte.uid, pair.epoch, disk_sources(endophyte, images)
             )
         elif record is None:
             raise RefusedError(f"the disks of {copy.name} are not on {host.name}", code="disk-missing")
@@ -71,12 +71,12 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             disk_sizes_bytes=await copy.disks.virtual_sizes(),
             disk_bases=await copy.disks.bases(),
             nameservers=nameservers(found.value for found in host.mirror.hosts.values()),
-            has_agent_port=has_agent_port(entry.image),
+            has_agent_port=has_agent_port(image),
         )
         await copy.save(machine=facts)  # before QEMU starts: the next agent can tell what it finds
         await copy.reach(Step.START_DISKS)
-        spec = machine_spec(endophyte, entry.image, facts, disk_specs(record))
-        await copy.start(endophyte, spec, CopyRole.PRIMARY, files_for(host, endophyte, entry.image, facts))
+        spec = machine_spec(endophyte, image, facts, disk_specs(record))
+        await copy.start(endophyte, spec, CopyRole.PRIMARY, files_for(host, endophyte, image, facts))
     except BaseException:
         await copy.end_process()
         raise

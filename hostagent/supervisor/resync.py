@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -235,7 +236,7 @@ def _has_room(copy: Copy) -> bool:
 
 
 async def secondary_disks(
-    copy: Copy, endophyte: Endophyte, pair: Pair, image: Image, primary: Observed
+    copy: Copy, endophyte: Endophyte, pair: Pair, images: Mapping[str, Image], primary: Observed
 ) -> tuple[CopyRecord, MachineFacts, str]:
     """Make the disks of a secondary: of the older copy here, else empty ones over the image's base.
 
@@ -252,7 +253,7 @@ async def secondary_disks(
             return await copy.disks.reuse_older(pair.epoch), facts.with_(disk_bases=bases), name
     sources = [
         source if place < len(facts.disk_bases) and facts.disk_bases[place] == source.base else None
-        for place, source in enumerate(disk_sources(endophyte, image))
+        for place, source in enumerate(disk_sources(endophyte, images))
     ]
     record = await copy.disks.create_secondary(endophyte.uid, pair.epoch, facts.disk_sizes_bytes, sources)
     used = tuple(source.base or "" if source else "" for source in sources)

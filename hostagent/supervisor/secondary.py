@@ -46,8 +46,8 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     )  # fmt: skip
     await copy.reach(Step.PREPARE_BEGUN)
     try:
-        entry = host.mirror.images[endophyte.image_digest].value
-        await host.ensure_image(entry)
+        images = await host.ensure_images(endophyte)
+        image = images[endophyte.image_digest]
         observed = await _primary_listening(copy, pair)
         await copy.reach(Step.PREPARE_LISTENING)
         facts = observed.machine
@@ -57,13 +57,13 @@ async def prepare(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
             raise RefusedError(reason, code="lockstep-impossible")
         await own_guest_folder(host, copy.name, endophyte.uid)
         require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
-        record, facts, resumes = await resync.secondary_disks(copy, endophyte, pair, entry.image, observed)
+        record, facts, resumes = await resync.secondary_disks(copy, endophyte, pair, images, observed)
         await copy.reach(Step.PREPARE_DISKS)
         await credentials.obtain(copy, pair)
         await copy.reach(Step.PREPARE_CREDENTIALS)
         specs = disk_specs(record, len(facts.disk_sizes_bytes))
-        spec = machine_spec(endophyte, entry.image, facts, specs)
-        await copy.start(endophyte, spec, CopyRole.SECONDARY, files_for(host, endophyte, entry.image, facts))
+        spec = machine_spec(endophyte, image, facts, specs)
+        await copy.start(endophyte, spec, CopyRole.SECONDARY, files_for(host, endophyte, image, facts))
         plan = PlanRecord(
             epoch=pair.epoch, slot=pair.slot, disks=len(specs), nics=len(endophyte.nics),
             primary_address=host.mirror.hosts[pair.primary].value.replication_address,
@@ -257,3 +257,11 @@ async def failed(copy: Copy, error: VdcError) -> None:
     with suppress(VdcError):
         await copy.end_process()
     await copy.save(stage=CopyStage.FAILED)
+
+
+def watch_for_crash(copy: Copy) -> None:
+    """A secondary whose guest runs on memory that does not fit together says so on its console."""
+    state = copy.state
+    is_together = state.stage in (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)
+    if state.role is CopyRole.SECONDARY and is_together and copy.console.sees_panic():
+        copy.guest_crashed = True

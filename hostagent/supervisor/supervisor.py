@@ -21,6 +21,7 @@ from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, 
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.program import ProgramWatch
 from hostagent.supervisor.publisher import Publisher
+from hostagent.supervisor.snapshotting import Snapshots
 from hostagent.supervisor.verification import Freezer, Peer, comparing
 from hostagent.supervisor.view import observed, snapshot
 from hostagent.supervisor.waking import read_epoch_after_sleep
@@ -40,7 +41,6 @@ IDLE_TICK_S = 2.0
 FIRST_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
 BUSY_S = 2.0  # that a request waits for the job under way
-_CHECKPOINTED = (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)
 _IN_LOCKSTEP = (CopyStage.ENTERING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP, CopyStage.READY)
 _TOLD = {Event.PEER_LOST_UNDECIDED: "undecided", Event.ORPHANED: "orphaned"}  # holding, and why, is news
 
@@ -65,6 +65,7 @@ class Supervisor:
         self._program = ProgramWatch(self.copy, self.wake)
         self._exclusive = asyncio.Lock()
         self.freezer = Freezer(self.copy)
+        self.snapshots = Snapshots(self.copy, self.wake, self._exclusive)
 
     def wake(self) -> None:
         """Something happened; decide again."""
@@ -99,6 +100,7 @@ class Supervisor:
             for task in beside:
                 task.cancel()
             await self._cancel_job()
+            await self.snapshots.close()
             await self.copy.close()
 
     async def _look(self, at: Callable[[Copy], Awaitable[None]]) -> None:
@@ -130,7 +132,7 @@ class Supervisor:
     async def _pass(self) -> None:
         if not self.host.mirror.is_readable(self.name):
             return  # neither gone nor as it was: nothing may be done until it can be read
-        self._watch_for_crash()
+        secondary.watch_for_crash(self.copy)
         await self._keep_session()
         if self.copy.is_unread:
             await self._look(look_again)
@@ -148,6 +150,7 @@ class Supervisor:
                 )  # fmt: skip
         await self._dispatch(decision)
         self.copy.agent.look()
+        self.snapshots.look()
         self._publisher.look()
 
     async def _dispatch(self, decision: Decision) -> None:
@@ -191,6 +194,8 @@ class Supervisor:
         try:
             await self.freezer.release()  # whatever is decided, it is not decided about a frozen process
             async with self._exclusive:
+                if decision.action is Action.ENTER:
+                    await self.snapshots.call_off()
                 await act(self.copy, decision)
             self._failures, self._failed_action = 0, None
             self._error = ""
@@ -248,16 +253,6 @@ class Supervisor:
             await self.copy.reconnect()
         except QmpError as error:
             self.host.log.warning("QEMU does not answer", endophyte=self.name, why=str(error))
-
-    def _watch_for_crash(self) -> None:
-        """A secondary whose guest runs on memory that does not fit together says so on its console."""
-        state = self.copy.state
-        if (
-            state.role is CopyRole.SECONDARY
-            and state.stage in _CHECKPOINTED
-            and self.copy.console.sees_panic()
-        ):
-            self.copy.guest_crashed = True
 
     # ---- what the API asks for
 

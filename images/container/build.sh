@@ -28,14 +28,14 @@ populate_root() {
 }
 
 write_description() {
-    cat >"$1/image.json" <<-'JSON'
+    cat >"$1/image.json" <<-JSON
 	{
 	  "name": "mycelium/container:latest",
 	  "kind": "kernel",
 	  "arch": "x86_64",
 	  "kernel": "vmlinuz",
 	  "initrd": "initrd",
-	  "cmdline": "console=ttyS0 quiet panic=0",
+	  "cmdline": "$(kernel_options)",
 	  "min_memory_bytes": 134217728
 	}
 	JSON

@@ -22,10 +22,35 @@ echo "$CMDLINE" >"$root/etc/kernel/cmdline"
 
 cp -R "$FILES"/. "$root/"
 
-# Nothing that wakes by itself: a server of this kind is updated by whoever runs it.
-for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
-    fstrim.timer systemd-pcrphase.service systemd-pcrphase-sysinit.service systemd-boot-update.service; do
+# Nothing that wakes by itself: a server of this kind is updated by whoever runs it. Nothing at the start that serves
+# hardware, file systems and consoles which a VM of this cluster does not have.
+while read -r unit; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
+done <<'UNITS'
+apt-daily.timer
+apt-daily-upgrade.timer
+dpkg-db-backup.timer
+e2scrub_all.timer
+e2scrub_reap.service
+fstrim.timer
+systemd-boot-update.service
+systemd-boot-random-seed.service
+systemd-pcrphase.service
+systemd-pcrphase-sysinit.service
+systemd-pstore.service
+systemd-binfmt.service
+systemd-network-generator.service
+systemd-udev-load-credentials.service
+proc-sys-fs-binfmt_misc.automount
+sys-kernel-config.mount
+sys-kernel-debug.mount
+sys-kernel-tracing.mount
+sys-fs-fuse-connections.mount
+dev-hugepages.mount
+UNITS
+mkdir -p "$root/etc/systemd/system-generators"
+for generator in cryptsetup debug gpt-auto hibernate-resume integritysetup rc-local run ssh tpm2 veritysetup; do
+    ln -sf /dev/null "$root/etc/systemd/system-generators/systemd-$generator-generator"
 done
 chroot "$root" systemctl --quiet enable systemd-networkd.service systemd-resolved.service serial-getty@ttyS0.service
 chroot "$root" systemctl --quiet disable systemd-networkd-wait-online.service
@@ -33,6 +58,11 @@ ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 
 # How this machine reached the mirror, and what was left out because of the size.
 rm -f "$root/etc/apt/apt.conf.d/99mmdebstrap" "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap"
+
+# The caches that a changed /usr asks for at the next start are those of this one.
+for folder in etc var; do
+    printf 'TIMESTAMP_NSEC=%s000000000\n' "$SOURCE_DATE_EPOCH" >"$root/$folder/.updated"
+done
 
 # What depends on when and where it was built.
 rm -rf "$root"/var/log/* "$root"/var/cache/* "$root"/var/lib/apt/lists/* "$root"/tmp/* "$root"/run/*

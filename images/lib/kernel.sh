@@ -10,6 +10,10 @@ readonly KERNEL_PACKAGE=linux-image-cloud-amd64
 # Fixed, because it ends up in what is made.
 readonly EPOCH=1700000000
 
+# kernel_options: what every guest's kernel is told. no_timer_check: an emulated processor on a
+# busy host may get no time just when the kernel waits for its timer, which it then calls broken.
+kernel_options() { echo 'console=ttyS0 quiet panic=0 no_timer_check'; }
+
 # unpack_kernel WORK [PACKAGES]: the kernel, and packages beside it, into WORK/system.
 unpack_kernel() {
     unpack_debian "$KERNEL_SUITE" "$KERNEL_PACKAGE${2:+,$2}" "$1/system" "$1/packages"

@@ -55,14 +55,14 @@ make_disk() {
 }
 
 write_description() {
-    cat >"$1/image.json" <<-'JSON'
+    cat >"$1/image.json" <<-JSON
 	{
 	  "name": "mycelium/mini:latest",
 	  "kind": "kernel",
 	  "arch": "x86_64",
 	  "kernel": "vmlinuz",
 	  "initrd": "initrd",
-	  "cmdline": "console=tty0 console=ttyS0 quiet panic=0",
+	  "cmdline": "console=tty0 $(kernel_options)",
 	  "disk": "disk.qcow2",
 	  "disk_format": "qcow2",
 	  "min_memory_bytes": 134217728

@@ -49,8 +49,11 @@ hold_daemons() {
 }
 
 # The policy keeps daemons from starting now; this keeps them from starting at boot.
-disable_libvirt_units() {
+disable_units() {
+    local installed=" $* "
     [[ -d /run/systemd/system ]] || return 0
+    [[ $installed != *" docker-registry "* ]] || systemctl --quiet disable docker-registry
+    [[ $installed == *" libvirt-daemon-system "* ]] || return 0
     systemctl list-unit-files --no-legend --state=enabled 'libvirt*' 'virt*d.*' 'virt*d-*.socket' |
         awk '{ print $1 }' | xargs --no-run-if-empty systemctl --quiet disable
 }
@@ -71,7 +74,7 @@ main() {
     step "packages: installing ${missing[*]}"
     hold_daemons
     run_quietly packages "repair apt or install them by hand: ${missing[*]}" install_packages "${missing[@]}"
-    [[ " ${missing[*]} " != *" libvirt-daemon-system "* ]] || disable_libvirt_units
+    disable_units "${missing[@]}"
 }
 
 main "$@"

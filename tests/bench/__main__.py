@@ -18,7 +18,19 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import api, decisions, encryption, gaps, latency, lockstep, resources, resync
+from tests.bench import (
+    api,
+    container_imports,
+    decisions,
+    disk_imports,
+    encryption,
+    gaps,
+    images,
+    latency,
+    lockstep,
+    resources,
+    resync,
+)
 from tests.bench.machine import machine
 from tests.bench.report import describe, fill, markdown, table
 from tests.bench.suite import Options, Suite
@@ -42,6 +54,9 @@ MEASUREMENTS: Mapping[str, Callable[[Suite], Awaitable[None]]] = {
     "entry": lockstep.entries,
     "create": lockstep.creations,
     "resync": resync.resync,
+    "import-disk": disk_imports.imports,
+    "images": images.distribution,
+    "import-container": container_imports.imports,
     "help": resources.help_text,
     "api": api.requests,
     "decisions": decisions.decisions,

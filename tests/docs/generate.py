@@ -86,6 +86,8 @@ MEANINGS = {
     "guest_uids": "Users of this host that VMs and helper programs run as; nobody else may have them",
     "guest_uids.first": "The first one",
     "guest_uids.count": "How many; the last 16 are for etcd, dnsmasq and the probe of QEMU",
+    "image_mbit": "Mbit/s that images may take, sent and fetched together, while a VM of this host has, or gets, a "
+    "second copy; 0: no limit",
     "resync_mbit": "Mbit/s that a copy of disk and memory to a secondary may take; 0: no limit",
 }
 

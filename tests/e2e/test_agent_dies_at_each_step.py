@@ -37,13 +37,14 @@ STARTING = (Step.START_DONE,)
 POWERING_OFF = (Step.RECORD_OFF_DONE, Step.POWER_DOWN_DONE)
 PLANNED = (*of("handover"), Step.PROMOTE_DONE)
 ISOLATED = of("isolate")
+SNAPSHOT = of("snapshot")  # test_snapshots.py
 
 
 def test_no_step_is_left_out() -> None:
     tried = {
         *LEADER, *BORN_AS_PRIMARY, *BORN_AS_SECONDARY, *ENTERING, *CALLED_OFF, *TAKING_OVER, *DISCARDING,
         *BOTH_LOST, *PAUSING, *AT_THE_SECOND_PAUSE, *UNPROTECTING, *STOPPING, *STARTING, Step.SYNCED_DONE,
-        *POWERING_OFF, *PLANNED, *ISOLATED,
+        *POWERING_OFF, *PLANNED, *ISOLATED, *SNAPSHOT,
     }  # fmt: skip
     assert set(Step) - tried == set()
 

@@ -225,3 +225,21 @@ def test_a_planned_promotion_and_a_pause_do_not_end_the_program(
     lab.ok("start", "box", "--wait")
     after = vm.wait("running", lambda view: view.status.program is not None, 30).status.program
     assert after is not None and (after.pid, after.started_at) == (program.pid, program.started_at)
+
+
+def test_a_quiesced_snapshot_has_what_was_never_synced_on_every_disk(
+    lab: Lab, container: Callable[..., VM]
+) -> None:
+    vm = container()
+    before = vm.epoch
+    try:
+        lab.ok("exec", "box", "--", "sh", "-c", "echo kept > /data/file; echo root > /root-file")
+        lab.ok("snapshot", "create", "box", "one", "--quiesce")
+        lab.ok("exec", "box", "--", "sh", "-c", "echo later > /data/file; sync")  # nothing is frozen any more
+        assert vm.wait_lockstep().status.epoch == before
+        lab.ok("snapshot", "restore", "box", "one", "--as", "copy", "--wait", "--timeout", "120")
+        assert lab.ok("exec", "copy", "--", "cat", "/data/file", "/root-file") == "kept\nroot\n"
+        assert lab.ok("exec", "box", "--", "cat", "/data/file") == "later\n"
+        lab.ok("delete", "endophyte", "copy")
+    finally:
+        lab.cli("snapshot", "rm", "box", "one")

@@ -272,6 +272,11 @@ class Lab:
             self._names.setdefault(mac_for(self.plan.network.name, address), set()).add(name)
         return VM(self, name)
 
+    def watch(self, vm: VM) -> None:
+        """Know what a VM with MACs of its own says on the wire."""
+        for nic in vm.view().status.nics:
+            self._names.setdefault(nic.mac, set()).add(vm.name)
+
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """The cluster's events, oldest first."""
         found = self.ask(lambda api: api.list_events(name, limit=2000))

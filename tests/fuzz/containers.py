@@ -1,81 +1,100 @@
-"""Targets of what a container's guest says: frames, answers, archives, log lines; and of what is asked of it."""
+"""Targets about container images: layers, configurations, where they come from, what skopeo says. And small ones."""
 
 from __future__ import annotations
 
-import io
 import json
+import os
+import struct
 import tarfile
-import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
+from tests.oci_layout import entry, folder, link, tar_of
+from vdc.images.ext4.attributes import pack_attributes
+from vdc.images.ext4.fill import lay_out
+from vdc.images.filetree import walk
+from vdc.images.oci.configuration import to_process
+from vdc.images.oci.merge import Merger
+from vdc.images.oci.refusals import refusal
+from vdc.images.oci.source import parse_source
+from vdc.images.oci.tar import read_entries
+from vdc.images.reference import candidates, registry_reference
+from vdc.model.errors import InvalidError, NotFoundError, VdcError
 
-from hostagent.drivers.guest.channel import _answer_in
-from hostagent.drivers.guest.errors import GuestGoneError
-from hostagent.drivers.guest.frames import HEADER, Frame, FrameError, FrameType, credit_of, parse_header
-from hostagent.supervisor.program import parse_status
-from vdc.api.execution import ExecMessage, ExecOptions
-from vdc.cli.archive import ArchiveError, unpack
-from vdc.cli.output import last_line
-from vdc.model.errors import UnavailableError
-
-_MOST_BYTES = 1 << 20
-
-
-def frames(data: bytes) -> None:
-    """A header, and what an answer is made of."""
-    with suppress(FrameError):
-        if len(data) >= HEADER.size:
-            parse_header(data[: HEADER.size])
-    with suppress(FrameError):
-        credit_of(Frame(FrameType.CREDIT, 1, data))
-    with suppress(FrameError, GuestGoneError):
-        parse_status(_answer_in(data))
-
-
-def archive(data: bytes) -> None:
-    """Nothing appears outside of the target, whatever the archive says."""
-    with tempfile.TemporaryDirectory() as text:
-        folder = Path(text) / "target"
-        folder.mkdir()
-        with suppress(ArchiveError, UnavailableError, OSError):
-            unpack(io.BytesIO(data), folder, "d", expected="d", most_bytes=_MOST_BYTES)
-        assert [path.name for path in Path(text).iterdir()] == ["target"]
-        assert {path.name for path in folder.iterdir()} <= {"d"}
-
-
-def log_lines(data: bytes) -> None:
-    """A log's tail."""
-    last_line(data.decode(errors="replace"))
-
-
-def exec_messages(data: bytes) -> None:
-    """What a client sends over a websocket."""
-    for record in (ExecOptions, ExecMessage):
-        with suppress(ValidationError):
-            record.from_json(data)
-
-
-def _archive() -> bytes:
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, kind, link in (
-            ("d", tarfile.DIRTYPE, ""), ("d/" + "ä" * 120, tarfile.REGTYPE, ""), ("d/l", tarfile.SYMTYPE, "../d"),
-        ):  # fmt: skip
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, link
-            tar.addfile(member)
-    return raw.getvalue()
-
-
-_STATUS = {
-    "error": "",
-    "status": {"state": "running", "ready": True, "pid": 1, "restarts": 0, "exit_code": 0},
-}
-TARGETS = (
-    ("guest-frames", frames, (Frame(FrameType.DATA, 1, b"x").encoded(), json.dumps(_STATUS).encode(), b"\0\0\1\0")),
-    ("guest-archive", archive, (_archive(),)),
-    ("guest-log", log_lines, (b"2026-11-23T14:00:00.1Z stdout F text\n2026-11-23T14:00:00.2Z stderr P te",)),
-    ("exec-messages", exec_messages, (b'{"tty":true,"rows":24,"env":["A=b"]}', b'{"credit":7,"signal":"INT"}')),
+_LAYERS = (
+    tar_of(
+        folder("d", mode=0o1777), entry("d/f", b"x" * 600, uid=2**31), link("d/h", "d/f", hard=True),
+        link("l", "../d"), entry("l/.wh.f"), entry("null", kind=tarfile.CHRTYPE, devmajor=1, devminor=3),
+        entry("x", b"", pax_headers={"SCHILY.xattr.user.a": "b", "mtime": "1.5"}),
+    ),
+    tar_of(entry("n" * 150, b"y"), link("s", "t" * 300), entry("d/.wh..wh..opq"), pax=False),
 )  # fmt: skip
+
+
+def layers(data: bytes) -> None:
+    """Whatever can be read is a tree that a file system can be made of."""
+    merger = Merger()
+    descriptor = os.memfd_create("layer")
+    try:
+        os.write(descriptor, data)
+        with suppress(InvalidError):
+            merger.add_layer(read_entries(descriptor))
+    finally:
+        os.close(descriptor)
+    for _, content in walk(merger.root):
+        for name, node in content:
+            assert 0 < len(name) <= 255 and b"/" not in name and name not in (b".", b"..")
+            assert all(place + size <= len(data) for _, size, _, place in node.pieces)
+    with suppress(InvalidError):
+        layout = lay_out(merger.root)
+        assert layout.blocks >= 1
+
+
+def attributes(data: bytes) -> None:
+    name, _, value = data.partition(b"=")
+    with suppress(InvalidError):
+        inner, outer = pack_attributes([(name, value), (b"security.capability", value[:20])])
+        assert len(inner) in (0, 96) and len(outer) in (0, 4096)
+
+
+def image_configuration(data: bytes) -> None:
+    with suppress(ValueError, RecursionError):
+        config = json.loads(data)
+        if isinstance(config, Mapping):
+            with suppress(InvalidError):
+                to_process(config)
+
+
+def image_source(data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    with suppress(InvalidError, NotFoundError):
+        source = parse_source(text)
+        assert "\n" not in source.text and source.text.isprintable()
+    with suppress(InvalidError):
+        assert registry_reference(text) == candidates(text)[-1]
+
+
+def complaint(data: bytes) -> None:
+    error = refusal(data.decode("utf-8", "replace"), what="x", where="y", secrets=("s3cret",))
+    assert isinstance(error, VdcError) and str(error).isprintable() and "s3cret" not in str(error)
+
+
+TARGETS: tuple[tuple[str, Any, tuple[bytes, ...]], ...] = (
+    ("container-layer", layers, _LAYERS),
+    (
+        "file-attributes",
+        attributes,
+        (b"user.a=b", b"system.posix_acl_access=" + struct.pack("<IHHI", 2, 1, 6, 2**32 - 1)),
+    ),
+    (
+        "image-configuration",
+        image_configuration,
+        (
+            b'{"Cmd":["a"],"Env":["A=b"],"ExposedPorts":{"80/tcp":{}},"Volumes":{"/a":{}},"StopSignal":"SIGTERM"}',
+            b'{"Cmd":["\\ud800"]}',
+        ),
+    ),
+    ("image-source", image_source, (b"docker://redis:7", b"oci:/nowhere:x", b"a.b:5/c@sha256:" + b"a" * 64)),
+    ("skopeo-complaint", complaint, (b'level=fatal msg="x509: \\"s3cret\\""', b"https://a:b@c not found")),
+)

@@ -247,6 +247,18 @@ def disk_formats(data: bytes) -> None:
             assert all("/" not in extent.file for extent in found.extents)
 
 
+_VHDX_PARTS = ((64 * 1024, 64), (192 * 1024, 64), (320 * 1024, 1200))  # where they lie, and how much of each
+
+
+def vhdx_parts(data: bytes) -> None:
+    """Its parts, at their places: whole files are too large to be changed at random."""
+    whole = bytearray(b"vhdxfile".ljust(324 * 1024, b"\0"))
+    for place, length in _VHDX_PARTS:
+        part, data = data[:length], data[length:]
+        whole[place : place + len(part)] = part
+    disk_formats(bytes(whole))
+
+
 def vmdk_description(data: bytes) -> None:
     """What is written anew is read as the same."""
     with suppress(InvalidError):
@@ -296,7 +308,7 @@ TARGETS = (
             bytes(1024) + vhd_footer(2, size=1024),
         ),
     ),
-    ("vhdx", disk_formats, (vhdx(),)),
+    ("vhdx", vhdx_parts, (b"".join(vhdx()[place : place + length] for place, length in _VHDX_PARTS),)),
     ("vmdk-description", vmdk_description, (DESCRIPTION, EXTENTS)),
     (
         "appliance",

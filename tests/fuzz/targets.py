@@ -33,7 +33,7 @@ from hostagent.server.http import number
 from hostagent.server.undecided import pairs_in
 from hostagent.supervisor.journal import Entry
 from hostagent.supervisor.state import CopyState
-from tests.fuzz import containers, disks, guests, identities
+from tests.fuzz import container_guests, containers, disks, guests, identities, interchange
 from vdc.api import models as wire
 from vdc.api.answers import parse_json as parse_answer
 from vdc.api.context import parse_contexts
@@ -372,6 +372,9 @@ TARGETS: tuple[Target, ...] = (
     )),
     Target("ram-blocks", ram_blocks, (RAM_BLOCKS.encode(),)),
     Target("sandbox-status", sandbox_status, (b'{"child-pid":1}\n{"exit-code":0}\n',)),
-    *(Target(*about) for about in (*identities.TARGETS, *disks.TARGETS, *guests.TARGETS, *containers.TARGETS)),
+    *(Target(*about) for about in (
+        *identities.TARGETS, *disks.TARGETS, *guests.TARGETS, *containers.TARGETS, *container_guests.TARGETS,
+        *interchange.TARGETS,
+    )),
 )  # fmt: skip
 BY_NAME = {target.name: target for target in TARGETS}

@@ -6,7 +6,10 @@ The machine is a bare pair's (lockstep_support), so it can be protected as well.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
+import os
 import shutil
 import sys
 import tempfile
@@ -129,7 +132,8 @@ class Guest:
 
     def said(self) -> list[str]:
         """The program's lines, without their times."""
-        text = (self.copy.folder / OUTPUT_LOG).read_text(errors="replace")
+        path = self.copy.folder / OUTPUT_LOG
+        text = path.read_text(errors="replace") if path.exists() else ""
         return [line.partition(" ")[2] for line in text.splitlines()]
 
     async def close(self) -> None:
@@ -144,18 +148,16 @@ async def _write(stream: GuestStream, data: bytes) -> None:
 class ContainerPair(Pair):
     """A bare pair whose guest is a container's."""
 
-    def __init__(
-        self, image: Path, config: GuestConfig, *, memory_bytes: int = 192 * MIB, **spec: Any
-    ) -> None:
-        boot = KernelBoot(f"{IMAGE_DIR}/vmlinuz", f"{IMAGE_DIR}/initrd", "console=ttyS0 quiet panic=0")
+    def __init__(self, image: Path, config: GuestConfig, *, disks: int | None = None, **spec: Any) -> None:
+        cmdline = json.loads((IMAGE / "image.json").read_text())["cmdline"]
+        boot = KernelBoot(f"{IMAGE_DIR}/vmlinuz", f"{IMAGE_DIR}/initrd", cmdline)
         ports = (
             GuestPort(CHANNEL_PORT, GUEST_SOCKET),
             GuestPort(OUTPUT_PORT, OUTPUT_LOG, is_log=True),
         )
         spec = {"boot": boot, "guest_ports": ports, "config_name": FW_CFG_NAME, **spec}
-        super().__init__(
-            disks=1 + len(config.volumes), nics=len(config.nics), memory_bytes=memory_bytes, **spec
-        )
+        disks = 1 + len(config.volumes) if disks is None else disks
+        super().__init__(disks=disks, nics=len(config.nics), memory_bytes=192 * MIB, **spec)
         self.image_dir = image
         self.prepare_folder = lambda folder: (folder / CONFIG_FILE).write_text(config.to_json())
 
@@ -176,6 +178,7 @@ def config_of(*, volumes: tuple[GuestVolume, ...] = (), **given: Any) -> GuestCo
         empty_dirs=process.empty_dirs,
         files=guest_files(process),
         process=guest_process(process, ImageProcess(), "web", {}),
+        seed=base64.b64encode(os.urandom(64)).decode(),
     )
 
 

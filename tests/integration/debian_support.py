@@ -10,7 +10,7 @@ from vdc.images.recipes import build, find_recipe, recipe_folder
 
 CACHE = Path(os.environ.get("VDC_CACHE_DIR", "/var/cache/vdc"))
 RUNTIME = CACHE / "runtime" / "current"
-BOOT_S = 300.0  # for an emulated processor that others use, too
+BOOT_S = 600.0  # for an emulated processor that others use, too
 _TOOLS = ("mmdebstrap", "mcopy", "mkfs.vfat", "sfdisk", "syslinux", "ssh", "ssh-keygen", "bwrap")
 
 

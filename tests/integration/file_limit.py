@@ -11,9 +11,9 @@ FEW_BYTES = 200 * 1024
 
 
 @contextmanager
-def broken_disk(pid: int) -> Iterator[None]:
-    """It may not write beyond the first 200 KiB of any file, until this ends or it has given way."""
-    _set_limit(pid, str(FEW_BYTES))
+def broken_disk(pid: int, most_bytes: int = FEW_BYTES) -> Iterator[None]:
+    """It may not write beyond the first `most_bytes` of any file, until this ends or it has given way."""
+    _set_limit(pid, str(most_bytes))
     try:
         yield
     finally:

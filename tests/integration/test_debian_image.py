@@ -123,7 +123,17 @@ def machine(image: Path, spec: MachineSpec) -> Iterator[Machine]:
             try:
                 yield Machine(folder, process)
             finally:
-                process.send_signal(signal.SIGKILL)
+                end(process.pid)
+
+
+def end(sandbox: int) -> None:
+    """QEMU first: it outlives its sandbox."""
+    children = Path(f"/proc/{sandbox}/task/{sandbox}/children")
+    with contextlib.suppress(FileNotFoundError):
+        for child in children.read_text().split():
+            end(int(child))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(sandbox, signal.SIGKILL)
 
 
 def inside(command: list[str], folder: Path, images: Path) -> list[str]:

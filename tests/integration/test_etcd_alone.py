@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from hostagent.agent import lineage, recovery
+from hostagent.agent.running import api_socket
 from hostagent.config import AgentConfig, EtcdConfig
 from hostagent.drivers.etcd.wal import undecided
 from hostagent.server.undecided import pairs_in
@@ -142,12 +144,12 @@ async def test_by_command_where_the_agent_has_seen_no_records(hosts: Hosts) -> N
     config = AgentConfig.model_validate(CONFIG).model_copy(
         update={"state_dir": hosts.folder / "h1", "runtime": ROOT, "etcd": EtcdConfig(embedded=hosts.config)}
     )
-    socket = config.state_dir / "api.sock"
-    socket.touch()
-    with pytest.raises(ConflictError, match="the agent runs"):
-        await recovery.go_on_alone(config, "somebody")
-    socket.unlink()
-
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(api_socket(config)))
+        agent.listen()
+        with pytest.raises(ConflictError, match="the agent runs"):
+            await recovery.go_on_alone(config, "somebody")
+    # The socket stays, as that of an agent that was killed does.
     assert "lineage 1" in await recovery.go_on_alone(config, "somebody")
     record = await store.get(keys.LINEAGE)
     assert record and Lineage.from_json(record.value).left_out == ("h2", "h3")

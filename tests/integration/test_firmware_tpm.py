@@ -211,7 +211,9 @@ async def test_a_socket_left_by_a_killed_tpm_is_not_taken_for_a_living_one(vm_di
     first = await start_tpm(vm_dir.parent, vm_dir, runtime_root=RUNTIME.resolve())
     await first.terminate(0)
     assert (vm_dir / TPM_SOCKET).is_socket()
-    (vm_dir.parent / "tpm/tpm2-00.permall").chmod(0)  # it ends
+    state = vm_dir.parent / "tpm/tpm2-00.permall"
+    state.touch()  # it was killed before it made one
+    state.chmod(0)  # the next one ends over it
     with pytest.raises(TpmError, match="swtpm did not start"):
         async with asyncio.timeout(2):  # it is not waited for until the deadline
             await start_tpm(vm_dir.parent, vm_dir, runtime_root=RUNTIME.resolve())

@@ -18,7 +18,7 @@ from vdc.control.desired import DesiredState
 from vdc.control.events import EventLog
 from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
-from vdc.images.reference import normalise_reference
+from vdc.images.reference import candidates
 from vdc.model.audit import AuditAnchor, AuditEntry, AuditHead, RememberedHead
 from vdc.model.audit_chain import ChainCheck
 from vdc.model.errors import NotFoundError
@@ -127,10 +127,10 @@ def context_of(made: NodeContext, audit: Audit) -> ServerContext:
     async def none() -> tuple[Any, ...]:
         return ()
 
-    desired = DesiredState(made.store, made.mirror, made.clock, normalise_reference)
+    desired = DesiredState(made.store, made.mirror, made.clock, candidates)
     return ServerContext(
         host=made, desired=desired, maintenance=MaintenanceWishes(made.store, made.mirror, made.clock, desired),
         supervisors=Nowhere(), blobs=BlobStore(made.image_dir), sessions=nothing, members=none, checks=none,
-        override=SimpleNamespace(doing=""), audit=audit,
+        override=SimpleNamespace(doing=""), audit=audit, sweep_images=nothing,
         issuer=SimpleNamespace(identities=nothing, keyring=SimpleNamespace(folder=made.config.state_dir)),
     )  # type: ignore[arg-type]  # fmt: skip

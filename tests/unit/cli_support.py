@@ -20,7 +20,7 @@ from vdc.model.endophyte import CheckpointFigures, CopyStatus, EndophyteStatus, 
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, VdcError
 from vdc.model.event import Event
 from vdc.model.host import Host, NodeStatus
-from vdc.model.image import ImageEntry
+from vdc.model.image import Image, ImageKind
 from vdc.model.manifest import EndophyteManifest
 from vdc.model.network import Network
 
@@ -73,7 +73,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.views: dict[str, wire.EndophyteView] = {}
-        self.images: dict[str, ImageEntry] = {}
+        self.images: dict[str, wire.ImageView] = {}
         self.blobs: dict[str, bytes] = {}
         self.asked: list[tuple[str, Any]] = []
         self.status_of_new: dict[str, Any] = LOCKSTEP
@@ -189,12 +189,24 @@ class Cluster:
         return wire.NetworkList(items=(Network(),))
 
     async def list_images(self, _: web.Request) -> Any:
-        return wire.ImageList(items=tuple(self.images.values()))
+        programs = (
+            wire.ImageView(
+                digest="sha256:" + "c" * 64,
+                image=Image(kind=ImageKind.CONTAINER),
+                names=(name,),
+                size_bytes=0,
+            )
+            for name in sorted(self.containers)
+        )
+        return wire.ImageList(items=(*self.images.values(), *programs))
 
     async def register_image(self, request: web.Request) -> Any:
         body = wire.ImageRegistration.from_json(await request.text())
         assert all(blob.digest in self.blobs for blob in body.image.blobs)
-        self.images[body.name] = ImageEntry(digest="sha256:" + "d" * 64, image=body.image, names=(body.name,))
+        self.images[body.name] = wire.ImageView(
+            digest="sha256:" + "d" * 64, image=body.image, names=(body.name,), source=body.source,
+            size_bytes=body.image.size_bytes,
+        )  # fmt: skip
         return wire.Acknowledged()
 
     async def remove_image(self, request: web.Request) -> Any:

@@ -30,7 +30,10 @@ class Drained(Cluster):
         self.refuses: Exception | None = None
         self.more: dict[str, dict[str, object]] = {}  # what a host says besides, as a primary's
         self.wishes = MaintenanceWishes(
-            self.store, self.mirror, self.clock, DesiredState(self.store, self.mirror, self.clock, str)
+            self.store,
+            self.mirror,
+            self.clock,
+            DesiredState(self.store, self.mirror, self.clock, lambda name: (name,)),
         )
         self.new_leader()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -137,11 +138,7 @@ def session_of(*pair: str) -> aiohttp.ClientSession:
 
 
 def path_of(route: Route) -> str:
-    for part in ("name", "digest", "id", "serial"):
-        route_path = route.path.replace("{" + part + "}", "x")
-        if route_path != route.path:
-            return route_path
-    return route.path
+    return re.sub(r"\{[a-z]+\}", "x", route.path)
 
 
 @asynccontextmanager

@@ -27,14 +27,14 @@ from hostagent.server.identity import Gate
 from hostagent.server.issuing import Issuer
 from hostagent.server.override import Override
 from hostagent.supervisor.node import NodeContext
-from vdc.api.models import Check
+from vdc.api.models import Check, HostSweep
 from vdc.control.clock import SystemClock
 from vdc.control.desired import DesiredState
 from vdc.control.events import EventLog
 from vdc.control.identities import Identities
 from vdc.control.maintenance import MaintenanceWishes
 from vdc.images.blobs import BlobStore
-from vdc.images.reference import normalise_reference
+from vdc.images.reference import candidates
 from vdc.model.errors import NotFoundError
 from vdc.model.image import Image, ImageEntry, ImageKind
 from vdc.model.network import Network
@@ -121,13 +121,16 @@ async def made_context(folder: Path) -> AsyncIterator[ServerContext]:
         events=EventLog(store, "h1", clock), clock=clock, heartbeats=Beats(),  # type: ignore[arg-type]
         store_heard_at_s=clock.boottime_s() + 3600, log=structlog.get_logger(),
     )  # fmt: skip
-    desired, nobody = DesiredState(store, mirror, clock, normalise_reference), NoCopies()
+    desired, nobody = DesiredState(store, mirror, clock, candidates), NoCopies()
 
     async def members() -> tuple[MemberStatus, ...]:
         return (MemberStatus("http://10.70.0.1:7379", is_healthy=True),)
 
     async def checks() -> tuple[Check, ...]:
         return (Check(name="test", level="ok", sentence="fine"),)
+
+    async def nothing_swept(is_dry: bool) -> HostSweep:
+        return HostSweep(host="h1")
 
     keyring = _keyring(folder)
     issuer = Issuer("h1", keyring, Identities(store, mirror), mirror, _now)
@@ -140,7 +143,8 @@ async def made_context(folder: Path) -> AsyncIterator[ServerContext]:
                 await mirror.synced.wait()
             yield ServerContext(
                 host=node, desired=desired, maintenance=MaintenanceWishes(store, mirror, clock, desired),
-                supervisors=nobody, blobs=BlobStore(folder / "images"), sessions=lambda: session, members=members,
+                supervisors=nobody, blobs=BlobStore(folder / "images"), sweep_images=nothing_swept,
+                sessions=lambda: session, members=members,
                 checks=checks, issuer=issuer, audit=audit, override=Override(node, store, None, lineages, nobody.find),  # type: ignore[arg-type]
             )  # fmt: skip
         finally:

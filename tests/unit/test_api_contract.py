@@ -73,7 +73,7 @@ def test_every_route_that_ends_is_asked() -> None:
 
 @contract.exclude(operation_id=sorted(NEVER_END)).parametrize()
 @settings(
-    max_examples=examples(5, 150), deadline=None, derandomize=True, database=None,
+    max_examples=examples(5, 75), deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate],
 )  # fmt: skip
 def test_answers_are_those_of_the_contract(case: Any, url: str) -> None:

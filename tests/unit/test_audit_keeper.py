@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from audit_support import Chain, asked, context_of, node
 from protection_world import host
 
 from hostagent.agent.audit import AuditKeeper, open_audit, written_down
+from hostagent.agent.running import api_socket
 from hostagent.server.auditing import AuditHandlers
 from hostagent.server.context import ServerContext
 from vdc.api.models import AuditPage, AuditVerdict
@@ -171,9 +173,11 @@ async def test_a_command_at_a_host_whose_agent_is_down_comes_with_the_next_agent
 
 
 async def test_a_command_leaves_the_spool_of_a_running_agent_alone(here: Host) -> None:
-    (here.node.config.state_dir / "api.sock").touch()
-    async with written_down(here.node.config, "go-on-alone", "root"):
-        pass
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(api_socket(here.node.config)))
+        agent.listen()
+        async with written_down(here.node.config, "go-on-alone", "root"):
+            pass
     here.start()
     assert here.audit.spool.waiting(1) == []
 

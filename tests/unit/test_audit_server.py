@@ -355,7 +355,11 @@ async def test_no_secret_is_written(agent: Agent, who: str | None) -> None:
     for route in ROUTES:
         if who == ALICE and not route.is_act:
             continue  # streams
-        path = route.path.replace("{name}", "web").replace("{digest}", "sha256:" + "0" * 64)
+        path = (
+            route.path.replace("{name}", "web")
+            .replace("{snapshot}", "one")
+            .replace("{digest}", "sha256:" + "0" * 64)
+        )
         path = path.replace("{serial}", "5").replace("{id}", "7")  # not a token's secret
         assert "{" not in path, (
             f"give the placeholder of {path} a value here, and be sure that it is no secret"

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.bench.encryption import CLEAR, TLS, figures_of
 from tests.bench.figures import Figure, median, percentile, ratios
+from tests.bench.images import distribution_figures
 from tests.bench.machine import cpu_name
 from tests.bench.processes import cpu_seconds_in, rss_bytes_in
 from tests.bench.trace import gaps_around
@@ -148,3 +149,9 @@ def test_the_cost_of_tls_is_taken_round_by_round() -> None:
     assert by_key["tls.echo"].values == (1.0, 1.2)
     assert by_key["tls.echo"].is_met is False
     assert by_key["tls.pause.clear"].values == (2.0, 4.0)
+
+
+def test_the_handshake_of_scp_does_not_count_for_the_product() -> None:
+    ratio, rate = distribution_figures([1.0, 2.0, 4.0], [2.5, 2.5, 2.5], [0.5, 0.4, 0.6])
+    assert ratio.values == (0.5, 1.0, 2.0) and ratio.is_met
+    assert rate.values == (512.0, 256.0, 128.0)

@@ -50,9 +50,10 @@ def test_the_json_that_scripts_rely_on(cluster: Cluster, capsys: Capture) -> Non
         "sentence",
         "moving_to",
         "move_problem",
-        "program",
-        "agent",
+        "nics",
         "firmware",
+        "agent",
+        "program",
         "unprotectedSince",
     }
     assert value["status"]["secondary"] is None

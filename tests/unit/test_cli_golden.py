@@ -27,7 +27,7 @@ from vdc.model.endophyte import (
 from vdc.model.event import Event, Severity
 from vdc.model.guest import AgentStatus, GuestInterface
 from vdc.model.host import Accelerator, Host, NodeStatus, QemuVersion
-from vdc.model.image import Blob, Image, ImageEntry, ImageKind
+from vdc.model.image import Blob, Image, ImageKind
 from vdc.model.manifest import EndophyteManifest
 from vdc.model.network import Network
 from vdc.model.pair import Pair, SyncState
@@ -178,7 +178,7 @@ NODES = [
     ),
 ]
 IMAGES = [
-    ImageEntry(
+    wire.ImageView(
         digest="sha256:" + "ab" * 32,
         image=Image(
             kind=ImageKind.KERNEL,
@@ -187,6 +187,9 @@ IMAGES = [
         ),
         names=("mycelium/mini:latest",),
         hosts=("h1", "h2"),
+        source="/srv/mini",
+        size_bytes=9 * 2**20,
+        used_by=("web",),
         created_at=CREATED,
     )
 ]

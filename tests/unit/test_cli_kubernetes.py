@@ -21,6 +21,11 @@ spec: {containers: [{name: c, image: "x:1"}]}
 """
 
 
+@pytest.fixture(autouse=True)
+def images(cluster: Cluster) -> None:
+    cluster.containers |= {"x:1", "nginx:1.27", "redis:7.2"}
+
+
 def of(name: str, **changes: str) -> str:
     text = POD.replace("NAME", name)
     for old, new in changes.items():

@@ -113,7 +113,7 @@ def test_examples_are_commands_that_exist() -> None:
         ["promote", "replica", "--force"],
         ["lab", "fault", "slow", "h1"],
         ["lab", "up", "--hosts", "0"],
-        ["image", "import", "docker://nginx"],
+        ["image", "import", "docker-daemon:nginx"],
         ["image", "import", "/does/not/exist"],
         ["completion", "tcsh"],
         [],

@@ -8,6 +8,7 @@ import pytest
 from protection_world import DIGEST, endophyte, host, manifest, pair
 
 from vdc.control.desired import DesiredState
+from vdc.images.reference import candidates
 from vdc.model.endophyte import RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
 from vdc.model.image import Blob, Image, ImageEntry, ImageKind
@@ -35,9 +36,7 @@ class World:
     def __init__(self):
         self.store = MemoryStore()
         self.mirror = Mirror(self.store, report=lambda sentence: None)
-        self.desired = DesiredState(
-            self.store, self.mirror, FixedClock(), lambda ref: ref if ":" in ref else ref + ":latest"
-        )
+        self.desired = DesiredState(self.store, self.mirror, FixedClock(), candidates)
 
     async def put(self, *pairs):
         await self.store.commit([], [Put(key, value) for key, value in pairs])
@@ -301,3 +300,59 @@ async def test_volumes_are_for_life(redis):
     with pytest.raises(RefusedError) as caught:
         await redis.desired.apply(container(disks=disks))
     assert caught.value.code == "immutable-field"
+
+
+DATA, OTHER = "sha256:" + "2" * 64, "sha256:" + "3" * 64
+
+
+async def with_images(world):
+    """An image of data beside the demo image, whose record has no disk."""
+    disk = Blob(digest=DATA, size_bytes=9)
+    data = Image(kind=ImageKind.DISK, disk=disk, disk_virtual_bytes=GIB)
+    await world.put(
+        (keys.image(DATA), ImageEntry(digest=DATA, image=data, names=("me/data:1",)).to_json()),
+        (keys.image_name("me/data:1"), DATA),
+    )
+    return world
+
+
+async def test_a_disk_of_an_image_holds_it_by_its_digest(world):
+    await with_images(world)
+    disks = [{"name": "a", "image": "me/data:1"}, {"name": "b", "size": "1GiB"}]
+    made = await world.desired.create(manifest(disks=disks))
+    assert made.disk_image_digests == (DATA, "")
+    assert (await world.desired.create(manifest("plain"))).disk_image_digests == ()
+
+
+async def test_a_disks_image_whose_name_moves_meanwhile_is_not_the_former_one(world):
+    await with_images(world)
+    commit, moved = world.store.commit, []
+
+    async def after_an_import(compares, operations):
+        if not moved:
+            moved.append(True)
+            other = Image(kind=ImageKind.DISK, disk=Blob(digest=OTHER, size_bytes=1))
+            record = ImageEntry(digest=OTHER, image=other, names=("me/data:1",)).to_json()
+            await commit([], [Put(keys.image(OTHER), record), Put(keys.image_name("me/data:1"), OTHER)])
+        return await commit(compares, operations)
+
+    world.store.commit = after_an_import
+    made = await world.desired.create(manifest(disks=[{"name": "a", "image": "me/data:1"}]))
+    assert made.disk_image_digests == (OTHER,)
+
+
+@pytest.mark.parametrize(
+    ("image", "disks", "code"),
+    [
+        ("mycelium/mini:latest", [{"name": "a", "image": "no/such:1"}], "image-not-found"),
+        ("mycelium/mini:latest", [{"name": "a", "image": "mycelium/mini:latest"}], "image-diskless"),
+        ("mycelium/mini:latest", [{"name": "a", "image": "me/data:1", "size": "1MiB"}], "disk-too-small"),
+        ("me/data:1", [{"name": "a", "image": "me/data:1"}], "disk-image-twice"),
+    ],
+)
+async def test_a_disk_that_cannot_be_its_images_is_refused(world, image, disks, code):
+    await with_images(world)
+    with pytest.raises((InvalidError, NotFoundError)) as caught:
+        await world.desired.create(manifest(image=image, disks=disks))
+    assert caught.value.code == code
+    assert await world.stored(keys.ENDOPHYTES) == []

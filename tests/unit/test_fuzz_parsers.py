@@ -67,6 +67,7 @@ FOUND = {  # what brought one down once
         b"kind: Endophyte\nmetadata: {name: a}\nspec: {image: m, disks: [{name: a, size: 0GiB}]}\n",
     ),
     "yaml-values": (b'- "\\x85"\n', b'- "a\\u2028b"\n'),
+    "vmdk-description": (b'version=1\nRW 8 SPARSE "a" 49600 x\n',),
     "request-body": (b'{"a\\ud800": 1}', b'{"state": "\\udfff"}'),
 }
 

@@ -153,6 +153,29 @@ async def test_one_guest_is_not_asked_more_than_it_serves_at_once(socket: Path) 
         assert caught.value.code == "guest-busy"
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_reset_is_sent_again_where_the_guest_took_it_for_something_else(
+    socket: Path, monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
+    monkeypatch.setattr("hostagent.drivers.guest.channel.ASK_AGAIN_S", 0.01)
+
+    async def guest(end: Guest) -> None:
+        first = await end.expect(FrameType.RESET)
+        # What comes too late is skipped, like the rest of a frame that an earlier agent did not read.
+        before = first.encoded() if is_late else b"rest"
+        while (frame := await end.frame()).type is FrameType.RESET:
+            assert frame.payload != first.payload
+            await end.raw(before + frame.encoded())
+            before = b""
+        assert frame.type is FrameType.OPEN
+        await end.done(frame.stream)
+
+    async with scripted(socket, guest):
+        channel = await GuestChannel.connect(socket, guest="web", deadline_s=SOON_S)
+        await channel.ask("status", deadline_s=SOON_S)
+        await channel.close()
+
+
 # ---- guests that mean harm
 
 

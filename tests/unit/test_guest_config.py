@@ -69,6 +69,7 @@ CONFIG = GuestConfig(
         GuestFile(path="/etc/app.conf", content_base64=base64.b64encode(b"a=1\n\0\xff").decode(), mode=0o640),
     ),
     process=PROCESS,
+    seed=base64.b64encode(b"random bytes").decode(),
 )
 
 

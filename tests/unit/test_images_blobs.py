@@ -8,15 +8,17 @@ import fcntl
 import hashlib
 import os
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vdc.images import blobs as blobs_module
-from vdc.images.blobs import BlobStore
-from vdc.model.errors import InvalidError, NotFoundError, RefusedError
+from vdc.images import writing
+from vdc.images.blobs import BlobStore, Swept
+from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
+from vdc.model.image import Blob
 
 CONTENT = bytes(range(256)) * 9000  # more than two batches
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -102,7 +104,7 @@ async def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, monkeypatch: 
     def full(_self: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(blobs_module._Writer, "flush", full)
+    monkeypatch.setattr(writing.BlobWriter, "flush", full)
     with pytest.raises(RefusedError) as caught:
         await store.write(DIGEST, stream())
     assert caught.value.code == "no-space"
@@ -152,14 +154,14 @@ def test_a_sweep_takes_what_a_crash_left_and_spares_what_is_being_written(tmp_pa
     (store.folder / "keep").write_bytes(b"x")
     with (store.folder / ".incoming-live").open("wb") as live:
         fcntl.flock(live, fcntl.LOCK_EX)
-        assert store.sweep() == (".incoming-dead",)
-    assert store.sweep() == (".incoming-live",)
+        assert store.sweep().unfinished == (".incoming-dead",)
+    assert store.sweep().unfinished == (".incoming-live",)
     assert (store.folder / "keep").exists()
 
 
 def test_an_absent_store_is_empty(tmp_path: Path) -> None:
     store = BlobStore(tmp_path / "no")
-    assert store.digests() == () and store.sweep() == () and not store.has(DIGEST)
+    assert store.digests() == () and store.sweep() == Swept() and not store.has(DIGEST)
     assert not (tmp_path / "no").exists()
 
 
@@ -177,3 +179,103 @@ def test_absent_blobs_and_removal(tmp_path: Path) -> None:
 def test_only_digests_become_paths(tmp_path: Path, text: str) -> None:
     with pytest.raises(InvalidError):
         BlobStore(tmp_path).path(text)
+
+
+async def part(store: BlobStore, first: int, content: bytes) -> Blob | None:
+    return await store.write_part(DIGEST, first, stream(content), len(CONTENT))
+
+
+async def test_an_upload_in_parts_is_gone_on_with_by_another_agent(tmp_path: Path) -> None:
+    assert await part(BlobStore(tmp_path), 0, CONTENT[:1_000_000]) is None
+    store = BlobStore(tmp_path)
+    assert store.received(DIGEST) == 1_000_000 and not store.has(DIGEST)
+    with pytest.raises(ConflictError):
+        await part(store, 999_999, CONTENT[999_999:])
+    assert await part(store, 1_000_000, CONTENT[1_000_000:]) == Blob(digest=DIGEST, size_bytes=len(CONTENT))
+    assert store.path(DIGEST).read_bytes() == CONTENT
+    assert leftovers(store) == [] and not store.promised
+
+
+async def test_what_a_crash_damaged_in_an_upload_is_found_out(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    await part(store, 0, CONTENT[:1_000_000])
+    with store._upload(DIGEST).open("r+b") as file:
+        file.write(b"????")
+    with pytest.raises(InvalidError):
+        await part(store, 1_000_000, CONTENT[1_000_000:])
+    assert leftovers(store) == [] and store.received(DIGEST) == 0
+
+
+async def test_two_agents_do_not_write_the_same_upload(tmp_path: Path) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield CONTENT[:10]
+        begun.set()
+        await go_on.wait()
+        yield CONTENT[10:]
+
+    store, other = BlobStore(tmp_path), BlobStore(tmp_path)
+    first = asyncio.create_task(store.write_part(DIGEST, 0, slow(), len(CONTENT)))
+    await begun.wait()
+    assert store.is_receiving(DIGEST)
+    for one in (store, other):
+        with pytest.raises(ConflictError) as caught:
+            await part(one, 0, CONTENT)
+        assert caught.value.code == "blob-busy"
+    go_on.set()
+    assert await first is not None and store.path(DIGEST).read_bytes() == CONTENT
+    assert leftovers(store) == []
+
+
+async def test_zeros_take_no_room(tmp_path: Path) -> None:
+    content = b"begin" + bytes(32 * 1024**2) + b"end" + bytes(8 * 1024**2)
+    digest = "sha256:" + hashlib.sha256(content).hexdigest()
+    store = BlobStore(tmp_path)
+    await store.write(digest, stream(content))
+    assert store.path(digest).read_bytes() == content
+    assert store.path(digest).stat().st_blocks * 512 <= 4 * 1024**2
+    assert store.usage().size_bytes <= 4 * 1024**2
+
+
+async def test_the_chunk_list_is_made_anew_where_it_was_lost(tmp_path: Path) -> None:
+    content = CONTENT * 3
+    digest = "sha256:" + hashlib.sha256(content).hexdigest()
+    store = BlobStore(tmp_path)
+    await store.write(digest, stream(content))
+    path = store.path(digest).with_suffix(".chunks")
+    expected = path.read_bytes()
+    for damage in (path.unlink, lambda: path.write_bytes(b"x")):
+        damage()
+        assert store.chunk_list(digest).digests == expected == path.read_bytes()
+    assert store.remove(digest) and not path.exists()
+
+
+def age(path: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+async def test_a_sweep_takes_what_nothing_needs_once_it_is_old(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    await store.write(DIGEST, stream())
+    other = CONTENT * 2
+    needed = "sha256:" + hashlib.sha256(other).hexdigest()
+    await store.write(needed, stream(other))
+    third = "sha256:" + "3" * 64
+    files = [store.path(DIGEST), store.path(needed), store._upload(third), store.fetch_path(third)]
+    for file in files[2:]:
+        file.write_bytes(b"12345")
+    wanted = store.fetch_path(needed)
+    wanted.write_bytes(b"12345")
+    (store.folder / ("4" * 64 + ".chunks")).write_bytes(b"of no blob")
+    assert store.sweep({needed}, idle_s=100) == Swept()
+    for file in (*files, wanted):
+        age(file, 101)
+    found = store.sweep({needed}, idle_s=100, is_dry=True)
+    assert found.blobs == (DIGEST,) and len(found.unfinished) == 2
+    assert found.size_bytes == len(CONTENT) + 10 and all(file.exists() for file in files)
+    assert store.sweep({needed}, idle_s=100) == found
+    assert {path.name for path in store.folder.iterdir()} == {
+        files[1].name, files[1].name + ".chunks", wanted.name
+    }  # fmt: skip

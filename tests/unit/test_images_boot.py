@@ -42,6 +42,7 @@ def look(data: bytes, *, is_iso: bool = False) -> BootFacts:
         (mbr((0x80, 0x83, 2048, 9999), code=b""), None, None),
         (mbr((0, 0xEF, 1, 9999), code=b"") + fat(bits=16), UEFI, X86),
         (mbr((0, 0xEF, 1, 99999)) + fat(bits=32), BIOS, X86),
+        (fat(bits=16), UEFI, X86),
         (mbr(), None, None),
         (mbr((0x72, 0x65, 0x20736B, 0x74726573)), None, None),  # words of a file system's own boot sector
         (mbr((0, 0xEE, 1, 99)), BIOS, None),  # no GPT behind it

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdc.images.reference import check_digest, digest_of, is_digest, normalise_reference
+from vdc.images.reference import (
+    candidates,
+    check_digest,
+    digest_of,
+    has_registry,
+    is_digest,
+    normalise_reference,
+    registry_reference,
+)
 from vdc.model.errors import InvalidError
 from vdc.model.image import Blob, Image, ImageKind
 
@@ -22,6 +30,9 @@ BLOB = Blob(digest="sha256:" + "a" * 64, size_bytes=5)
         ("a.b/c_d/e-f__g:V1.0-x", "a.b/c_d/e-f__g:V1.0-x"),
         ("localhost:5000/team/app", "localhost:5000/team/app:latest"),
         ("registry.example.org:443/app:2", "registry.example.org:443/app:2"),
+        ("docker.io/library/redis:7", "docker.io/library/redis:7"),
+        ("a@sha256:" + "b" * 64, "a@sha256:" + "b" * 64),
+        ("localhost:5000/a:1@sha256:" + "b" * 64, "localhost:5000/a:1@sha256:" + "b" * 64),
     ],
 )
 def test_a_name_has_one_full_form(text: str, full: str) -> None:
@@ -89,3 +100,26 @@ def test_a_field_at_its_default_does_not_change_the_digest() -> None:
     assert digest_of(Image(kind=ImageKind.DISK)) == digest_of(
         Image(kind=ImageKind.DISK, cmdline="", arch="x86_64")
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("redis", ("redis:latest", "docker.io/library/redis:latest")),
+        ("redis:7", ("redis:7", "docker.io/library/redis:7")),
+        ("mycelium/mini", ("mycelium/mini:latest", "docker.io/mycelium/mini:latest")),
+        ("docker.io/redis:7", ("docker.io/redis:7", "docker.io/library/redis:7")),
+        ("index.docker.io/a/b", ("index.docker.io/a/b:latest", "docker.io/a/b:latest")),
+        ("docker.io/library/redis:7", ("docker.io/library/redis:7",)),
+        ("quay.io/a/b:1", ("quay.io/a/b:1",)),
+        ("localhost/a", ("localhost/a:latest",)),
+    ],
+)
+def test_a_manifest_s_name_means_one_of_these(text: str, names: tuple[str, ...]) -> None:
+    assert candidates(text) == names
+    assert registry_reference(text) == names[-1] == registry_reference(names[-1])
+
+
+def test_a_registry_is_told_from_a_folder() -> None:
+    assert all(map(has_registry, ("docker.io/x", "localhost/x", "a:5000/x", "localhost:5000/x")))
+    assert not any(map(has_registry, ("redis", "redis:7", "team/app", "https://a/b", "./a", ".x/a", "a.b")))

@@ -117,7 +117,7 @@ def test_a_name_that_cannot_be_made_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["docker://nginx", "oci:dir:tag", "docker-archive:x.tar", "https://a/b.qcow2"]
+    "source", ["docker-daemon:nginx", "docker:nginx", "ssh://host/x", "https://a/b.qcow2"]
 )
 def test_sources_of_other_kinds_are_named(source: str) -> None:
     assert error_of(source).code == "source-unsupported"

@@ -11,6 +11,7 @@ from vdc.images.blobs import BlobStore
 from vdc.images.stored import check_disk_blob, check_image
 from vdc.model.errors import InvalidError
 from vdc.model.image import Blob, Image, ImageKind
+from vdc.model.process import ImageProcess
 
 SECTOR = 512
 
@@ -94,3 +95,43 @@ async def test_a_blob_is_as_large_as_announced(tmp_path):
     larger = image.disk.with_(size_bytes=image.disk.size_bytes + 65536)
     with pytest.raises(InvalidError, match="announced were"):
         check_image(store, image.with_(disk=larger))
+
+
+@pytest.mark.parametrize("missing", ["disk", "kernel", "initrd"])
+async def test_a_container_image_needs_a_disk_and_what_boots_it(tmp_path, missing):
+    store = BlobStore(tmp_path)
+    disk = (await image_of(store, qcow2())).disk
+    image = Image(
+        kind=ImageKind.CONTAINER, **{part: disk for part in ("disk", "kernel", "initrd") if part != missing}
+    )
+    with pytest.raises(InvalidError, match=f"kind container needs a {missing}"):
+        check_image(store, image)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        ImageProcess(cmd=("x" * 300_000,)),
+        ImageProcess(cmd=("x",) * 5_000),
+        ImageProcess(cmd=("a\0b",)),
+        ImageProcess(env=("novalue",)),
+        ImageProcess(env=("=x",)),
+        ImageProcess(user="a\nb"),
+        ImageProcess(working_dir="relative"),
+        ImageProcess(stop_signal="rm -rf"),
+        ImageProcess(exposed_ports=("0/tcp",)),
+        ImageProcess(exposed_ports=("80",)),
+        ImageProcess(volumes=("/a/../b",)),
+    ],
+)
+async def test_a_program_that_makes_no_sense_is_refused(tmp_path, process):
+    store = BlobStore(tmp_path)
+    disk = (await image_of(store, qcow2())).disk
+    image = Image(kind=ImageKind.CONTAINER, disk=disk, kernel=disk, initrd=disk, process=process)
+    with pytest.raises(InvalidError, match="the image's program makes no sense") as caught:
+        check_image(store, image)
+    assert caught.value.code == "image-invalid"
+    check_image(
+        store,
+        image.with_(process=ImageProcess(env=("A=b",), stop_signal="SIGTERM", exposed_ports=("80/tcp",))),
+    )

@@ -41,6 +41,7 @@ def test_the_names_are_those_that_the_init_reads() -> None:
     told = json.loads(CONFIG.to_json())
     assert set(told) == {
         "version", "hostname", "domain", "nameservers", "nics", "volumes", "empty_dirs", "files", "process",
+        "seed",
     }  # fmt: skip
     assert told["version"] == 1
     assert set(told["process"]) == {

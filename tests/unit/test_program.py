@@ -144,10 +144,12 @@ def test_the_guest_is_told_of_nics_names_and_volumes() -> None:
 def test_a_volume_begins_with_a_file_system_of_its_own() -> None:
     disks = [{"name": "root"}, {"name": "data", "size": "1GiB", "mountPath": "/data"}]
     one = container(disks=disks)
-    root, data = disk_sources(one, IMAGE)
+    images = {one.image_digest: IMAGE}
+    root, data = disk_sources(one, images)
     assert (root.size_bytes, root.file_system, data.size_bytes) == (None, "", 2**30)
-    assert data.file_system == disk_sources(one, IMAGE)[1].file_system and len(data.file_system) == 36
-    assert disk_sources(one.with_(uid=DIGEST[-32:]), IMAGE)[1].file_system != data.file_system
+    assert data.file_system == disk_sources(one, images)[1].file_system and len(data.file_system) == 36
+    other = disk_sources(one.with_(uid=DIGEST[-32:]), images)[1]
+    assert other.file_system != data.file_system
     assert volumes_on_root(one.manifest.spec, IMAGE) == ()
     assert volumes_on_root(container().manifest.spec, IMAGE) == ("/data",)
 

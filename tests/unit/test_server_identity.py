@@ -51,7 +51,7 @@ async def ask(
 def test_what_may_be_done_without_a_certificate_and_by_machines_is_what_was_meant() -> None:
     assert {route.name for route in ROUTES if route.role is Role.NOBODY} == {"authority", "join"}
     assert {route.name for route in ROUTES if route.by_hosts} == {
-        "health", "promote_endophyte", "read_blob", "renew"
+        "endophyte_log", "health", "promote_endophyte", "read_blob", "read_chunks", "renew"
     }  # fmt: skip
     assert {route.name for route in ROUTES if route.from_newcomers} == {"health", "peer_revoked"}
     assert all(route.is_peer == route.path.startswith("/v1/peer/") for route in ROUTES)
@@ -277,18 +277,18 @@ async def test_a_host_hands_a_persons_request_on_and_the_persons_role_counts(age
         session_as(Role.WITNESS) as witness,
         session_as(Role.ADMIN) as admin,
     ):
-        status, answer = await ask(agent, host, "endophyte_log", **{ACTING_FOR: named(Role.VIEWER)})
+        status, answer = await ask(agent, host, "describe_endophyte", **{ACTING_FOR: named(Role.VIEWER)})
         assert (status, answer["as"]) == (200, named(Role.VIEWER))
         status, answer = await ask(agent, host, "verify_endophyte", **{ACTING_FOR: named(Role.VIEWER)})
         assert (status, answer["code"]) == (403, "role-missing")
-        assert (await ask(agent, host, "endophyte_log"))[0] == 403
+        assert (await ask(agent, host, "describe_endophyte"))[0] == 403
         for other, wrong in (
             (host, named(Role.HOST)), (host, named(Role.VIEWER, "ffffffffffff")),
             (witness, named(Role.VIEWER)), (admin, named(Role.VIEWER)),
         ):  # fmt: skip
-            status, answer = await ask(agent, other, "endophyte_log", **{ACTING_FOR: wrong})
+            status, answer = await ask(agent, other, "describe_endophyte", **{ACTING_FOR: wrong})
             assert (status, answer["code"]) == (403, "acting-for")
-        status, answer = await ask(agent, host, "endophyte_log", **{ACTING_FOR: "root"})
+        status, answer = await ask(agent, host, "describe_endophyte", **{ACTING_FOR: "root"})
         assert (status, answer["code"]) == (400, "identity-invalid")
 
 

@@ -90,10 +90,14 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     groups = (EndophyteHandlers, DrillHandlers, VerificationHandlers)
     for name in (
         "ClusterHandlers",
+        "ImageHandlers",
+        "BlobHandlers",
+        "GuestHandlers",
         "MaintenanceHandlers",
         "ConsoleHandler",
         "MetricsHandler",
         "IdentityHandlers",
+        "SnapshotHandlers",
         "AuditHandlers",
     ):
         monkeypatch.setattr(app_module, name, _Unused)

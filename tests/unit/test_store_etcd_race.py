@@ -128,3 +128,20 @@ async def test_nothing_is_left_running() -> None:
     before = asyncio.all_tasks()
     await race(hangs, hangs, answers("c"), hedge_s=0)
     assert asyncio.all_tasks() == before
+
+
+async def test_nobody_is_asked_again_so_late_that_the_deadline_would_leave_a_doubt() -> None:
+    loop = asyncio.get_running_loop()
+    started_at: list[float] = []
+
+    async def refuses() -> str:
+        started_at.append(loop.time())
+        raise CallError("", Meaning.NO_EFFECT, "refused")
+
+    begun = loop.time()
+    with pytest.raises(CallError) as caught:
+        await race(refuses, refuses, deadline_s=0.3)
+    assert caught.value.meaning is Meaning.NO_EFFECT
+    assert len(started_at) > 4, "it goes on asking"
+    assert max(started_at) < begun + 0.3
+    assert loop.time() >= begun + 0.3, "somebody may have come back by the deadline"

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from protection_world import UID, endophyte
 
+from hostagent.drivers.disk.copy import DiskSource
 from hostagent.supervisor.jobs import UNDISTURBED, is_same_work, leads_to
 from hostagent.supervisor.machine import disk_sources, machine_spec
 from hostagent.supervisor.state import CopyState, PlanRecord, load_state, save_state
@@ -105,10 +106,33 @@ def test_the_guest_learns_its_name_and_boots_from_the_store():
 
 def test_the_image_disk_comes_first_and_may_grow():
     grown = endophyte(disks=[{"name": "root", "size": "1GiB"}, {"name": "data", "size": "2GiB"}])
-    root, data = disk_sources(grown, MINI)
+    root, data = disk_sources(grown, {grown.image_digest: MINI})
     assert (root.base, root.size_bytes) == ("blobs/sha256/" + "a" * 64, 2**30)
     assert (data.base, data.size_bytes) == (None, 2 * 2**30)
-    assert disk_sources(endophyte(), MINI)[0].size_bytes is None
+    assert disk_sources(endophyte(), {endophyte().image_digest: MINI})[0].size_bytes is None
+
+
+def test_a_further_disk_begins_as_the_image_that_it_names():
+    disks = [
+        {"name": "root"},
+        {"name": "data", "image": "me/data", "size": "2GiB"},
+        {"name": "more", "size": 2**20},
+    ]
+    made = endophyte(disks=disks).with_(disk_image_digests=("", "sha256:" + "d" * 64, ""))
+    data = Image(kind=ImageKind.DISK, disk=Blob(digest="sha256:" + "e" * 64, size_bytes=9), disk_format="raw")
+    images = {made.image_digest: MINI, "sha256:" + "d" * 64: data}
+    assert made.image_digests == set(images)
+    assert disk_sources(made, images) == (
+        DiskSource(None, "blobs/sha256/" + "a" * 64, "qcow2"),
+        DiskSource(2 * 2**30, "blobs/sha256/" + "e" * 64, "raw"),
+        DiskSource(2**20),
+    )
+    diskless = {**images, made.image_digest: MINI.with_(disk=None)}
+    assert [source.base for source in disk_sources(made, diskless)] == [
+        None,
+        "blobs/sha256/" + "e" * 64,
+        None,
+    ]
 
 
 @pytest.mark.parametrize(

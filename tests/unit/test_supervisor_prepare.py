@@ -16,8 +16,9 @@ from vdc.model.errors import ConflictError, RefusedError
 from vdc.store import keys
 
 
-async def _ensure(_entry):
-    """The image is here."""
+async def _ensure(endophyte):
+    """The images are here."""
+    return dict.fromkeys(endophyte.image_digests)
 
 
 def _disks(*_):
@@ -40,7 +41,7 @@ async def test_the_guest_counts_as_it_was_started(tmp_path, monkeypatch, here, t
     listening = observed("h1", P, CopyStage.RUNNING, epoch=3, machine=FACTS, listening_epoch=3)
     copy = await bench.copy(tmp_path, "h2", listening)
     copy.host.record = host("h2", version=here)
-    copy.host.ensure_image, copy.host.heartbeats.untell = _ensure, lambda uid: None
+    copy.host.ensure_images, copy.host.heartbeats.untell = _ensure, lambda uid: None
     copy.process = copy.qmp = None
     with pytest.raises((RefusedError, ConflictError)) as caught:
         await secondary.prepare(copy, bench.mirror.endophyte("web"), pair(3, sync="syncing"))

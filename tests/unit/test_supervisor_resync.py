@@ -364,9 +364,10 @@ async def test_an_older_copy_is_used_where_everything_agrees(
     monkeypatch.setattr(resync, "older_copy", lambda _: older_disks(uid=uid))
     blob = Blob(digest="sha256:" + "a" * 64, size_bytes=1)
     image = Image(kind=ImageKind.KERNEL, disk=blob, kernel=blob, initrd=blob)
-    base = resync.disk_sources(endophyte(), image)[0]
+    images = {endophyte().image_digest: image}
+    base = resync.disk_sources(endophyte(), images)[0]
     says = observed("h1", P, CopyStage.RUNNING, older=known, machine=FACTS.with_(disk_bases=(base.base,)))
-    _, facts, found = await resync.secondary_disks(copy, endophyte(), pair(5), image, says)
+    _, facts, found = await resync.secondary_disks(copy, endophyte(), pair(5), images, says)
     assert found == resumes
     if resumes:
         assert disks.asked == [("reuse", 5)]

@@ -22,7 +22,8 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     json_body: str | None = None
     body: BodyFactory | None = None
-    size_bytes: int | None = None
+    size_bytes: int | None = None  # of the whole, where `first_byte` says where the body begins
+    first_byte: int | None = None
     first_byte_s: float | None = None
 
     @property

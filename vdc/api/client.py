@@ -24,6 +24,8 @@ from vdc.api.endpoints import Endpoint
 from vdc.api.execution import command_text
 from vdc.api.files import FilesWritten
 from vdc.api.identity_client import IdentityClient
+from vdc.api.image_calls import BLOB_CHUNK_BYTES, ImageCalls
+from vdc.api.snapshot_client import SnapshotClient
 from vdc.api.transport import Deadlines, Transport
 from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
@@ -31,14 +33,12 @@ from vdc.model.endophyte import RunState
 from vdc.model.errors import BugError, UnavailableError
 from vdc.model.event import Event
 from vdc.model.identity import Identity
-from vdc.model.image import Image
 from vdc.model.maintenance import DrainReport
 from vdc.model.manifest import EndophyteManifest
 from vdc.security.credentials import UserCredentials
 
 R = TypeVar("R", bound=Record)
 
-BLOB_CHUNK_BYTES = 1024**2
 MOVE_PATIENCE_S = 330.0  # for a promotion that has to move the replica first
 DRILL_PATIENCE_S = 60.0  # beside the time to become protected again
 FORCE_PATIENCE_S = 60.0  # for one that has to begin a new lineage first
@@ -48,7 +48,7 @@ FILES_PATIENCE_S = 120.0  # for a guest to begin, or to write out what it got
 _SEEN_EVENTS = 4096  # that a stream of events remembers, so that a reconnect repeats none
 
 
-class ApiClient:
+class ApiClient(ImageCalls):
     """Talks to the first agent that answers; an async context manager."""
 
     def __init__(
@@ -64,6 +64,7 @@ class ApiClient:
             endpoints, session=session, deadlines=deadlines, credentials=credentials, acting_for=acting_for
         )
         self.identities = IdentityClient(self._call)
+        self.snapshots = SnapshotClient(self._call)
 
     @classmethod
     def of(cls, context: Context, endpoint: str | None = None) -> Self:
@@ -307,43 +308,6 @@ class ApiClient:
         """Whether the audit log is what was written."""
         return await self._call(wire.AuditVerdict, make_call("verify_audit", first_byte_s=AUDIT_PATIENCE_S))
 
-    # Images
-
-    async def list_images(self) -> wire.ImageList:
-        """All images."""
-        return await self._get(wire.ImageList, "list_images")
-
-    async def register_image(self, name: str, image: Image) -> wire.Acknowledged:
-        """Name an image whose blobs are on the answering host."""
-        body = wire.ImageRegistration(name=name, image=image).to_json()
-        return await self._call(wire.Acknowledged, make_call("register_image", json_body=body))
-
-    async def remove_image(self, name: str) -> wire.Acknowledged:
-        """Remove a name; the content goes with the last one."""
-        call = make_call("remove_image", query={"name": name}, first_byte_s=30.0)
-        return await self._call(wire.Acknowledged, call)
-
-    async def has_blob(self, digest: str) -> bool:
-        """Whether the answering host holds the blob."""
-        status = await self.transport.status(make_call("has_blob", {"digest": digest}))
-        if status in (200, 204, 404):
-            return status != 404
-        raise BugError(f"the agent answered HEAD of a blob with {status}", code="bad-answer")
-
-    async def read_blob(self, digest: str) -> AsyncGenerator[bytes, None]:
-        """The content of a blob in chunks; the caller checks its digest (BlobStore.write does)."""
-        call = make_call("read_blob", {"digest": digest}, first_byte_s=30.0)
-        async with self.transport.open(call) as response:
-            async for chunk in response.content.iter_chunked(BLOB_CHUNK_BYTES):
-                yield chunk
-
-    async def write_blob(self, digest: str, chunks: BodyFactory, size_bytes: int) -> wire.BlobReceipt:
-        """Upload a blob. `chunks` begins the content anew each time it is called."""
-        call = make_call(
-            "write_blob", {"digest": digest}, body=chunks, size_bytes=size_bytes, first_byte_s=120.0
-        )
-        return await self._call(wire.BlobReceipt, call)
-
     # From agent to agent
 
     async def peer_quiesce(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
@@ -377,6 +341,11 @@ class ApiClient:
     async def peer_thaw(self, name: str, request: wire.PeerRequest) -> wire.Acknowledged:
         """Let a frozen secondary go on."""
         return await self._post(wire.Acknowledged, "peer_thaw", name, request)
+
+    async def peer_sweep_images(self, request: wire.SweepRequest) -> wire.HostSweep:
+        """Let the peer remove what no image needs."""
+        call = make_call("peer_sweep_images", json_body=request.to_json(), first_byte_s=30.0)
+        return await self._call(wire.HostSweep, call)
 
     async def peer_audit_head(self) -> RememberedHead:
         """The end of the audit log that the peer remembers."""

@@ -292,24 +292,64 @@ class AuditVerdict(Record):
     remembered: tuple[RememberedHead, ...] = ()
 
 
+class ImageView(ImageEntry):
+    """`vdc image describe -o json`: an image, with the VMs that are made of it."""
+
+    size_bytes: int  # of all its files
+    used_by: tuple[str, ...] = ()
+
+
 class ImageList(Record):
     """`vdc image ls -o json`."""
 
-    items: tuple[ImageEntry, ...]
+    items: tuple[ImageView, ...]
 
 
 class ImageRegistration(StrictRecord):
-    """Names an image whose blobs have been uploaded to the receiving host."""
+    """Names an image whose blobs have been uploaded to the receiving host. `source`: where it came from, for people."""
 
     name: str = Field(min_length=1, max_length=512)
     image: Image
+    source: str = Field(default="", max_length=512)
 
 
 class BlobReceipt(Record):
-    """A blob arrived whole, with this content."""
+    """How much of a blob is here. It is whole and has been verified where that is its size."""
 
     digest: str
     size_bytes: int
+
+
+class PruneRequest(StrictRecord):
+    """Let go of what no VM is made of: images without a name, with `named` the others too, and unfinished uploads."""
+
+    named: bool = False
+    dry_run: bool = False
+
+
+class SweepRequest(Record):
+    """From agent to agent: remove what no image needs."""
+
+    dry_run: bool = False
+
+
+class HostSweep(Record):
+    """What one host removed that no image needed: blobs by digest, and unfinished transfers."""
+
+    host: str
+    blobs: tuple[str, ...] = ()
+    unfinished: int = 0
+    size_bytes: int = 0
+    problem: str = ""  # why it could not
+
+
+class PruneReport(Record):
+    """`vdc image prune -o json`. `size_bytes`: what the images' files take that nothing else needs, on each host."""
+
+    dry_run: bool = False
+    images: tuple[ImageView, ...] = ()
+    size_bytes: int = 0
+    hosts: tuple[HostSweep, ...] = ()
 
 
 class LogText(Record):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vdc.api import files, identities
+from vdc.api import files, identities, snapshots
 from vdc.api import models as wire
 from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
@@ -146,6 +146,18 @@ ROUTES: tuple[Route, ...] = (
         "write_files", "PUT", "/v1/endophytes/{name}/files", Role.OPERATOR, "Unpack a tar archive into a folder of a container",
         query=("path",), told=("path",), request_body=Body.BYTES, response=files.FilesWritten,
     ),
+    Route(
+        "create_snapshot", "POST", "/v1/endophytes/{name}/snapshots", Role.OPERATOR, "Copy all disks as they are at one moment",
+        request=snapshots.SnapshotRequest, response=snapshots.SnapshotView,
+    ),
+    Route("list_snapshots", "GET", "/v1/snapshots", Role.VIEWER, "All snapshots, or those of one Endophyte", response=snapshots.SnapshotList, query=("name",)),
+    Route("get_snapshot", "GET", "/v1/endophytes/{name}/snapshots/{snapshot}", Role.VIEWER, "One snapshot", response=snapshots.SnapshotView),
+    Route("remove_snapshot", "DELETE", "/v1/endophytes/{name}/snapshots/{snapshot}", Role.OPERATOR, "Remove a snapshot", response=wire.Acknowledged),
+    Route(
+        "restore_snapshot", "POST", "/v1/endophytes/{name}/snapshots/{snapshot}/restore", Role.OPERATOR,
+        "Make a VM of a snapshot: a new one, or the stopped one itself",
+        request=snapshots.RestoreRequest, response=wire.Acknowledged,
+    ),
     Route("list_nodes", "GET", "/v1/nodes", Role.VIEWER, "All hosts", response=wire.NodeList),
     Route(
         "drain_node", "POST", "/v1/nodes/{name}/drain", Role.OPERATOR, "Move everything off a host and place nothing there",
@@ -170,12 +182,27 @@ ROUTES: tuple[Route, ...] = (
     Route("verify_audit", "GET", "/v1/audit/verdict", Role.ADMIN, "Is the audit log what was written", response=wire.AuditVerdict),
     Route("list_images", "GET", "/v1/images", Role.VIEWER, "All images", response=wire.ImageList),
     Route("register_image", "POST", "/v1/images", Role.OPERATOR, "Name an uploaded image", request=wire.ImageRegistration, response=wire.Acknowledged),
-    Route("remove_image", "DELETE", "/v1/images", Role.OPERATOR, "Remove a name; content goes with the last one", response=wire.Acknowledged, query=("name",)),
-    Route("has_blob", "HEAD", "/v1/blobs/{digest}", Role.OPERATOR, "Does this host hold the blob"),
+    Route(
+        "remove_image", "DELETE", "/v1/images", Role.OPERATOR, "Remove a name (a digest: all names); content goes with the last one",
+        response=wire.Acknowledged, query=("name",),
+    ),
+    Route(
+        "prune_images", "POST", "/v1/images/prune", Role.OPERATOR, "Remove images that no VM is made of, and unfinished uploads",
+        request=wire.PruneRequest, response=wire.PruneReport,
+    ),
+    Route("has_blob", "HEAD", "/v1/blobs/{digest}", Role.OPERATOR, "Does this host hold the blob; if not, how much of it was uploaded"),
     Route("read_blob", "GET", "/v1/blobs/{digest}", Role.OPERATOR, "Content of a blob", body=Body.BYTES, by_hosts=Role.HOST),
     Route(
-        "write_blob", "PUT", "/v1/blobs/{digest}", Role.OPERATOR, "Upload a blob; verified against its digest",
+        "read_chunks", "GET", "/v1/blobs/{digest}/chunks", Role.OPERATOR, "The sha256 of each chunk of a blob",
+        body=Body.BYTES, by_hosts=Role.HOST,
+    ),
+    Route(
+        "write_blob", "PUT", "/v1/blobs/{digest}", Role.OPERATOR, "Upload a blob, or the rest of one; verified against its digest",
         response=wire.BlobReceipt, request_body=Body.BYTES,
+    ),
+    Route(
+        "peer_sweep_images", "POST", "/v1/peer/images/sweep", Role.HOST, "Remove what no image needs",
+        request=wire.SweepRequest, response=wire.HostSweep,
     ),
     Route(
         "peer_quiesce", "POST", "/v1/peer/endophytes/{name}/quiesce", Role.HOST, "Silence the guest for a planned promotion",

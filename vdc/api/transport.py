@@ -10,7 +10,7 @@ never left this machine; where its outcome is unknown the error says so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -40,6 +40,8 @@ _STATUS_UNAVAILABLE = 503
 ACTING_FOR = "Vdc-Acting-For"  # for whom a host hands a request on
 DONE_ELSEWHERE = "is-witness"  # it was not done here, and another agent does it
 REQUEST_ID = "Vdc-Request-Id"
+RECEIVED = "Vdc-Received"  # bytes of a blob that were uploaded, and are not all
+BUSY = "Vdc-Busy"  # somebody uploads it now
 
 # The request on whose behalf this task asks on: the audit logs of both agents then name the same.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -157,11 +159,11 @@ class Transport:
             except LOST_ERRORS as error:
                 raise self._lost(call, error) from error
 
-    async def status(self, call: Call) -> int:
-        """The status of an answer to a HEAD request, whatever it is."""
+    async def head(self, call: Call) -> tuple[int, Mapping[str, str]]:
+        """The status of an answer to a HEAD request, whatever it is, and its headers."""
         response = await self._send(call, check=False)
         response.release()
-        return response.status
+        return response.status, response.headers
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -228,7 +230,11 @@ class Transport:
             headers["Content-Type"] = "application/octet-stream"
             data = call.body()
             if call.size_bytes is not None:
-                headers["Content-Length"] = str(call.size_bytes)
+                headers["Content-Length"] = str(call.size_bytes - (call.first_byte or 0))
+            if call.first_byte is not None:
+                headers["Content-Range"] = (
+                    f"bytes {call.first_byte}-{(call.size_bytes or 0) - 1}/{call.size_bytes}"
+                )
         # On a kept connection that the agent closed meanwhile nobody can tell whether a POST arrived.
         request = self._session(endpoint, fresh=not call.may_repeat).request(
             call.route.method,

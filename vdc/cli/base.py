@@ -187,6 +187,20 @@ def to_reference(_ctx: click.Context, param: click.Parameter, value: str | None)
         raise click.BadParameter(f"{error}; {error.problem.hint}", param=param) from error
 
 
+def to_image(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """As `to_reference`, for a parameter that takes a digest as well."""
+    from vdc.images.reference import is_digest
+
+    return value if value is not None and is_digest(value) else to_reference(_ctx, param, value)
+
+
+def to_image_or_source(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """As `to_image`, for a parameter that also takes where an image comes from."""
+    from vdc.cli.local_images import is_source
+
+    return value if value is not None and is_source(value) else to_image(_ctx, param, value)
+
+
 def to_reason(_ctx: click.Context, param: click.Parameter, value: str) -> str:
     """Callback of a parameter that others are shown: at most 500 characters, or a usage error."""
     if len(value) > 500:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from vdc.api.client import ApiClient
-from vdc.api.models import EndophyteDescription, EndophyteView
+from vdc.api.models import EndophyteDescription, EndophyteView, ImageView
 from vdc.cli.kinds import EVENT, IMAGE, NODE, Kind
 from vdc.cli.render import print_values, values_of
 from vdc.cli.tables import program_word
@@ -15,7 +16,7 @@ from vdc.cli.text import Column, Table, clean
 from vdc.model.endophyte import Observed
 from vdc.model.guest import AgentStatus, ProgramStatus
 from vdc.model.host import NodeStatus
-from vdc.model.image import ImageEntry
+from vdc.model.process import ImageProcess
 from vdc.model.units import format_size
 
 Line = tuple[str, Any]
@@ -201,13 +202,16 @@ def _maintenance_lines(node: NodeStatus) -> list[Line]:
     return [("Drained", f"{'' if node.is_empty else 'in progress, '}since {wish.since}{by}{why}")]
 
 
-def _image_lines(entry: ImageEntry) -> list[Line]:
+def _image_lines(entry: ImageView) -> list[Line]:
     image = entry.image
     lines: list[Line] = [
         ("Names", ", ".join(entry.names)),
         ("Digest", entry.digest),
         ("Created", entry.created_at),
+        ("Source", entry.source),
+        ("Size", format_size(entry.size_bytes)),
         ("Hosts", ", ".join(entry.hosts)),
+        ("Used by", ", ".join(entry.used_by)),
         ("Kind", image.kind.value),
         ("Arch", image.arch),
         ("Minimum memory", format_size(image.min_memory_bytes)),
@@ -215,8 +219,25 @@ def _image_lines(entry: ImageEntry) -> list[Line]:
     ]
     if image.disk:
         lines.append(("Disk", f"{image.disk_format}, {format_size(image.disk_virtual_bytes)} for the guest"))
+        lines.append(("Firmware", image.firmware.value if image.firmware else None))
+    if image.process:
+        lines += _process_lines(image.process)
     parts = (("Disk blob", image.disk), ("Kernel blob", image.kernel), ("Initrd blob", image.initrd))
     return lines + [(name, f"{blob.digest} ({format_size(blob.size_bytes)})") for name, blob in parts if blob]
+
+
+def _process_lines(process: ImageProcess) -> list[Line]:
+    """The program of a container image, in the words of its configuration."""
+    return [
+        ("Entrypoint", shlex.join(process.entrypoint)),
+        ("Command", shlex.join(process.cmd)),
+        ("Environment", ", ".join(word.partition("=")[0] for word in process.env)),
+        ("Working folder", process.working_dir),
+        ("User", process.user),
+        ("Stop signal", process.stop_signal),
+        ("Ports", ", ".join(process.exposed_ports)),
+        ("Volumes", ", ".join(process.volumes)),
+    ]
 
 
 def _aligned(lines: list[Line]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from vdc.api.client import ApiClient
 from vdc.cli import tables
 from vdc.cli.templates import list_templates
 from vdc.cli.text import Column
-from vdc.images.reference import normalise_reference
+from vdc.images.reference import candidates
 from vdc.model.errors import InvalidError, NotFoundError
 
 
@@ -38,11 +38,11 @@ class Kind:
         """One record; `NotFoundError` (`KIND-not-found`)."""
         if self is ENDOPHYTE:
             return await api.get_endophyte(name)
-        wanted = _reference_or_digest(name) if self is IMAGE else name
         records = await self.list(api)
-        for record in records:
-            if wanted in self.names_of(record):
-                return record
+        for wanted in _names_of_image(name) if self is IMAGE else (name,):
+            for record in records:
+                if wanted in self.names_of(record):
+                    return record
         known = [self.names_of(record)[0] for record in records]
         close = difflib.get_close_matches(name, known, n=1)
         raise NotFoundError(
@@ -52,11 +52,12 @@ class Kind:
         )
 
 
-def _reference_or_digest(name: str) -> str:
+def _names_of_image(name: str) -> tuple[str, ...]:
+    """What a name may mean; a digest, or its beginning, means itself."""
     try:
-        return normalise_reference(name)
+        return (*candidates(name), name)
     except InvalidError:
-        return name
+        return (name,)
 
 
 async def _endophytes(api: ApiClient) -> Sequence[Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from vdc.cli.local_images import anchored
 from vdc.model.manifest_file import Loaded, ManifestError, load_text
 from vdc.model.strict_yaml import MAX_BYTES
 
@@ -63,7 +65,10 @@ def _read_file(path: Path) -> tuple[Loaded, ...]:
     except OSError as error:
         failure = ManifestError(f"{path} cannot be read: {error.strerror}", code="manifest-unreadable")
         return (Loaded(str(path), error=failure),)
-    return load_text(text, str(path), is_json=path.suffix in _JSON)
+    found = load_text(text, str(path), is_json=path.suffix in _JSON)
+    return tuple(
+        replace(one, manifest=anchored(one.manifest, path.parent)) if one.manifest else one for one in found
+    )
 
 
 def _read(file: BinaryIO) -> bytes:

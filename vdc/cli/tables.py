@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from vdc.api.models import Check, EndophyteView
+from vdc.api.models import Check, EndophyteView, ImageView
 from vdc.cli.templates import Template
 from vdc.cli.text import Column, age
 from vdc.model.audit import AuditEntry
 from vdc.model.event import Event
 from vdc.model.guest import ProgramState, ProgramStatus
 from vdc.model.host import NodeStatus
-from vdc.model.image import ImageEntry
 from vdc.model.network import Network
 from vdc.model.units import format_size
 
@@ -90,18 +89,20 @@ def _node_state(node: NodeStatus) -> str:
     return "Ready" if node.host.schedulable else "Ready,unschedulable"
 
 
-def image_columns() -> list[Column[ImageEntry]]:
-    """NAME DIGEST KIND ARCH SIZE HOSTS AGE, and more with `wide`."""
+def image_columns() -> list[Column[ImageView]]:
+    """NAME DIGEST KIND SIZE HOSTS ENDOPHYTES AGE, and more with `wide`."""
     return [
         Column("NAME", lambda i: i.names),
         Column("DIGEST", lambda i: i.digest.removeprefix("sha256:")[:12]),
         Column("KIND", lambda i: i.image.kind.value),
-        Column("SIZE", lambda i: format_size(sum(blob.size_bytes for blob in i.image.blobs))),
+        Column("SIZE", lambda i: format_size(i.size_bytes)),
         Column("HOSTS", lambda i: i.hosts),
+        Column("ENDOPHYTES", lambda i: i.used_by),
         Column("AGE", lambda i: _age(i.created_at)),
         Column("ARCH", lambda i: i.image.arch, wide=True),
         Column("DISK", lambda i: format_size(i.image.disk_virtual_bytes), wide=True),
         Column("FORMAT", lambda i: i.image.disk_format, wide=True),
+        Column("SOURCE", lambda i: i.source, wide=True),
     ]
 
 

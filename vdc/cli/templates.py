@@ -8,7 +8,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from ipaddress import IPv4Address
 
-from vdc.images.reference import normalise_reference
+from vdc.images.reference import is_digest, normalise_reference
 from vdc.model.base import Record
 from vdc.model.errors import BugError, NotFoundError
 from vdc.model.manifest import (
@@ -96,13 +96,20 @@ def fill_in(template: Template, name: str, wishes: Wishes) -> EndophyteManifest:
     spec = spec.with_(
         virtual_computer=computer,
         resources=resources,
-        image=str(normalise_reference(wishes.image or spec.image)),
+        image=_image(wishes.image or spec.image),
         disks=_disks(spec.disks, wishes.disk_bytes),
         networks=_networks(spec.networks, wishes.address),
         cloud_init=_cloud_init(spec.cloud_init, wishes),
     )
     metadata = Metadata(name=name, labels=base.metadata.labels, annotations=annotations)
     return base.with_(metadata=metadata, spec=spec)
+
+
+def _image(text: str) -> str:
+    """A name in full; digests and sources as they are."""
+    from vdc.cli.local_images import is_source
+
+    return text if is_digest(text) or is_source(text) else str(normalise_reference(text))
 
 
 def _disks(disks: tuple[Disk, ...], size_bytes: int | None) -> tuple[Disk, ...]:

@@ -51,11 +51,17 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A file or folder of the host, and where the program sees it."""
+    """A file or folder of the host, and where the program sees it. A device needs `is_device` to be one there."""
 
     source: Path
     target: str
     is_writable: bool = False
+    is_device: bool = False
+
+    @property
+    def option(self) -> str:
+        """What bwrap calls it."""
+        return "--dev-bind" if self.is_device else "--bind" if self.is_writable else "--ro-bind"
 
 
 def sandboxed(
@@ -84,7 +90,7 @@ def sandboxed(
     for device in devices:
         command += ["--dev-bind", device, device]
     for bind in binds:
-        command += ["--bind" if bind.is_writable else "--ro-bind", str(bind.source), bind.target]
+        command += [bind.option, str(bind.source), bind.target]
     command += ["--chdir", working_dir]
     command += ["--unshare-pid", "--die-with-parent"] if ends_with_us else _DETACHED
     command += ["--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]

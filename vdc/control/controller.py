@@ -219,11 +219,9 @@ class Controller:
             *tombstone(
                 endophyte.uid, self._clock.wall(), self._mirror.deleted
             ),  # before anybody misses the rest
-            Delete(keys.endophyte(name)),
             Delete(keys.pair(name)),
             Delete(keys.observed(name, ""), is_prefix=True),
-            *(Delete(keys.address(nic.network, nic.address)) for nic in endophyte.nics),
-            *(Delete(keys.mac(nic.mac)) for nic in endophyte.nics),
+            *_replaced_by(endophyte, endophyte.successor),
         ]
         compares = [Unchanged(keys.endophyte(name), found.revision)]
         if pair is not None:
@@ -232,7 +230,11 @@ class Controller:
         await self._reach(Step.DELETE_READY)
         if (await self._store.commit(compares, removed)).succeeded:
             await self._reach(Step.DELETE_COMMITTED)
-            await self._log(name, "deleted", "deleted with its disks", 0)
+            if endophyte.successor is None:
+                await self._log(name, "deleted", "deleted with its disks", 0)
+            else:
+                sentence = f"its disks are those of {endophyte.successor.manifest.spec.image} now"
+                await self._log(name, "restored", sentence, 0)
 
     # ---- helpers
 
@@ -311,6 +313,18 @@ class Controller:
 
 def _matters(key: str) -> bool:
     return not key.startswith((keys.EVENTS, keys.LEADER))
+
+
+def _replaced_by(endophyte: Endophyte, successor: Endophyte | None) -> list[Put | Delete]:
+    """Its record and its reservations go, or become its successor's, which has the same name and addresses."""
+    main = keys.endophyte(endophyte.name)
+    reserved = [
+        *(keys.address(nic.network, nic.address) for nic in endophyte.nics),
+        *(keys.mac(nic.mac) for nic in endophyte.nics),
+    ]
+    if successor is None:
+        return [Delete(main), *(Delete(key) for key in reserved)]
+    return [Put(main, successor.to_json()), *(Put(key, successor.uid) for key in reserved)]
 
 
 async def _nothing_at(_: Step) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import ValidationError
@@ -12,12 +12,15 @@ from vdc.control.changing import check_changeable
 from vdc.control.clock import Clock
 from vdc.control.cloudinit import check_cloud_init
 from vdc.control.containers import check_container, check_kind
+from vdc.control.snapshots import manifest_of
+from vdc.images.reference import is_digest
 from vdc.model.endophyte import Endophyte, RunState
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 from vdc.model.ids import new_uid
 from vdc.model.image import ImageEntry
-from vdc.model.manifest import EndophyteManifest, MemorySync
+from vdc.model.manifest import Disk, EndophyteManifest, MemorySync
 from vdc.model.secrets import unmasked
+from vdc.model.snapshot import Snapshot
 from vdc.model.units import format_size
 from vdc.protection.placement import Occupancy, choose_primary
 from vdc.store import keys
@@ -30,15 +33,15 @@ Action = Literal["created", "configured", "unchanged"]
 
 
 class DesiredState:
-    """The users' side of the store. `canonical` turns an image reference into its full form."""
+    """The users' side of the store. `candidates` says which names of images a manifest's one may mean."""
 
     def __init__(
-        self, store: StateStore, mirror: Mirror, clock: Clock, canonical: Callable[[str], str]
+        self, store: StateStore, mirror: Mirror, clock: Clock, candidates: Callable[[str], Sequence[str]]
     ) -> None:
         self._store = store
         self._mirror = mirror
         self._clock = clock
-        self._canonical = canonical
+        self._candidates = candidates
 
     async def create(self, manifest: EndophyteManifest, *, dry_run: bool = False) -> Endophyte:
         """Store a new Endophyte. Raises ConflictError (`name-taken`), or why it could never run; nothing stays then."""
@@ -124,11 +127,44 @@ class DesiredState:
         return await self.change(name, switch)
 
     async def delete(self, name: str) -> Endophyte:
-        """Wish it gone; the leader removes the records when its disks are."""
+        """Wish it gone; the leader removes the records when its disks are. A restore that waits for that is off."""
         found = await self._read(name)
         if found is not None and found[0].deleting:
-            return found[0]
+            after = found[0].with_(successor=None)
+            if after != found[0]:
+                key = keys.endophyte(name)
+                await self._store.commit([Unchanged(key, found[1])], [Put(key, after.to_json())])
+            return after
         return await self.change(name, lambda e: e.with_(deleting=True))
+
+    async def restore(self, snapshot: Snapshot, *, run: bool) -> Endophyte:
+        """Wish that a stopped VM begins anew from its snapshot, with its name and addresses.
+
+        Its disks become another VM's in all but the name: a new uid, so that no copy of the old ones is ever booted.
+        Raises ConflictError (`not-stopped`, `snapshot-not-ready`), NotFoundError.
+        """
+        name = snapshot.endophyte
+        for _ in range(ATTEMPTS):
+            found = await self._read(name)
+            present = _alive_or_refuse(name, found[0] if found else None)
+            assert found is not None
+            if present.run is not RunState.STOPPED:
+                raise ConflictError(f"{name} is not stopped", code="not-stopped", hint=f"vdc stop {name}")
+            wanted = manifest_of(snapshot, name, keep_addresses=True)
+            wanted = wanted.with_(spec=wanted.spec.with_(networks=present.manifest.spec.networks))
+            entry, named = await self._find_image(wanted.spec.image)
+            digests, disks_named = await self._find_disk_images(wanted)
+            successor = Endophyte(
+                manifest=wanted, uid=new_uid(), image_digest=entry.digest, disk_image_digests=digests,
+                image_firmware=entry.image.firmware, nics=present.nics, created_at=self._clock.wall(),
+                run=RunState.RUNNING if run else RunState.STOPPED, protect=present.protect,
+            )  # fmt: skip
+            key = keys.endophyte(name)
+            compares = [Unchanged(key, found[1]), named, *disks_named]
+            after = present.with_(deleting=True, successor=successor)
+            if (await self._store.commit(compares, [Put(key, after.to_json())])).succeeded:
+                return after
+        raise UnavailableError(f"{name} could not be changed: others kept changing it", code="contention")
 
     # ---- helpers
 
@@ -144,6 +180,7 @@ class DesiredState:
         _check_fits_image(manifest, entry)
         check_container(manifest, entry.image)
         check_cloud_init(manifest, entry.image)
+        digests, disks_named = await self._find_disk_images(manifest)
         self._check_ports(manifest)
         uid = new_uid()
         taken, taken_macs = await self._taken()
@@ -153,6 +190,7 @@ class DesiredState:
             manifest=manifest,
             uid=uid,
             image_digest=entry.digest,
+            disk_image_digests=digests,
             image_firmware=entry.image.firmware,
             nics=nics,
             created_at=self._clock.wall(),
@@ -163,24 +201,47 @@ class DesiredState:
             *(keys.mac(nic.mac) for nic in nics),
         ]
         main = keys.endophyte(manifest.metadata.name)
-        compares = [named, *(Unchanged(key, 0) for key in (main, *reserved))]
+        compares = [named, *disks_named, *(Unchanged(key, 0) for key in (main, *reserved))]
         return endophyte, compares, [Put(main, endophyte.to_json()), *(Put(key, uid) for key in reserved)]
 
+    async def _find_disk_images(self, manifest: EndophyteManifest) -> tuple[tuple[str, ...], list[Unchanged]]:
+        """As `_find_image`, for each disk; an empty digest where it names none. Raises InvalidError as well."""
+        digests, compares = [], dict[str, Unchanged]()
+        for disk in manifest.spec.disks:
+            entry, named = await self._find_image(disk.image) if disk.image else (None, None)
+            if entry is not None and named is not None:
+                _check_fits_disk(disk, entry)
+                compares[named.key] = named
+            digests.append(entry.digest if entry else "")
+        return tuple(digests) if any(digests) else (), list(compares.values())
+
     async def _find_image(self, reference: str) -> tuple[ImageEntry, Unchanged]:
-        """The image behind a name, and the compare that the name still leads there: one without a name may go.
+        """The image behind a name or digest, and the compare that a name still leads there: one without may go.
 
         Raises NotFoundError (`image-not-found`) with how to get one.
         """
-        name = self._canonical(reference)
-        named = await self._store.get(keys.image_name(name))
-        entry = await self._store.get(keys.image(named.value)) if named else None
-        if named is None or entry is None:
-            raise NotFoundError(
-                f"image {name} does not exist here",
-                code="image-not-found",
-                hint=f"import it with `vdc image import FILE --name {name}`, or choose one of `vdc image ls`",
-            )
-        return ImageEntry.from_json(entry.value), Unchanged(named.key, named.mod_revision)
+        if is_digest(reference):
+            item = await self._store.get(keys.image(reference))
+            found = ImageEntry.from_json(item.value) if item else None
+            if item is None or found is None or not found.names:
+                raise NotFoundError(
+                    f"image {reference} {'has lost its names' if item else 'does not exist here'}",
+                    code="image-not-found",
+                    hint="choose one of `vdc image ls -o json`, or import it again",
+                )
+            return found, Unchanged(item.key, item.mod_revision)
+        names = self._candidates(reference)
+        for name in names:
+            named = await self._store.get(keys.image_name(name))
+            entry = await self._store.get(keys.image(named.value)) if named else None
+            if named is not None and entry is not None:
+                return ImageEntry.from_json(entry.value), Unchanged(named.key, named.mod_revision)
+        raise NotFoundError(
+            f"image {names[0]} does not exist here",
+            code="image-not-found",
+            hint=f"import it with `vdc image import FILE --name {names[0]}`, a container image with "
+            f"`vdc image import docker://{names[-1]}`, or choose one of `vdc image ls`",
+        )
 
     def _check_ports(self, manifest: EndophyteManifest) -> None:
         if manifest.spec.ports:
@@ -236,17 +297,30 @@ def _check_fits_image(manifest: EndophyteManifest, entry: ImageEntry) -> None:
             code="memory-too-small",
             hint=f"--memory {format_size(least)}",
         )
-    for disk in manifest.spec.disks[:1] if entry.image.disk else ():
-        if disk.size is not None and disk.size < entry.image.disk_virtual_bytes:
+    own, others = manifest.spec.disks[:1], manifest.spec.disks[1:]
+    if entry.image.disk is None:
+        own, others = (), manifest.spec.disks
+    for disk in own:
+        _check_fits_disk(disk, entry)
+        if disk.image is not None:
             raise InvalidError(
-                f"disk {disk.name} is smaller than the image ({format_size(entry.image.disk_virtual_bytes)})",
-                code="disk-too-small",
+                f"disk {disk.name} is that of image {manifest.spec.image} already",
+                hint="the first disk is the image's own; name another image for a further disk",
+                code="disk-image-twice",
             )
-    sizeless = [
-        disk.name for disk in manifest.spec.disks[1 if entry.image.disk else 0 :] if disk.size is None
-    ]
+    sizeless = [disk.name for disk in others if disk.size is None and disk.image is None]
     if sizeless:
         raise InvalidError(f"disk {sizeless[0]} has neither an image nor a size", code="disk-size-missing")
+
+
+def _check_fits_disk(disk: Disk, entry: ImageEntry) -> None:
+    if entry.image.disk is None:
+        raise InvalidError(f"image {disk.image} of disk {disk.name} has no disk", code="image-diskless")
+    if disk.size is not None and disk.size < entry.image.disk_virtual_bytes:
+        raise InvalidError(
+            f"disk {disk.name} is smaller than the image ({format_size(entry.image.disk_virtual_bytes)})",
+            code="disk-too-small",
+        )
 
 
 def _check_protectable(manifest: EndophyteManifest) -> None:

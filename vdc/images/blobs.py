@@ -1,46 +1,65 @@
 """Content-addressed files of one host: `ROOT/blobs/sha256/HEX`.
 
-A file under its final name is whole and has been verified: it is written beside it under a temporary name,
-hashed on the way, flushed to the disk and renamed. A writer holds a lock on its temporary file, so that
-`sweep` can tell what a crash left behind from what is being written now, by this process or another one.
+A file under its final name is whole and has been verified: it is written beside it under a temporary name, hashed on
+the way, flushed to the disk and renamed. Beside a blob of several chunks lies its chunk list, `HEX.chunks`.
+
+What is on its way: `.incoming-*` (a stream; worth nothing when its writer ends), `.upload-HEX` (an upload that can be
+gone on with, `write_part`) and `.fetch-HEX` (chunks from other hosts, vdc.images.assembly). Whoever writes holds a lock
+on the file, so that `sweep` can tell what nobody writes any more, this process or another one.
 """
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import fcntl
-import hashlib
 import os
 import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import AsyncIterable, Callable
+import time
+from collections.abc import AsyncIterable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
+from vdc.images.chunks import CHUNK_BYTES, ChunkHasher, ChunkList
 from vdc.images.reference import check_digest
-from vdc.model.errors import InvalidError, NotFoundError, RefusedError
-from vdc.model.image import Blob
-from vdc.model.units import format_size
-
-T = TypeVar("T")
+from vdc.images.writing import (
+    FILE_MODE,
+    BlobWriter,
+    busy,
+    check_content,
+    in_thread,
+    lock,
+    needs_space,
+    sync_folder,
+)
+from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
+from vdc.model.image import Blob, Image
 
 DIRECTORY_MODE = 0o755  # QEMU runs as another user and reads its images here
-FILE_MODE = 0o644
-_BATCH_BYTES = 1024**2
-_TEMPORARY = ".incoming-"
+_READ_BYTES = 1024**2
+_INCOMING, _UPLOAD, FETCH = ".incoming-", ".upload-", ".fetch-"
+_LIST = ".chunks"
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a store holds and what is left on its file system."""
+    """What a store holds (`unfinished_bytes`: what is on its way) and what is left on its file system."""
 
     blobs: int
     size_bytes: int
     free_bytes: int
+    unfinished_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What was taken away: blobs by digest, and names of what was unfinished."""
+
+    blobs: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
+    size_bytes: int = 0
 
 
 def _free_bytes(folder: Path) -> int:
@@ -61,6 +80,8 @@ class BlobStore:
         self.folder = root / "blobs" / "sha256"
         self._reserve_bytes = reserve_bytes
         self._free_bytes = free_bytes
+        self._receiving: set[str] = set()  # digests that are being uploaded in parts
+        self.promised: dict[str, int] = {}  # bytes that transfers have yet to write, by their file's name
 
     def prepare(self) -> None:
         """Make the folders (mode 0755 whatever the umask); done before the first write as well."""
@@ -68,6 +89,8 @@ class BlobStore:
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
                 folder.chmod(DIRECTORY_MODE)
+
+    # ---- what is here
 
     def path(self, digest: str) -> Path:
         """Where the blob is or would be; `InvalidError` for anything that is not a digest."""
@@ -84,10 +107,46 @@ class BlobStore:
         except FileNotFoundError as error:
             raise NotFoundError(f"this host does not hold {digest}", code="blob-not-found") from error
 
+    def chunk_list(self, digest: str) -> ChunkList:
+        """Of a blob that is here; made by reading it where it is not known. Blocks; `NotFoundError`."""
+        with self.open(digest) as file:
+            blob = Blob(digest=digest, size_bytes=os.fstat(file.fileno()).st_size)
+            if blob.size_bytes <= CHUNK_BYTES:
+                return ChunkList.of_small(blob)
+            with suppress(OSError, InvalidError):
+                return ChunkList.of(blob, self._list_path(digest).read_bytes())
+            hasher = ChunkHasher()
+            while content := file.read(_READ_BYTES):
+                hasher.update(content)
+        made = hasher.finish()
+        self.save_list(digest, made)
+        return made
+
+    def chunk_lists(self, image: Image) -> dict[str, str]:
+        """Digests of the lists of those blobs of an image that need one. Blocks."""
+        return {
+            blob.digest: self.chunk_list(blob.digest).digest
+            for blob in image.blobs
+            if blob.size_bytes > CHUNK_BYTES
+        }
+
+    def save_list(self, digest: str, chunks: ChunkList) -> None:
+        """Remember the list of a blob, where it has one; it can be made anew. Blocks."""
+        if chunks.count > 1:
+            temporary = self._incoming()
+            try:
+                temporary.write_bytes(chunks.digests)
+                temporary.chmod(FILE_MODE)
+                temporary.replace(self._list_path(digest))
+            except OSError:
+                temporary.unlink(missing_ok=True)
+
     def remove(self, digest: str) -> bool:
         """Remove the blob; says whether it was there. Whoever has it open keeps it."""
+        path = self.path(digest)
+        self._list_path(digest).unlink(missing_ok=True)
         try:
-            self.path(digest).unlink()
+            path.unlink()
         except FileNotFoundError:
             return False
         return True
@@ -100,18 +159,29 @@ class BlobStore:
         return tuple(f"sha256:{name}" for name in names)
 
     def usage(self) -> Usage:
-        """Number and size of the blobs; the free bytes already without the reserve."""
+        """Number and size of what is here; the free bytes already without the reserve."""
         self.prepare()
-        sizes = [entry.stat().st_size for entry in self.folder.iterdir() if _HEX.fullmatch(entry.name)]
-        return Usage(len(sizes), sum(sizes), max(0, self._free_bytes(self.folder) - self._reserve_bytes))
+        sizes, unfinished = [], 0
+        for entry in self.folder.iterdir():
+            with suppress(FileNotFoundError):
+                on_disk = _bytes_on_disk(entry)
+                if _HEX.fullmatch(entry.name):
+                    sizes.append(on_disk)
+                elif entry.name.startswith("."):
+                    unfinished += on_disk
+        return Usage(len(sizes), sum(sizes), max(0, self.free_bytes()), unfinished)
 
-    def sweep(self) -> tuple[str, ...]:
-        """Remove temporary files that nobody writes any more; returns their names."""
-        if not self.folder.is_dir():
-            return ()
-        return tuple(
-            entry.name for entry in sorted(self.folder.glob(_TEMPORARY + "*")) if _remove_orphan(entry)
-        )
+    def free_bytes(self) -> int:
+        """What may still be written: without the reserve, and without what transfers have yet to write."""
+        return self._free_bytes(self.folder) - self._reserve_bytes - sum(list(self.promised.values()))
+
+    def check_space(self, size_bytes: int) -> None:
+        """Raises RefusedError (`no-space`)."""
+        free = self.free_bytes()
+        if size_bytes > free:
+            raise needs_space(size_bytes, free)
+
+    # ---- writing
 
     async def write(self, digest: str, chunks: AsyncIterable[bytes], size_bytes: int | None = None) -> Blob:
         """Store a stream under its digest; a blob that is here already is not read again.
@@ -124,126 +194,187 @@ class BlobStore:
         if path.is_file():
             return Blob(digest=digest, size_bytes=path.stat().st_size)
         self.prepare()
-        self._check_space(size_bytes or 0)
-        writer = await _in_thread(lambda: _Writer(self.folder), self.folder)
+        self.check_space(size_bytes or 0)
+        writer = BlobWriter(self._incoming())
         try:
-            async for chunk in chunks:
-                if writer.accept(chunk):
-                    await _in_thread(writer.flush, self.folder)
-                    self._check_space(0)  # others write too, and not every sender says how much will come
-                if size_bytes is not None and writer.size_bytes > size_bytes:
-                    break
-            await _in_thread(writer.finish, self.folder)
-            _check_content(digest, size_bytes, writer)
-            await _in_thread(lambda: writer.publish(path), self.folder)
+            await in_thread(writer.open, self.folder)
+            await self._write_all(writer, chunks, size_bytes)
+            await self._publish(writer, digest, size_bytes)
         finally:
-            await asyncio.shield(asyncio.to_thread(writer.close))
+            await self._close(writer)
         return Blob(digest=digest, size_bytes=writer.size_bytes)
 
-    def _check_space(self, size_bytes: int) -> None:
-        free = self._free_bytes(self.folder) - self._reserve_bytes
-        if size_bytes > free:
-            raise _no_space(f"it needs {format_size(size_bytes)} and {format_size(max(0, free))} are free")
-
-
-class _Writer:
-    """One temporary file; its methods block and belong into a thread."""
-
-    def __init__(self, folder: Path) -> None:
-        descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        self._temporary: Path | None = Path(name)
-        self._file = os.fdopen(descriptor, "wb", buffering=0)
-        self._hash = hashlib.sha256()
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
-        self.size_bytes = 0
-
-    def accept(self, chunk: bytes) -> bool:
-        """Keep a chunk; says whether it is time to flush. Does not block."""
-        self._waiting.append(chunk)
-        self._waiting_bytes += len(chunk)
-        self.size_bytes += len(chunk)
-        return self._waiting_bytes >= _BATCH_BYTES
-
-    def flush(self) -> None:
-        left = memoryview(b"".join(self._waiting))
-        self._waiting, self._waiting_bytes = [], 0
-        self._hash.update(left)
-        while left:
-            left = left[self._file.write(left) :]
-
-    def finish(self) -> None:
-        self.flush()
-        os.fchmod(self._file.fileno(), FILE_MODE)
-        os.fsync(self._file.fileno())
-
-    @property
-    def digest(self) -> str:
-        return "sha256:" + self._hash.hexdigest()
-
-    def publish(self, path: Path) -> None:
-        assert self._temporary is not None
-        self._temporary.replace(path)
-        self._temporary = None
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    async def add(self, chunks: AsyncIterable[bytes], size_bytes: int) -> Blob:
+        """Store a stream of so many bytes whose digest nobody knows yet. Raises and cleans up as `write`."""
+        self.prepare()
+        self.check_space(size_bytes)
+        writer = BlobWriter(self._incoming())
         try:
-            os.fsync(folder)
+            await in_thread(writer.open, self.folder)
+            await self._write_all(writer, chunks, size_bytes)
+            await in_thread(writer.flush, self.folder)
+            digest = writer.digest
+            if not self.path(digest).is_file():
+                await self._publish(writer, digest, size_bytes)
         finally:
-            os.close(folder)
+            await self._close(writer)
+        return Blob(digest=digest, size_bytes=writer.size_bytes)
 
-    def close(self) -> None:
-        if self._temporary is not None:
-            self._temporary.unlink(missing_ok=True)
-        self._file.close()
+    def received(self, digest: str) -> int:
+        """How much of an upload in parts is here."""
+        try:
+            return self._upload(digest).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def is_receiving(self, digest: str) -> bool:
+        """Whether somebody sends it in parts now."""
+        return digest in self._receiving
+
+    async def write_part(
+        self, digest: str, first: int, chunks: AsyncIterable[bytes], size_bytes: int
+    ) -> Blob | None:
+        """Go on with an upload at the byte `first`; the blob when it is whole. What arrives stays, whatever happens.
+
+        Raises ConflictError: `upload-offset` where another byte is due, `blob-busy` while another does the same; the
+        rest as `write`, and then nothing is left of it.
+        """
+        path = self.path(digest)
+        if path.is_file():
+            return Blob(digest=digest, size_bytes=path.stat().st_size)
+        if first != self.received(digest):
+            raise _wrong_place(first, self.received(digest))
+        if digest in self._receiving:
+            raise busy()
+        self.prepare()
+        self.check_space(size_bytes - first)
+        writer, is_kept = BlobWriter(self._upload(digest)), True
+        self._receiving.add(digest)
+        try:
+            await in_thread(writer.open, self.folder)
+            if first != writer.size_bytes:
+                raise _wrong_place(first, writer.size_bytes)
+            await self._write_all(writer, chunks, size_bytes)
+            if writer.size_bytes < size_bytes:
+                return None
+            await self._publish(writer, digest, size_bytes)
+        except (InvalidError, RefusedError):  # wrong content, or a full disk
+            is_kept = False
+            raise
+        finally:
+            self._receiving.discard(digest)
+            await self._close(writer, keep=is_kept)
+        return Blob(digest=digest, size_bytes=writer.size_bytes)
+
+    async def _write_all(
+        self, writer: BlobWriter, chunks: AsyncIterable[bytes], size_bytes: int | None
+    ) -> None:
+        async for chunk in chunks:
+            if writer.accept(chunk):
+                await in_thread(writer.flush, self.folder)
+                self.promised[writer.name] = max(0, (size_bytes or 0) - writer.size_bytes)
+                self.check_space(0)  # others write too, and not every sender says how much will come
+            if size_bytes is not None and writer.size_bytes > size_bytes:
+                break
+
+    async def _close(self, writer: BlobWriter, *, keep: bool = False) -> None:
+        self.promised.pop(writer.name, None)
+        await in_thread(lambda: writer.close(keep=keep), self.folder)
+
+    async def _publish(self, writer: BlobWriter, digest: str, size_bytes: int | None) -> None:
+        await in_thread(writer.finish, self.folder)
+        check_content(digest, size_bytes, writer)
+
+        def publish() -> None:
+            self.save_list(digest, writer.publish(self.path(digest)))
+
+        await in_thread(publish, self.folder)
+
+    def take(self, digest: str, temporary: Path, chunks: ChunkList) -> None:
+        """Give a verified file its final name. Blocks."""
+        temporary.replace(self.path(digest))
+        sync_folder(self.folder)
+        self.save_list(digest, chunks)
+
+    # ---- tidying up
+
+    def sweep(
+        self, needed: Collection[str] | None = None, *, idle_s: float = 0.0, is_dry: bool = False
+    ) -> Swept:
+        """Remove temporary files that nobody writes any more and, where `needed` is given, what is not needed.
+
+        Of what is unfinished that is what has not grown for `idle_s`, of blobs what is as old as that. Blocks.
+        """
+        if not self.folder.is_dir():
+            return Swept()
+        blobs: list[str] = []
+        unfinished: list[str] = []
+        size_bytes = 0
+        youngest = time.time() - idle_s
+        for entry in sorted(self.folder.iterdir()):
+            kind, digest = _kind_of(entry.name)
+            if entry.suffix == _LIST and not is_dry and not entry.with_suffix("").exists():
+                entry.unlink(missing_ok=True)
+            if kind is None or (needed is None and kind != _INCOMING):
+                continue
+            is_wanted = kind in ("", FETCH) and needed is not None and digest in needed
+            with suppress(FileNotFoundError):
+                if is_wanted or (kind != _INCOMING and entry.stat().st_mtime > youngest):
+                    continue
+                on_disk = _bytes_on_disk(entry)
+                if not _remove_unlocked(entry, is_dry=is_dry):
+                    continue
+                size_bytes += on_disk
+                (unfinished if kind else blobs).append(entry.name if kind else digest)
+                if not kind and not is_dry:
+                    self._list_path(digest).unlink(missing_ok=True)
+        return Swept(tuple(blobs), tuple(unfinished), size_bytes)
+
+    def _list_path(self, digest: str) -> Path:
+        return self.path(digest).with_suffix(_LIST)
+
+    def _incoming(self) -> Path:
+        return self.folder / f"{_INCOMING}{secrets.token_hex(8)}"
+
+    def _upload(self, digest: str) -> Path:
+        return self.folder / f"{_UPLOAD}{self.path(digest).name}"
+
+    def fetch_path(self, digest: str) -> Path:
+        """Where chunks of a blob from other hosts are put together."""
+        return self.folder / f"{FETCH}{self.path(digest).name}"
 
 
-async def _in_thread(work: Callable[[], T], folder: Path) -> T:
-    """Run blocking file work; a full disk becomes `no-space`. A cancellation waits for the thread to end."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(f"the disk under {folder} is full") from error
-        raise
+def _kind_of(name: str) -> tuple[str | None, str]:
+    """What a file is (empty: a blob; None: none of ours), and of which digest."""
+    if _HEX.fullmatch(name):
+        return "", f"sha256:{name}"
+    for kind in (_INCOMING, _UPLOAD, FETCH):
+        if name.startswith(kind):
+            return kind, f"sha256:{name.removeprefix(kind)}"
+    return None, ""
 
 
-def _check_content(digest: str, size_bytes: int | None, writer: _Writer) -> None:
-    if size_bytes is not None and writer.size_bytes != size_bytes:
-        found = f"at least {writer.size_bytes}" if writer.size_bytes > size_bytes else str(writer.size_bytes)
-        raise InvalidError(
-            f"the content has {found} bytes, announced were {size_bytes}", code="digest-mismatch"
-        )
-    if writer.digest != digest:
-        raise InvalidError(
-            f"the content is {writer.digest}, announced was {digest}",
-            hint="was the file changed while it was sent? Send it again",
-            code="digest-mismatch",
-        )
+def _bytes_on_disk(path: Path) -> int:
+    """What goes when the file goes: holes take nothing."""
+    found = path.stat()
+    return min(found.st_size, found.st_blocks * 512)
 
 
-def _remove_orphan(path: Path) -> bool:
+def _wrong_place(first: int, due: int) -> ConflictError:
+    return ConflictError(f"the part begins at byte {first}, due is {due}", code="upload-offset")
+
+
+def _remove_unlocked(path: Path, *, is_dry: bool) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False  # published or removed meanwhile
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
+        lock(descriptor, path)
+        if not is_dry:
+            path.unlink(missing_ok=True)
         return True
-    except BlockingIOError:
+    except ConflictError:
         return False
     finally:
         os.close(descriptor)
-
-
-def _no_space(reason: str) -> RefusedError:
-    return RefusedError(
-        f"there is no space for the image: {reason}",
-        hint="remove images (vdc image rm) or grow the disk",
-        code="no-space",
-    )

@@ -23,13 +23,13 @@ from vdc.model.errors import InvalidError
 from vdc.model.units import GIB, MIB, format_size
 
 RESULT = "disk.qcow2"
-_RESULT_OPTIONS = "compat=1.1,cluster_size=65536,lazy_refcounts=off,refcount_bits=16,preallocation=off"
+RESULT_OPTIONS = "compat=1.1,cluster_size=65536,lazy_refcounts=off,refcount_bits=16,preallocation=off"
 _INPUT = "/run/input"
 _MEMORY_BYTES = 4 * GIB  # for the tables of a file of some TiB
 _LEAST_S, _SLOWEST_BYTES_PER_S, _MOST_S = 300.0, 2 * MIB, 24 * 3600.0
 _CHECK_S = 900.0
 _LEAKS_ONLY = 3  # status of `qemu-img check`: space is wasted and nothing is wrong
-_PERCENT = re.compile(r"\((\d{1,3}\.\d+)/100%\)")
+PERCENT = re.compile(r"\((\d{1,3}\.\d+)/100%\)")
 _OPENING = re.compile(
     r"(qemu-img: )?Could not open '[^']{0,200}': |qemu-img: "
 )  # names that only the tool sees
@@ -57,7 +57,7 @@ def convert(
     most_bytes = min(most_bytes, disk.most_bytes) if disk.most_bytes else most_bytes
     deadline_s = min(_MOST_S, _LEAST_S + disk.virtual_bytes / _SLOWEST_BYTES_PER_S)
     tool = Tool(
-        ("qemu-img", "convert", "-p", "--image-opts", source, "-O", "qcow2", "-o", _RESULT_OPTIONS, RESULT),
+        ("qemu-img", "convert", "-p", "--image-opts", source, "-O", "qcow2", "-o", RESULT_OPTIONS, RESULT),
         ToolLimits(_MEMORY_BYTES, most_bytes, int(2 * deadline_s)),
         deadline_s,
         tuple(binds),
@@ -65,7 +65,7 @@ def convert(
     )
 
     def tell(line: str) -> None:
-        if found := _PERCENT.search(line):
+        if found := PERCENT.search(line):
             done = int(disk.virtual_bytes * min(float(found[1]), 100.0) / 100)
             progress(f"converting {place.path.name}", done, disk.virtual_bytes)
             scratch.need(0)

@@ -6,10 +6,16 @@ import re
 
 from vdc.images.blobs import BlobStore
 from vdc.images.inspect import HEADER_BYTES, inspect_disk
+from vdc.images.process import fault_of
 from vdc.model.errors import InvalidError
 from vdc.model.image import Image, ImageKind
 
 _MAX_CMDLINE = 2_000  # the kernel takes 2048 (COMMAND_LINE_SIZE), and more is added to it
+_NEEDED = {
+    ImageKind.KERNEL: ("kernel",),
+    ImageKind.DISK: ("disk",),
+    ImageKind.CONTAINER: ("disk", "kernel", "initrd"),
+}
 _ARCH = re.compile(r"[a-z0-9_]{1,32}")
 
 
@@ -25,8 +31,11 @@ def check_image(blobs: BlobStore, image: Image) -> None:
             f"the kernel's command line has to be at most {_MAX_CMDLINE} printable characters",
             code="image-invalid",
         )
-    if (image.disk if image.kind is ImageKind.DISK else image.kernel) is None:
-        raise InvalidError(f"an image of kind {image.kind} needs a {image.kind}", code="image-invalid")
+    for part in _NEEDED[image.kind]:
+        if getattr(image, part) is None:
+            raise InvalidError(f"an image of kind {image.kind} needs a {part}", code="image-invalid")
+    if image.process is not None and (fault := fault_of(image.process)):
+        raise InvalidError(f"the image's program makes no sense: {fault}", code="image-invalid")
     for blob in image.blobs:
         size_bytes = blobs.path(blob.digest).stat().st_size
         if size_bytes != blob.size_bytes:

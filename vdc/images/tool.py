@@ -19,7 +19,7 @@ import stat
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
 from vdc.confinement.limits import ToolLimits
@@ -188,16 +188,30 @@ def _command(tool: Tool, root: Path | None) -> list[str]:
         ends_with_us=True,
         working_dir=SCRATCH if tool.scratch is not None else "/",
     )
+    place = command.index("--dev")  # behind the system, before what is bound
     if tool.has_network:
-        place = command.index("--dev")  # behind the system, before what is bound
         command[place:place] = _network(root)
+    place = command.index("/run") + 1  # behind the folders of its own
+    command[place:place] = _parents(bind.target for bind in binds)
     return command
+
+
+def _parents(targets: Iterable[str]) -> list[str]:
+    """The folders that something is bound in: those that bwrap makes by itself are closed to the program's user."""
+    found = {str(one): None for target in targets for one in reversed(PurePosixPath(target).parents[:-2])}
+    return [word for folder in found for word in ("--perms", "0755", "--dir", folder)]
 
 
 def _network(root: Path | None) -> list[str]:
     """An /etc of its own: users of the system that it sees, the machine's names and certificates."""
     there = root or Path("/")
-    options = ["--perms", "0755", "--tmpfs", "/etc"]
+    options = [
+        "--perms",
+        "0755",
+        "--tmpfs",
+        "/etc",
+        *_parents(path for path in _NETWORK_FILES if path.startswith("/etc/")),
+    ]
     for name in ("passwd", "group", "ld.so.cache", "alternatives"):
         options += ["--ro-bind-try", str(there / "etc" / name), f"/etc/{name}"]
     for path in _NETWORK_FILES:

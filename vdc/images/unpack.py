@@ -15,7 +15,7 @@ from vdc.model.errors import InvalidError
 from vdc.model.units import GIB, MIB, format_size
 
 _PROGRAMS = {
-    "gzip": ("gzip", "-dc"),
+    "gzip": ("pigz", "-dc"),  # reads, unpacks and writes at the same time
     "bzip2": ("bzip2", "-dc"),
     "xz": ("xz", "-dc", "--memlimit-decompress=1GiB", "--no-warn"),
     "zstd": ("zstd", "-dcq", "--memory=2048MB"),
@@ -34,12 +34,18 @@ def most_unpacked(packed_bytes: int) -> int:
 
 
 def unpack(
-    source: BinaryIO, packing: str, scratch: Scratch, name: str, progress: Callable[[int, int], None]
+    source: BinaryIO,
+    packing: str,
+    scratch: Scratch,
+    name: str,
+    progress: Callable[[int, int], None],
+    *,
+    hashing: Callable[[bytes], None] = lambda chunk: None,
 ) -> Path:
     """Unpack an open file into a file `name` of `scratch`, with holes where it has zeros; returns its path.
 
-    `progress`: bytes of the source that were read, and all. Raises InvalidError (`image-unsafe`: damaged, cut off,
-    too large), RefusedError (`no-space`, `image-tool-missing`).
+    `progress`: bytes of the source that were read, and all. `hashing` gets what comes out. Raises InvalidError
+    (`image-unsafe`: damaged, cut off, too large), RefusedError (`no-space`, `image-tool-missing`).
     """
     packed_bytes = os.fstat(source.fileno()).st_size
     most_bytes = most_unpacked(packed_bytes)
@@ -60,6 +66,7 @@ def unpack(
                         packing, f"it unpacks to more than {format_size(most_bytes)}", "unpack it yourself"
                     )
                 _write_sparse(target.fileno(), chunk, size_bytes - len(chunk))
+                hashing(chunk)
                 if size_bytes - looked_at >= _LOOK_BYTES:
                     looked_at = size_bytes
                     scratch.need(0)

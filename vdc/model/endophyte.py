@@ -65,14 +65,24 @@ class Endophyte(Record):
     move: Move | None = None  # where it shall run instead, by `vdc migrate` or a drain
     move_problem: str = ""  # why the last move was given up
     image_digest: str
+    disk_image_digests: tuple[
+        str, ...
+    ] = ()  # of the manifest's disks, in their order; empty: it names no image
     image_firmware: Firmware | None = None  # what its image says that boots it
     nics: tuple[Nic, ...]
     created_at: str
+    successor: Endophyte | None = None  # takes its name and addresses when it is gone: a restored snapshot
 
     @property
     def name(self) -> str:
         """The Endophyte's name."""
         return self.manifest.metadata.name
+
+    @property
+    def image_digests(self) -> frozenset[str]:
+        """Every image that it is made of."""
+        later = self.successor.image_digests if self.successor else ()
+        return frozenset((self.image_digest, *filter(None, self.disk_image_digests), *later))
 
     @property
     def firmware(self) -> Firmware:
@@ -203,6 +213,7 @@ class EndophyteStatus(Record):
     spares: tuple[str, ...]
     addresses: tuple[str, ...]
     mac: str
+    nics: tuple[Nic, ...] = ()
     checkpoints: CheckpointFigures
     sentence: str
     moving_to: str | None = None

@@ -37,6 +37,13 @@ EXPLANATIONS: Mapping[str, Explanation] = {
     "stopped": Explanation(_N, "as asked; says so where the guest did not shut down when asked"),
     "guest-powered-off": Explanation(_N, "the guest shut itself down; it stays off until `vdc start`"),
     "deleted": Explanation(_N, "gone, disks included"),
+    # ---- snapshots
+    "snapshot-taken": Explanation(_N, "all disks were copied as they were at one moment (`size_bytes`)"),
+    "snapshot-lost": Explanation(
+        _W, "a snapshot was not finished: its agent was restarted, or its host lost; nothing is left of it",
+        "take it again: `vdc snapshot create`",
+    ),
+    "restored": Explanation(_N, "the VM begins anew from a snapshot; its disks of before are gone"),
     # ---- the program of a container
     "program-ready": Explanation(_N, "it runs, and its readiness probe (if there is one) is well"),
     "program-not-ready": Explanation(
@@ -136,6 +143,11 @@ EXPLANATIONS: Mapping[str, Explanation] = {
     "disk-low": Explanation(
         _W, "about a host: less than 2 GiB, or a tenth, is free where its disks or images are",
         "free room: `vdc image ls`, delete VMs, or give it a larger disk",
+    ),
+    "image-missing": Explanation(
+        _W,
+        "about a host: an image of the cluster is not on it, with the reason; it goes on trying",
+        "free room on that host (`vdc image prune`), start a host that holds the image, or import it again",
     ),
     "disk-room": Explanation(_N, "about a host: the end of `disk-low`"),
     # ---- maintenance

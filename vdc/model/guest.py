@@ -1,6 +1,7 @@
 """What the agent tells the init of a container's guest, once at each power-on, and what that says of its program.
 
-The guest reads `GuestConfig` as JSON from fw_cfg (`FW_CFG_NAME`), so both copies of a pair are given the same bytes;
+The guest reads `GuestConfig` as JSON from fw_cfg (`FW_CFG_NAME`), so both copies of a pair are given the same, but for
+`seed`: a guest that starts anew, on whichever of them, has another one. Only a guest that starts reads it;
 answers come over the guest channel (docs/guest-channel.md). The guest's init reads these field names as they are here.
 """
 
@@ -66,7 +67,10 @@ class GuestProcess(Record):
 
 
 class GuestConfig(Record):
-    """All of it."""
+    """All of it.
+
+    `seed`: random bytes as base64 for the kernel's generator. Without them it collects for a second, and programs wait.
+    """
 
     version: int = 1
     hostname: str
@@ -77,6 +81,7 @@ class GuestConfig(Record):
     empty_dirs: tuple[EmptyDir, ...] = ()
     files: tuple[GuestFile, ...] = ()
     process: GuestProcess
+    seed: str = Field(default="", repr=False)
 
 
 class ProgramState(StrEnum):

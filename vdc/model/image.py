@@ -48,12 +48,23 @@ class Image(Record):
         """Every file of the image."""
         return tuple(blob for blob in (self.disk, self.kernel, self.initrd) if blob)
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all its files; one that is there twice counts once."""
+        return sum({blob.digest: blob.size_bytes for blob in self.blobs}.values())
+
 
 class ImageEntry(Record):
-    """An image under its names, with the hosts that hold all of it."""
+    """An image under its names, with the hosts that hold all of it.
+
+    `chunks`: the digest of the chunk list (vdc.images.chunks) of each blob that has more than one chunk. They were
+    taken by the host where the image was registered, of content that it had verified.
+    """
 
     digest: str
     image: Image
     names: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    chunks: dict[str, str] = Field(default_factory=dict)
+    source: str = ""  # where it was imported from, as whoever did it said
     created_at: str = ""

@@ -78,13 +78,14 @@ class Resources(ManifestRecord):
 
 
 class Disk(ManifestRecord):
-    """One disk: the image's own (`size` grows it) or, without an image, an empty one.
+    """One disk: the image's own (`size` grows it), one that begins as `image`'s disk, or an empty one.
 
     `mount_path`: of a container's further disks, which are made with an ext4 file system and mounted there.
     """
 
     name: DnsLabel
     size: SizeBytes | None = Field(default=None, ge=MIB, le=64 * 1024 * GIB)
+    image: str | None = Field(default=None, min_length=1, max_length=512)
     mount_path: GuestPath | None = None
     read_only: bool = False
 
@@ -192,6 +193,7 @@ class EndophyteSpec(ManifestRecord):
         if is_container and any(disk.mount_path is not None or disk.read_only for disk in self.disks[:1]):
             raise ValueError("disks[0] is the root; mountPath and readOnly are for further disks")
         wrong = {
+            "disks[0].image": any(disk.image for disk in self.disks[:1]) and is_container,
             "process": self.process is not None and not is_container,
             "disks[].mountPath and readOnly": bool(mounted) and not is_container,
             "cloudInit": self.cloud_init is not None and is_container,

@@ -113,6 +113,12 @@ class Step(StrEnum):
     TIDY_DISKS = "tidy.disks", "the disks' record names the parents"
     TIDY_DONE = "tidy.done", "the copy is a primary like any other"
     INHERIT_DONE = "inherit.done", "a promotion whose copy ended is remembered"
+    # ---- snapshots, beside everything else
+    SNAPSHOT_BEGUN = "snapshot.begun", "its record says that it is being made"
+    SNAPSHOT_FIXED = "snapshot.fixed", "the moment is fixed; the disks are being copied"
+    SNAPSHOT_COPIED = "snapshot.copied", "the copies of the disks are complete, in the guest's folder"
+    SNAPSHOT_STORED = "snapshot.stored", "the image store has them; the record does not say so"
+    SNAPSHOT_DONE = "snapshot.done", "its record says that it is ready"
     # ---- pausing and ending
     ISOLATE_STOPPED = "isolate.stopped", "the guest was paused because nobody answers"
     ISOLATE_DONE = "isolate.done", "the isolation is remembered"

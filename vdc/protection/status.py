@@ -61,6 +61,7 @@ def endophyte_status(
         spares=pair.spares if pair else (),
         addresses=tuple(nic.address for nic in endophyte.nics),
         mac=endophyte.nics[0].mac if endophyte.nics else "",
+        nics=endophyte.nics,
         checkpoints=primary.checkpoints if primary else CheckpointFigures(),
         sentence=f"lost with its host {pair.primary}, which was removed; it can be deleted"
         if is_lost and pair is not None
@@ -75,7 +76,7 @@ def endophyte_status(
 def _phase(endophyte: Endophyte, pair: Pair | None, primary: Observed | None, alive: frozenset[str]) -> Phase:
     is_off = primary is None or primary.stage in (CopyStage.ABSENT, CopyStage.DEAD)
     if endophyte.deleting:
-        return Phase.DELETING
+        return Phase.PENDING if endophyte.successor else Phase.DELETING
     if pair is None:
         return Phase.STOPPED if endophyte.run is RunState.STOPPED else Phase.PENDING
     if pair.primary not in alive:

@@ -6,6 +6,7 @@ Only for what may be done twice: reads, lease renewals, commits whose second app
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +16,7 @@ from vdc.store.etcd_errors import CallError, Meaning
 _T = TypeVar("_T")
 _RETRY_PAUSE_S = 0.02
 _SLOW_S = 0.1
+_LAST_RETRY_S = 0.05  # before the deadline, which would cut it off and leave a doubt where there was none
 
 
 class Race(Generic[_T]):
@@ -36,6 +38,7 @@ class Race(Generic[_T]):
         self._running: dict[asyncio.Task[_T], str] = {}
         self._started_at: dict[str, float] = {}
         self._retry_at: dict[str, float] = {}
+        self._end = 0.0
         self._may_have_effect = False
         self._last: CallError | None = None
 
@@ -46,14 +49,14 @@ class Race(Generic[_T]):
         meaning is UNKNOWN if any attempt was unknown or is unanswered.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._deadline_s
+        end = self._end = loop.time() + self._deadline_s
         next_start = loop.time()
         try:
             while (now := loop.time()) < end:
                 while now >= next_start and (endpoint := self._next_endpoint(now)):
                     self._start(endpoint, end - now)
                     next_start = now + self._hedge_s
-                for task in await self._wait(min(end, self._wake_at(now, next_start)) - now):
+                for task in await self._wait(min(end, self._wake_at(next_start)) - now):
                     if (error := self._failure(task)) is None:
                         self._blame_the_slow(loop.time())
                         return task.result()
@@ -70,17 +73,21 @@ class Race(Generic[_T]):
                 self._endpoints.failed(endpoint)
 
     def _next_endpoint(self, now: float) -> str | None:
-        busy = set(self._running.values())
-        for one in self._endpoints.in_order():
-            if one not in busy and self._retry_at.get(one, 0.0) <= now:
-                return one
-        return None
+        return next((one for one in self._endpoints.in_order() if self._due_at(one) <= now), None)
 
-    def _wake_at(self, now: float, next_start: float) -> float:
+    def _due_at(self, endpoint: str) -> float:
+        """When it may be asked (again): never while it is being asked, nor so late that the deadline cuts it off."""
+        if endpoint in self._running.values():
+            return math.inf
+        at = self._retry_at.get(endpoint)
+        if at is None:
+            return -math.inf
+        too_late = max(at, asyncio.get_running_loop().time()) > self._end - _LAST_RETRY_S
+        return math.inf if too_late else at
+
+    def _wake_at(self, next_start: float) -> float:
         """When the next attempt may begin; far away where every member is being asked."""
-        busy = set(self._running.values())
-        free = [self._retry_at.get(one, now) for one in self._endpoints.all if one not in busy]
-        return max(next_start, min(free)) if free else now + self._deadline_s
+        return max(next_start, min(map(self._due_at, self._endpoints.all)))
 
     def _start(self, endpoint: str, timeout_s: float) -> None:
         task = asyncio.create_task(self._attempt(endpoint, timeout_s), name=f"etcd request to {endpoint}")

@@ -16,6 +16,7 @@ SLOTS = ROOT + "slots/"
 EVENTS = ROOT + "events/"
 MAINTENANCE = ROOT + "maintenance/"
 DELETED = ROOT + "deleted/"
+SNAPSHOTS = ROOT + "snapshots/"
 LEADER = ROOT + "leader"
 LINEAGE = ROOT + "lineage"
 SECURITY = ROOT + "security/"
@@ -83,6 +84,11 @@ def image(digest: str) -> str:
 def image_name(reference: str) -> str:
     """The digest that a reference points to."""
     return IMAGE_NAMES + reference
+
+
+def snapshot(endophyte_name: str, name: str) -> str:
+    """A snapshot of a VM, which may be gone."""
+    return f"{SNAPSHOTS}{endophyte_name}/{name}"
 
 
 def address(network_name: str, ip: str) -> str:

@@ -25,6 +25,7 @@ from vdc.model.lineage import Lineage
 from vdc.model.maintenance import Maintenance
 from vdc.model.network import Network
 from vdc.model.pair import Pair
+from vdc.model.snapshot import Snapshot
 from vdc.store import keys
 from vdc.store.protocol import (
     Change,
@@ -55,6 +56,7 @@ _PARSED: dict[str, type[Record]] = {
     keys.OBSERVED: Observed,
     keys.NETWORKS: Network,
     keys.IMAGES: ImageEntry,
+    keys.SNAPSHOTS: Snapshot,
     keys.MAINTENANCE: Maintenance,
     keys.USERS: User,
     keys.CERTIFICATES: IssuedCertificate,
@@ -132,6 +134,11 @@ class Mirror:
     def images(self) -> dict[str, Versioned[ImageEntry]]:
         """Images by digest."""
         return self._table(keys.IMAGES, ImageEntry)
+
+    @property
+    def snapshots(self) -> dict[str, Versioned[Snapshot]]:
+        """Snapshots by `VM/NAME`."""
+        return self._table(keys.SNAPSHOTS, Snapshot)
 
     @property
     def image_names(self) -> dict[str, str]:

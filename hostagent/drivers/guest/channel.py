@@ -31,6 +31,7 @@ from hostagent.drivers.process.foreign import connect_foreign
 from vdc.model.strict_yaml import StrictError, parse_json
 
 HANDSHAKE_S: Final = 5.0
+ASK_AGAIN_S: Final = 1.0
 WRITE_S: Final = 20.0  # for the guest to take a frame; a checkpoint, or a planned promotion, is over by then
 MOST_SKIPPED: Final = 16 << 20  # bytes of an earlier agent's streams, before the answer to RESET
 _MOST_VALUES: Final = 4_096  # of an answer
@@ -180,23 +181,30 @@ class GuestChannel:
 
 
 async def _handshake(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Send RESET and skip what comes before its echo."""
-    nonce = os.urandom(NONCE_BYTES)
-    reset = Frame(FrameType.RESET, 0, nonce).encoded()
-    writer.write(reset)
-    await writer.drain()
+    """Send RESET and skip what comes before its echo.
+
+    It is sent again, as another one, while no answer comes: the guest takes it for the rest of a frame where an
+    earlier agent died within one, and saw nothing of the connection's end because the next began at once.
+    """
     seen, skipped = b"", 0
-    while reset not in seen:
-        kept = seen[-(len(reset) - 1) :]
-        skipped += len(seen) - len(kept)
-        if skipped > MOST_SKIPPED:
-            raise FrameError("no answer to RESET in all that the guest sends")
-        chunk = await reader.read(_CHUNK)
-        if not chunk:
-            raise FrameError("the connection ended at once")
-        seen = kept + chunk
-    rest = seen.partition(reset)[2]
-    if rest:  # the guest has nothing to say before it is asked
+    while True:
+        reset = Frame(FrameType.RESET, 0, os.urandom(NONCE_BYTES)).encoded()
+        writer.write(reset)
+        await writer.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_AGAIN_S):
+                while reset not in seen:
+                    kept = seen[-(len(reset) - 1) :]
+                    skipped += len(seen) - len(kept)
+                    if skipped > MOST_SKIPPED:
+                        raise FrameError("no answer to RESET in all that the guest sends")
+                    seen = kept
+                    chunk = await reader.read(_CHUNK)
+                    if not chunk:
+                        raise FrameError("the connection ended at once")
+                    seen += chunk
+                break
+    if seen.partition(reset)[2]:  # the guest has nothing to say before it is asked
         raise FrameError("bytes behind the answer to RESET")
 
 

@@ -1,6 +1,6 @@
 """Brings images from the hosts that hold them to this one."""
 
+from hostagent.drivers.images.bandwidth import Bandwidth
 from hostagent.drivers.images.cache import ImageCache, ImagePaths
-from hostagent.drivers.images.peers import PeerReader
 
-__all__ = ["ImageCache", "ImagePaths", "PeerReader"]
+__all__ = ["Bandwidth", "ImageCache", "ImagePaths"]

@@ -1,28 +1,33 @@
 """Makes an image present on this host before a guest starts from it.
 
-A blob is fetched once however many guests wait for it. A waiter that is cancelled leaves the others theirs;
-the last one to go ends the transfer, and then nothing of it is left. Content that does not match its digest
-is never stored: the blob is then asked of each peer alone, as a mixed stream does not tell who was wrong.
+A blob is fetched once however many guests wait for it. A waiter that is cancelled leaves the others theirs; the last
+one to go ends the transfer. What has come stays until the next attempt, of this agent or of the one after it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import aiohttp
 
-from hostagent.drivers.images.peers import CONNECT_S, STALL_S, PeerReader
+from hostagent.drivers.images.bandwidth import Bandwidth
+from hostagent.drivers.images.fetch import Fetch, Patience, fetch_list
+from hostagent.drivers.process.foreign import open_foreign
+from vdc.images.assembly import Assembly
 from vdc.images.blobs import BlobStore
+from vdc.images.stored import check_image
+from vdc.images.writing import in_thread
 from vdc.model.errors import InvalidError, RefusedError, UnavailableError
-from vdc.model.image import Blob, Image
-from vdc.model.units import format_size
+from vdc.model.image import Blob, Image, ImageEntry
 
 _LOG = logging.getLogger(__name__)
+_READ_BYTES = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +54,15 @@ class ImageCache:
         store: BlobStore,
         sessions: Callable[[], aiohttp.ClientSession],
         *,
-        connect_s: float = CONNECT_S,
-        stall_s: float = STALL_S,
+        bandwidth: Bandwidth | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self._store = store
         self._sessions = sessions
-        self._connect_s = connect_s
-        self._stall_s = stall_s
+        self._bandwidth = bandwidth or Bandwidth()
+        self._patience = patience or Patience()
         self._transfers: dict[str, _Transfer] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}  # cancelled, and not over yet
 
     def is_present(self, image: Image) -> bool:
         """Whether every file of the image is here."""
@@ -72,30 +78,38 @@ class ImageCache:
             }
         )
 
-    async def ensure(self, image: Image, peers: Sequence[str]) -> ImagePaths:
+    async def take(self, path: Path, image: Image) -> tuple[Image, dict[str, str]]:
+        """Copy a guest's file into the store, as the disk of `image`; that image, and its chunk lists.
+
+        The copy is what is looked at: whoever wrote the file may go on. Raises as BlobStore.write and check_image.
+        """
+        file = await asyncio.to_thread(open_foreign, path)
+        try:
+            size_bytes = os.fstat(file.fileno()).st_size
+            blob = await self._store.add(_contents(file), size_bytes)
+        finally:
+            file.close()
+        made = image.with_(disk=blob)
+        try:
+            await asyncio.to_thread(check_image, self._store, made)
+        except InvalidError:
+            self._store.remove(blob.digest)
+            raise
+        chunks = await in_thread(lambda: self._store.chunk_lists(made), self._store.folder)
+        return made, chunks
+
+    async def ensure(self, entry: ImageEntry, peers: Sequence[str]) -> ImagePaths:
         """Fetch what is missing from `peers` (API base URLs of hosts that hold the image), return the files.
 
-        Raises RefusedError (no-space) before the first byte where the missing files do not fit,
-        UnavailableError (image-unavailable) where no peer could send one of them.
+        Raises RefusedError (no-space) where the missing files do not fit, before the first byte where that can be
+        known, UnavailableError (image-unavailable) where no peer could send one of them.
         """
-        missing = {blob.digest: blob for blob in image.blobs if not self._store.has(blob.digest)}
-        if missing:
-            await asyncio.to_thread(self._check_space, list(missing.values()))
-            for blob in missing.values():
-                await self._fetched(blob, tuple(peers))
-        return self.paths(image)
+        for blob in {blob.digest: blob for blob in entry.image.blobs}.values():
+            if not self._store.has(blob.digest):
+                await self._fetched(blob, entry.chunks.get(blob.digest), tuple(peers))
+        return self.paths(entry.image)
 
-    def _check_space(self, blobs: Sequence[Blob]) -> None:
-        needed, free = sum(blob.size_bytes for blob in blobs), self._store.usage().free_bytes
-        if needed > free:
-            figures = f"it needs {format_size(needed)} and {format_size(free)} are free"
-            raise RefusedError(
-                f"there is no space for the image: {figures}",
-                hint="remove images (vdc image rm) or grow the disk",
-                code="no-space",
-            )
-
-    async def _fetched(self, blob: Blob, peers: tuple[str, ...]) -> None:
+    async def _fetched(self, blob: Blob, expected: str | None, peers: tuple[str, ...]) -> None:
         """Wait for the one transfer of this blob; for one of our own where another, of other peers, fails."""
         running = self._transfers.get(blob.digest)
         if running is not None:
@@ -104,10 +118,12 @@ class ImageCache:
             except UnavailableError:
                 if running.peers >= set(peers):
                     raise
-        await self._joined(blob.digest, self._transfers.get(blob.digest) or self._started(blob, peers))
+        running = self._transfers.get(blob.digest) or self._started(blob, expected, peers)
+        await self._joined(blob.digest, running)
 
-    def _started(self, blob: Blob, peers: tuple[str, ...]) -> _Transfer:
-        task = asyncio.create_task(self._fetch(blob, peers), name=f"image-{blob.digest[7:19]}")
+    def _started(self, blob: Blob, expected: str | None, peers: tuple[str, ...]) -> _Transfer:
+        work = self._fetch(blob, expected, peers)
+        task = asyncio.create_task(work, name=f"image-{blob.digest[7:19]}")
         transfer = self._transfers[blob.digest] = _Transfer(task, frozenset(peers))
         task.add_done_callback(lambda _: self._forget(blob.digest, transfer))
         return transfer
@@ -124,31 +140,30 @@ class ImageCache:
             transfer.waiters -= 1
             if transfer.waiters == 0 and not transfer.task.done():
                 self._forget(digest, transfer)  # nobody may join what is being cancelled
+                self._ending[digest] = transfer.task
                 transfer.task.cancel()
                 await asyncio.wait({transfer.task})
+                if self._ending.get(digest) is transfer.task:
+                    del self._ending[digest]
 
-    async def _fetch(self, blob: Blob, peers: tuple[str, ...]) -> None:
-        """All peers as one source; after content that was wrong, each of them alone."""
+    async def _fetch(self, blob: Blob, expected: str | None, peers: tuple[str, ...]) -> None:
+        if (ending := self._ending.get(blob.digest)) is not None:
+            await asyncio.wait({ending})
+        session = self._sessions()
+        chunks = await fetch_list(session, blob, expected, peers, self._patience)
+        assembly = Assembly(self._store, blob, chunks)
+        fetch = Fetch(session, assembly, self._bandwidth, self._patience)
         try:
-            await self._store_from(blob, peers)
-            return
-        except InvalidError as error:
-            _LOG.warning("%s came damaged: %s", blob.digest, error)
-            reasons = [str(error)]
-        for peer in peers:
-            try:
-                await self._store_from(blob, (peer,))
-                return
-            except (InvalidError, UnavailableError) as error:
-                reasons.append(f"{peer}: {error}")
-        raise UnavailableError(
-            f"no host could send {blob.digest} undamaged: {'; '.join(reasons)}",
-            hint="import the image again",
-            code="image-unavailable",
-        )
+            await in_thread(assembly.open, self._store.folder)
+            await fetch.run(peers)
+        except (InvalidError, RefusedError):
+            assembly.discard()
+            raise
+        finally:
+            await in_thread(assembly.close, self._store.folder)
+        _LOG.info("%s (%d bytes) came from %s", blob.digest, blob.size_bytes, ", ".join(fetch.contributors))
 
-    async def _store_from(self, blob: Blob, peers: tuple[str, ...]) -> None:
-        reader = PeerReader(self._sessions(), blob, connect_s=self._connect_s, stall_s=self._stall_s)
-        async with aclosing(reader.read(peers)) as chunks:
-            await self._store.write(blob.digest, chunks, blob.size_bytes)
-        _LOG.info("%s (%d bytes) came from %s", blob.digest, blob.size_bytes, ", ".join(reader.contributors))
+
+async def _contents(file: BinaryIO) -> AsyncIterator[bytes]:
+    while content := await asyncio.to_thread(file.read, _READ_BYTES):
+        yield content

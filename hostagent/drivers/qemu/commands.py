@@ -73,6 +73,7 @@ class Command(StrEnum):
     SYSTEM_POWERDOWN = "system_powerdown"
     SYSTEM_RESET = "system_reset"
     TRACE_EVENT_SET_STATE = "trace-event-set-state"
+    TRANSACTION = "transaction"
     X_BLOCKDEV_CHANGE = "x-blockdev-change"
     X_COLO_LOST_HEARTBEAT = "x-colo-lost-heartbeat"
     X_QUERY_RAMBLOCK = "x-query-ramblock"

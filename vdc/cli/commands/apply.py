@@ -84,6 +84,7 @@ def mark_duplicates(loaded: tuple[Loaded, ...]) -> tuple[Loaded, ...]:
 async def _apply_all(
     api: ApiClient, loaded: tuple[Loaded, ...], *, dry_run: bool, quiet: bool
 ) -> tuple[list[int], dict[str, ApplyResult]]:
+    from vdc.cli.local_images import with_local_image
     from vdc.model.errors import VdcError
 
     codes: list[int] = []
@@ -93,7 +94,8 @@ async def _apply_all(
         if item.manifest is None:
             continue
         try:
-            result = await api.apply_endophyte(item.manifest, dry_run=dry_run)
+            manifest = await with_local_image(api, item.manifest, dry_run=dry_run)
+            result = await api.apply_endophyte(manifest, dry_run=dry_run)
         except VdcError as error:
             codes.append(_complain(error, item))
             continue

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vdc.cli.base import VdcCommand, output_option, to_name, to_reference, to_size, wait_options
+from vdc.cli.base import VdcCommand, output_option, to_image_or_source, to_name, to_size, wait_options
+from vdc.cli.completing import complete_image
 from vdc.cli.text import clean
 
 if TYPE_CHECKING:
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
     "vdc create windows-desktop\nvdc create db --no-protect --dry-run -o yaml",
 )
 @click.argument("name", callback=to_name)
-@click.option("--image", callback=to_reference, metavar="REF", help="Boot this image.")
+@click.option(
+    "--image",
+    callback=to_image_or_source,
+    metavar="REF|DIGEST|SOURCE",
+    shell_complete=complete_image,
+    help="Boot this image. A source (file:PATH, docker://NAME, oci:FOLDER, ...) is imported first.",
+)
 @click.option("--template", "-t", metavar="NAME", help="Begin with this template (vdc get templates).")
 @click.option("--cpus", type=click.IntRange(1, 64), help="Virtual CPUs.")
 @click.option("--memory", callback=to_size, metavar="SIZE", help="Guest memory, for example 2GiB.")
@@ -63,9 +70,9 @@ def create(
         raise UsageFault(error.problem) from error
     manifest = _manifest(chosen, name, given)
     if dry_run:
-        _print_manifest(manifest, output)
+        print_manifest(manifest, output)
         return
-    call(lambda api: _create(api, chosen, manifest, timeout if wait else None, output))
+    call(lambda api: create_and_tell(api, chosen, manifest, timeout if wait else None, output))
 
 
 def _manifest(template: Template, name: str, given: dict[str, Any]) -> EndophyteManifest:
@@ -93,7 +100,8 @@ def _manifest(template: Template, name: str, given: dict[str, Any]) -> Endophyte
         raise ManifestError(describe_mistakes(error, EndophyteManifest)) from error
 
 
-def _print_manifest(manifest: EndophyteManifest, output: str) -> None:
+def print_manifest(manifest: EndophyteManifest, output: str) -> None:
+    """What a dry run prints: the manifest as YAML, unless asked for otherwise."""
     from vdc.cli.render import print_values
 
     values = manifest.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -103,13 +111,16 @@ def _print_manifest(manifest: EndophyteManifest, output: str) -> None:
         print_values(values, "json" if output == "json" else "yaml")
 
 
-async def _create(
-    api: ApiClient, template: Template, manifest: EndophyteManifest, wait_s: float | None, output: str
+async def create_and_tell(
+    api: ApiClient, template: Template | None, manifest: EndophyteManifest, wait_s: float | None, output: str
 ) -> None:
+    """Create, wait where that is asked for, print. `template`: where the image's name comes from, if from one."""
+    from vdc.cli.local_images import with_local_image
     from vdc.cli.progress import StatusLine
     from vdc.cli.waiting import goal_of, wait_for
     from vdc.model.manifest import EndophyteSpec
 
+    manifest = await with_local_image(api, manifest)
     name = manifest.metadata.name
     view = await _create_once(api, template, manifest)
     quiet = output in ("json", "yaml", "name")
@@ -134,7 +145,9 @@ def _print_view(view: EndophyteView, output: str) -> None:
         print_values(values_of(view), output)
 
 
-async def _create_once(api: ApiClient, template: Template, manifest: EndophyteManifest) -> EndophyteView:
+async def _create_once(
+    api: ApiClient, template: Template | None, manifest: EndophyteManifest
+) -> EndophyteView:
     """Create; what an earlier attempt of the same command left behind counts as created."""
     from vdc.model.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
 
@@ -197,12 +210,12 @@ async def _left_behind(
     return view if is_same and (is_stuck or not only_stuck) else None
 
 
-def _image_missing(template: Template, manifest: EndophyteManifest, error: VdcError) -> VdcError:
+def _image_missing(template: Template | None, manifest: EndophyteManifest, error: VdcError) -> VdcError:
     from vdc.model.errors import NotFoundError
 
     image = manifest.spec.image
-    is_templates_own = image == template.manifest.spec.image
-    whose = f" of template {template.name}" if is_templates_own else ""
+    is_templates_own = template is not None and image == template.manifest.spec.image
+    whose = f" of template {template.name}" if template is not None and is_templates_own else ""
     return NotFoundError(
         f"image {image}{whose} is not in this cluster: get it by {_way_to(image)}",
         hint=f"or use another one: vdc create {manifest.metadata.name} --image REF (vdc image ls)",

@@ -126,9 +126,9 @@ async def _delete_all(
 
 async def remove_image(api: ApiClient, name: str) -> None:
     """Remove a name of an image; `NotFoundError`."""
-    from vdc.images.reference import normalise_reference
+    from vdc.images.reference import is_digest, normalise_reference
 
-    await api.remove_image(normalise_reference(name))
+    await api.remove_image(name if is_digest(name) else normalise_reference(name))
 
 
 async def _delete_endophyte(api: ApiClient, target: Target, wait_s: float | None) -> None:

@@ -44,17 +44,17 @@ def build_image(recipe: str | None, is_list: bool, name: str | None, no_import: 
             build(one, line.show)
         output = found.output
         if output is not None and not no_import:
-            _import(output, name, line)
+            _import(found.name, output, name, line)
             return
     print(f"recipe/{found.name} built{f': {output}' if output else ''}")
 
 
-def _import(output: Path, name: str | None, line: StatusLine) -> None:
+def _import(recipe: str, output: Path, name: str | None, line: StatusLine) -> None:
     from vdc.cli.commands.image import send, tell
     from vdc.images.sources import ImportOptions, plan_import
 
     with plan_import(str(output), ImportOptions(name=name, progress=line.bytes)) as plan:
-        sent = send(plan, line)
+        sent = send(plan, line, f"recipe {recipe}")
         line.clear()
         tell(plan, sent, None)
 

@@ -3,7 +3,7 @@
 | the disk has | booted by |
 |---|---|
 | MBR boot code and partitions, no EFI system partition | BIOS |
-| an EFI system partition, and nothing that a BIOS starts | UEFI |
+| an EFI system partition, or is one, and nothing that a BIOS starts | UEFI |
 | both | BIOS, unless asked otherwise |
 | neither | unknown; BIOS tries |
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from vdc.images.boot.cdrom import read_catalogue
 from vdc.images.boot.fat import list_folder
-from vdc.images.boot.partitions import read_layout
+from vdc.images.boot.partitions import Layout, read_layout
 from vdc.images.content import Content, Window
 from vdc.model.errors import InvalidError
 from vdc.model.manifest import Firmware
@@ -46,6 +46,8 @@ class BootFacts:
 def inspect_boot(disk: Content, *, is_iso: bool = False) -> BootFacts:
     """Of a whole disk, as its guest sees it. Raises what `disk.read` raises."""
     layout = read_layout(disk)
+    if list_folder(disk, "EFI", "BOOT") is not None:  # no table: all of it is such a partition
+        layout = Layout(efi_system=((0, disk.size_bytes),))
     places = list(layout.efi_system)
     if is_iso:
         places += [(place, disk.size_bytes - place) for place in read_catalogue(disk).efi_images]

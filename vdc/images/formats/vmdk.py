@@ -28,7 +28,9 @@ _COMPRESSED, _DEFLATE = 1 << 16, 1
 _DESCRIPTOR_BYTES = 64 * 1024
 _NO_PARENT = "ffffffff"
 _ONE_FILE = ("monolithicsparse", "streamoptimized")
-_EXTENT = re.compile(r'(RW|RDONLY|NOACCESS)\s+(\d{1,15})\s+([A-Za-z]+)(?:\s+"([^"]*)"(?:\s+(\d{1,15}))?)?.*')
+_EXTENT = re.compile(
+    r'(RW|RDONLY|NOACCESS)\s+(\d{1,15})\s+([A-Za-z]+)(?:\s+"([^"]*)"(?:\s+(\d{1,15}))?)?(?:\s.*)?'
+)
 _KEY = re.compile(r'\s*([A-Za-z0-9_.]+)\s*=\s*"?([^"]*)"?\s*')
 
 
@@ -187,7 +189,7 @@ def _extent(access: str, sectors: str, kind: str, file: str | None, skip: str | 
         raise unsafe(_NAME, f"a part of it is of kind {kind[:20]}", FLATTEN)
     if not file or "/" in file or "\\" in file or file in (".", "..") or not file.isprintable():
         raise unsafe(_NAME, f"it names {(file or '')[:80]!r}, which is no file beside it", FLATTEN)
-    return Extent(kind, size_bytes, file, int(skip or 0) * _SECTOR)
+    return Extent(kind, size_bytes, file, int(skip or 0) * _SECTOR if kind == "FLAT" else 0)
 
 
 def describe(extents: tuple[Extent, ...]) -> bytes:

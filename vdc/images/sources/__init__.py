@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from vdc.images.progress import Progress
-from vdc.images.sources.container import SCHEMES, plan_container
+from vdc.images.sources.container import is_container_source, plan_container
 from vdc.images.sources.disk import plan_disk
 from vdc.images.sources.plan import ImportOptions, ImportPlan
 from vdc.images.sources.recipe import RECIPE_FILE, plan_recipe
@@ -37,7 +37,7 @@ def plan_import(source: str, options: ImportOptions = _NO_OPTIONS) -> Iterator[I
 
 
 def _plan(source: str, options: ImportOptions, owned: ExitStack) -> ImportPlan:
-    if source.startswith(SCHEMES):
+    if is_container_source(source):
         return plan_container(source, options, owned)
     if source.startswith(_ELSEWHERE):
         raise InvalidError(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vdc.images.oci.registries import RegistryOptions
 from vdc.images.progress import Progress, untold
 from vdc.images.reference import digest_of, normalise_reference
 from vdc.model.errors import InvalidError
@@ -16,14 +18,25 @@ _CHUNK_BYTES = 1024**2
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
+def _none_of(name: str) -> Image | None:
+    """There is no cluster to ask."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What the user says beside the source. Of `disk`: which one of an appliance that has several."""
+    """What the user says beside the source. `disk`: which one of an appliance that has several.
+
+    `find_image` asks the cluster for an image by its full name.
+    """
 
     name: str | None = None
     disk_format: str | None = None
     firmware: Firmware | None = None
     disk: str | None = None
+    is_container_disk: bool = False
+    registry: RegistryOptions = field(default_factory=RegistryOptions)
+    find_image: Callable[[str], Image | None] = _none_of
     progress: Progress = untold
 
     def reference(self, otherwise: str) -> str:
@@ -44,6 +57,10 @@ class ImportPlan:
     def digest(self) -> str:
         """The image's digest."""
         return digest_of(self.image)
+
+    def named(self, name: str) -> ImportPlan:
+        """The same under another name."""
+        return replace(self, name=name)
 
     def noting(self, *notes: str) -> ImportPlan:
         """The same with more to read."""

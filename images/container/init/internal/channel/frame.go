@@ -55,6 +55,7 @@ func (f Frame) Encode() []byte {
 type Decoder struct {
 	held   []byte
 	synced bool
+	frames int // complete so far
 }
 
 // Feed takes what arrived and calls emit for every frame that is complete.
@@ -67,6 +68,7 @@ func (d *Decoder) Feed(arrived []byte, emit func(Frame)) {
 		if frame == nil {
 			break
 		}
+		d.frames++
 		emit(*frame)
 	}
 	// What is left moves to the front: the buffer never holds more than one frame and one read.

@@ -71,7 +71,8 @@ func (s *Session) Run() error {
 	}()
 	decoder := &Decoder{}
 	buffer := make([]byte, writeBytes)
-	stalls := false
+	var since time.Time // the frame that is under way
+	frames := 0
 	for {
 		n, err := s.port.Read(buffer)
 		if n > 0 {
@@ -80,24 +81,35 @@ func (s *Session) Run() error {
 		switch {
 		case errors.Is(err, io.EOF):
 			s.drop()
-			decoder = &Decoder{}
+			decoder, frames = &Decoder{}, 0
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			decoder.Lose(s.handle)
 		case err != nil:
 			return err
 		}
-		// A timer only where a frame is under way: an idle guest does not wake up.
-		if within := decoder.InFrame(); within || stalls {
-			deadline := time.Time{}
-			if within {
-				deadline = time.Now().Add(frameStall)
-			}
-			if err := s.port.SetReadDeadline(deadline); err != nil {
+		// A timer only where a frame is under way, counted from its beginning: an idle guest does not wake up, and an
+		// agent that asks again and again does not keep a dead one's frame alive.
+		began := since
+		switch {
+		case !decoder.InFrame():
+			began = time.Time{}
+		case since.IsZero() || decoder.frames != frames:
+			began = time.Now()
+		}
+		if began != since {
+			if err := s.port.SetReadDeadline(deadline(began)); err != nil {
 				return err
 			}
-			stalls = within
 		}
+		since, frames = began, decoder.frames
 	}
+}
+
+func deadline(began time.Time) time.Time {
+	if began.IsZero() {
+		return began
+	}
+	return began.Add(frameStall)
 }
 
 // Flush waits until everything that was sent is with the port, at most so long.

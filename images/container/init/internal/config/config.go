@@ -30,6 +30,7 @@ type Config struct {
 	EmptyDirs   []EmptyDir `json:"empty_dirs"`
 	Files       []File     `json:"files"`
 	Process     Process    `json:"process"`
+	Seed        []byte     `json:"seed"`
 }
 
 // NIC is one NIC, recognised by its MAC.

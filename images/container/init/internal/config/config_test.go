@@ -29,6 +29,7 @@ func TestWhatTheAgentWrites(t *testing.T) {
 		Volumes:   []Volume{{1, "/data", true}},
 		EmptyDirs: []EmptyDir{{"/run/scratch", InMemory, 1 << 20, true}},
 		Files:     []File{{"/etc/app.conf", []byte("a=1\n\x00\xff"), 0o640}},
+		Seed:      []byte("random bytes"),
 		Process: Process{
 			Argv: []string{"/bin/app", "--flag", "ä \"quoted\" <&>"}, Env: []string{"A=1", "B=x=y"}, WorkingDir: "/srv",
 			User: "app:web", StopSignal: "SIGQUIT", StopSeconds: 45, RestartPolicy: OnFailure,

@@ -17,6 +17,7 @@ const (
 	ioctlResize     = 0x40086610 // EXT4_IOC_RESIZE_FS
 	ioctlFreeze     = 0xc0045877 // FIFREEZE
 	ioctlThaw       = 0xc0045878 // FITHAW
+	ioctlAddEntropy = 0x40085203 // RNDADDENTROPY
 )
 
 // Ioctl calls ioctl with a pointer, or a number in its place.

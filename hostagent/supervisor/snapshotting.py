@@ -1,0 +1,323 @@
+"""Snapshots of one VM, taken by its primary's host beside whatever else the supervisor does.
+
+Nothing of the pair waits for a snapshot: losing the secondary leaves it alone, and what cannot go on beside it
+(the copy to a new secondary) ends it first. A snapshot that does not come to its end leaves nothing: its record says
+that it is being made, and the agent of the primary's host, whichever that is by then, removes every such record that
+is not its own work, with what belongs to it (`Snapshots.look`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from hostagent.drivers.disk.images import QemuImg
+from hostagent.drivers.qemu import snapshots
+from hostagent.drivers.qemu.qmp import QmpError
+from hostagent.drivers.qemu.snapshots import SnapshotPlan
+from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.quiescence import frozen, thaw
+from hostagent.supervisor.resync import ROOM_BYTES
+from vdc.control.images import ImageRecords
+from vdc.control.snapshots import SnapshotRecords
+from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
+from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, VdcError
+from vdc.model.event import Severity
+from vdc.model.image import Image, ImageKind
+from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotState, image_name
+from vdc.model.step import Step
+from vdc.model.units import format_size
+
+_RUNS: Final = (CopyStage.RUNNING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP, CopyStage.PAUSED)
+_LOOK_S: Final = 0.5  # at the room that is left
+_BYTES_PER_MBIT: Final = 125_000
+_LET_GO_S: Final = 35.0
+
+
+class Snapshots:
+    """One per supervisor. `wake` is called when one has ended."""
+
+    def __init__(self, copy: Copy, wake: Callable[[], None], deciding: asyncio.Lock) -> None:
+        self._copy = copy
+        self._wake = wake
+        self._deciding = deciding  # held while a job of the supervisor changes the copy
+        self._task: asyncio.Task[Snapshot] | None = None
+        self._mine: Snapshot | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+        self.progress: tuple[int, int] = (0, 0)
+
+    # ---- what the API asks for
+
+    async def take(self, name: str, *, quiesce: bool) -> Snapshot:
+        """Take one; it is ready when this returns. Whoever asked may go away, it goes on.
+
+        Raises ConflictError, RefusedError (`no-space`), SnapshotError, UnavailableError; then nothing is left of it.
+        """
+        if self._task is not None and not self._task.done():
+            raise ConflictError(
+                f"a snapshot of {self._copy.name} is being taken",
+                code="snapshot-busy",
+                hint="try again later",
+            )
+        self._task = asyncio.create_task(
+            self._take(name, quiesce=quiesce), name=f"{self._copy.name} snapshot"
+        )
+        self._task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            return await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            if self._task.cancelled():
+                raise ConflictError(
+                    f"the snapshot was called off: {self._copy.name} had to be changed",
+                    code="overtaken", hint="try again when it is in lockstep",
+                ) from None  # fmt: skip
+            raise
+
+    async def call_off(self) -> None:
+        """End the one under way, for something that cannot be done beside it. Raises a QmpError."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=_LET_GO_S)
+        if self._copy.qmp is not None:
+            await snapshots.end(self._copy.session(), self._plan())  # an earlier agent's too
+
+    async def close(self) -> None:
+        """The agent stops: the next one removes what is left."""
+        tasks = [task for task in (self._task, self._sweeping) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def look(self) -> None:
+        """Remove what was left by a snapshot that nobody takes any more. Never waits."""
+        copy, is_busy = self._copy, self._sweeping is not None and not self._sweeping.done()
+        pair = copy.host.mirror.pair(copy.name)
+        if is_busy or pair is None or pair.primary != copy.host.name or copy.state.role is CopyRole.SECONDARY:
+            return
+        if self._task is not None and not self._task.done():
+            return
+        left = [one for one in self._pending() if one != self._mine]
+        if left:
+            self._sweeping = asyncio.create_task(self._sweep(left), name=f"{copy.name} snapshots left")
+
+    def _pending(self) -> list[Snapshot]:
+        found = self._copy.host.mirror.snapshots.items()
+        prefix = f"{self._copy.name}/"
+        return [
+            one.value
+            for key, one in found
+            if key.startswith(prefix) and one.value.state is SnapshotState.MAKING
+        ]
+
+    async def _sweep(self, left: list[Snapshot]) -> None:
+        copy = self._copy
+        for one in left:
+            with suppress(VdcError):
+                if one.is_quiesced and copy.is_alive:
+                    await thaw(copy)  # it was frozen when its host was lost
+                await self._clean_up()
+                await self._records.forget(one)
+                await copy.host.tell(
+                    copy.name, "snapshot-lost", f"snapshot {one.name} was not finished by {one.host}; it is removed",
+                    epoch=copy.state.epoch, severity=Severity.WARNING,
+                )  # fmt: skip
+
+    # ---- taking one
+
+    @property
+    def _records(self) -> SnapshotRecords:
+        return SnapshotRecords(self._copy.host.store, self._copy.host.clock)
+
+    @property
+    def _tool(self) -> QemuImg:
+        copy = self._copy
+        return QemuImg(copy.host.config.runtime, copy.guest, copy.host.image_dir)
+
+    def _plan(self) -> SnapshotPlan:
+        facts = self._copy.state.machine
+        disks = len(facts.disk_sizes_bytes) if facts else 0
+        return SnapshotPlan(disks, self._copy.host.config.resync_mbit * _BYTES_PER_MBIT)
+
+    async def _take(self, name: str, *, quiesce: bool) -> Snapshot:
+        copy, host = self._copy, self._copy.host
+        endophyte = host.mirror.endophyte(copy.name)
+        if endophyte is None or endophyte.deleting:
+            raise NotFoundError(f"there is no Endophyte named {copy.name}", code="endophyte-not-found")
+        is_running = self._require_fit(quiesce=quiesce)
+        record = await self._record(endophyte, name, quiesce=quiesce, is_running=is_running)
+        self._mine = record
+        try:
+            await self._records.begin(record)
+            await copy.reach(Step.SNAPSHOT_BEGUN)
+            await (self._copy_live(endophyte, quiesce=quiesce) if is_running else self._copy_idle())
+            await copy.reach(Step.SNAPSHOT_COPIED)
+            disks = await self._store(endophyte, record)
+            await copy.reach(Step.SNAPSHOT_STORED)
+            ready = await self._records.complete(record, disks)
+        except BaseException as error:
+            undoing = asyncio.create_task(self._undo(record), name=f"{copy.name} snapshot undone")
+            await asyncio.wait({undoing}, timeout=_LET_GO_S)
+            if isinstance(error, QmpError):
+                raise ConflictError(
+                    f"the snapshot broke off: {error}", code="snapshot-failed",
+                    hint="the VM may have been stopped, or lost its host; try again",
+                ) from error  # fmt: skip
+            raise
+        finally:
+            self._mine = None
+            self._wake()
+        with suppress(VdcError):
+            await self._clean_up()
+        await copy.reach(Step.SNAPSHOT_DONE)
+        how = "quiesced" if quiesce else "as after a power cut" if is_running else "stopped"
+        await host.tell(
+            copy.name, "snapshot-taken", f"snapshot {name} taken ({how}, {format_size(ready.size_bytes)})",
+            epoch=record.epoch, size_bytes=float(ready.size_bytes),
+        )  # fmt: skip
+        return ready
+
+    def _require_fit(self, *, quiesce: bool) -> bool:
+        """Whether it runs. Raises ConflictError where neither a running nor a stopped VM can be copied now."""
+        copy = self._copy
+        stage = copy.state.stage
+        if copy.state.role is CopyRole.PRIMARY and copy.is_alive and stage in _RUNS:
+            if quiesce and stage is CopyStage.PAUSED:
+                raise ConflictError(f"{copy.name} is paused: nothing in it can be frozen", code="paused")
+            return True
+        if stage is CopyStage.ABSENT and not copy.is_alive and copy.state.uid:
+            if quiesce:
+                raise ConflictError(f"{copy.name} is stopped: nothing in it can be frozen", code="stopped")
+            return False
+        raise ConflictError(
+            f"{copy.name} is {stage} on {copy.host.name}: its disks cannot be copied now",
+            code="not-settled", hint="try again in a moment",
+        )  # fmt: skip
+
+    async def _record(self, endophyte: Endophyte, name: str, *, quiesce: bool, is_running: bool) -> Snapshot:
+        sizes = await self._copy.disks.virtual_sizes()
+        if not sizes:
+            raise RefusedError(f"{endophyte.name} has no disk", code="no-disk")
+        given = [disk.name for disk in endophyte.manifest.spec.disks]
+        return Snapshot(
+            name=name, endophyte=endophyte.name, uid=endophyte.uid, host=self._copy.host.name,
+            epoch=self._copy.state.epoch, created_at=self._copy.host.clock.wall(), is_quiesced=quiesce,
+            was_running=is_running, manifest=endophyte.manifest,
+            disks=tuple(
+                SnapshotDisk(name=given[i] if i < len(given) else f"disk{i}", virtual_bytes=size)
+                for i, size in enumerate(sizes)
+            ),
+        )  # fmt: skip
+
+    async def _copy_live(self, endophyte: Endophyte, *, quiesce: bool) -> None:
+        copy, plan = self._copy, self._plan()
+        sizes = await copy.disks.virtual_sizes()
+        await self._require_room()
+        await snapshots.end(copy.session(), plan)
+        for i, size_bytes in enumerate(sizes):
+            (copy.guest / plan.file(i)).unlink(missing_ok=True)
+            await self._tool.create(plan.file(i), size_bytes)
+        if self._deciding.locked():
+            raise ConflictError(f"{copy.name} is being changed", code="busy", hint="try again in a moment")
+        async with self._deciding:
+            self._require_fit(quiesce=quiesce)
+            if quiesce:
+                async with frozen(copy, endophyte):
+                    await snapshots.begin(copy.session(), plan)
+            else:
+                await snapshots.begin(copy.session(), plan)
+        await copy.reach(Step.SNAPSHOT_FIXED)
+        watching = asyncio.create_task(self._watch_room(), name=f"{copy.name} snapshot room")
+        copying = asyncio.create_task(
+            snapshots.finish(copy.session(), plan, self._note), name=f"{copy.name} snapshot copy"
+        )
+        try:
+            await asyncio.wait({watching, copying}, return_when=asyncio.FIRST_COMPLETED)
+            await (copying if copying.done() else watching)
+        finally:
+            for task in (watching, copying):
+                task.cancel()
+            await asyncio.gather(watching, copying, return_exceptions=True)
+
+    async def _copy_idle(self) -> None:
+        """Of a stopped VM, which cannot be started meanwhile."""
+        copy, plan = self._copy, self._plan()
+        await self._require_room()
+        async with self._deciding:
+            self._require_fit(quiesce=False)
+            record = await copy.disks.bootable(copy.state.uid)
+            for i, head in enumerate(record.heads):
+                (copy.guest / plan.file(i)).unlink(missing_ok=True)
+                size_bytes = (await self._tool.info(head)).virtual_bytes
+                await self._tool.flatten(head, plan.file(i), size_bytes)
+
+    def _note(self, done: int, total: int) -> None:
+        self.progress = (done, total)
+
+    async def _require_room(self) -> None:
+        """Twice, since the image store takes a copy before the first one goes."""
+        copy = self._copy
+        record = await copy.disks.load()
+        needed = 0
+        for head in record.heads if record else ():
+            info, base = await self._tool.info(head), await self._tool.base_of(head)
+            below = (await self._tool.base_info(base)).actual_bytes if base else 0
+            needed += min(info.virtual_bytes, info.actual_bytes + below)
+        free = shutil.disk_usage(copy.host.vms_dir).free - ROOM_BYTES
+        if 2 * needed > free:
+            raise RefusedError(
+                f"there is no space for a snapshot on {copy.host.name}: it may need {format_size(2 * needed)}, "
+                f"and {format_size(max(0, free))} are free",
+                code="no-space", hint="vdc snapshot rm, vdc image prune, or a larger disk",
+            )  # fmt: skip
+
+    async def _watch_room(self) -> None:
+        """Raises RefusedError as soon as the guests' disks have little room left."""
+        while True:
+            if shutil.disk_usage(self._copy.host.vms_dir).free < ROOM_BYTES:
+                raise RefusedError(
+                    f"the disk of {self._copy.host.name} became too full for a snapshot", code="no-space",
+                    hint="vdc image prune, or a larger disk",
+                )  # fmt: skip
+            await asyncio.sleep(_LOOK_S)
+
+    async def _store(self, endophyte: Endophyte, record: Snapshot) -> list[SnapshotDisk]:
+        """Make images of the copies; every host fetches them from here."""
+        copy, plan, host = self._copy, self._plan(), self._copy.host
+        own = host.mirror.images[endophyte.image_digest].value.image
+        images = ImageRecords(host.store, host.clock)
+        disks = []
+        for i, disk in enumerate(record.disks):
+            form = own if i == 0 else Image(kind=ImageKind.DISK)
+            wanted = form.with_(disk_format="qcow2", disk_virtual_bytes=disk.virtual_bytes)
+            try:
+                made, chunks = await host.images.take(copy.guest / plan.file(i), wanted)
+            except (OSError, InvalidError) as error:
+                raise ConflictError(
+                    f"what QEMU copied is no disk: {error}", code="snapshot-failed"
+                ) from error
+            name = image_name(record.endophyte, record.name, i)
+            source = f"endophyte/{record.endophyte} at {record.created_at}"
+            await images.register(name, made, host=host.name, chunks=chunks, source=source)
+            assert made.disk is not None
+            disks.append(disk.with_(image=name, size_bytes=made.disk.size_bytes))
+        return disks
+
+    # ---- undoing
+
+    async def _undo(self, record: Snapshot) -> None:
+        with suppress(VdcError):
+            await self._clean_up()
+        with suppress(VdcError):  # else it is done when the store answers again (`look`)
+            await self._records.forget(record)
+
+    async def _clean_up(self) -> None:
+        copy, plan = self._copy, self._plan()
+        try:
+            if copy.qmp is not None and copy.is_alive:
+                await snapshots.end(copy.session(), plan)
+        finally:
+            for i in range(plan.disks):
+                (copy.guest / plan.file(i)).unlink(missing_ok=True)

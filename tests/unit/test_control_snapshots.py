@@ -1,0 +1,141 @@
+"""Records of snapshots, and what a VM is like that is made of one."""
+
+from __future__ import annotations
+
+import pytest
+from protection_world import endophyte
+from test_control_controller import Cluster
+from test_control_desired import FixedClock
+
+from vdc.control.images import ImageRecords
+from vdc.control.snapshots import MOST_PER_VM, SnapshotRecords, manifest_of
+from vdc.model.endophyte import CopyStage
+from vdc.model.errors import ConflictError, FencedError, NotFoundError
+from vdc.model.image import Blob, Image, ImageKind
+from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotState, image_name
+from vdc.model.units import MIB
+from vdc.store import keys
+
+BLOB = Blob(digest="sha256:" + "c" * 64, size_bytes=5)
+IMAGE = Image(kind=ImageKind.DISK, disk=BLOB, disk_virtual_bytes=64 * MIB)
+
+
+def making(name="one", **spec):
+    vm = endophyte(**spec)
+    return Snapshot(
+        name=name, endophyte="web", uid=vm.uid, host="h1", created_at="2026-01-01T00:00:00Z",
+        manifest=vm.manifest,
+        disks=(SnapshotDisk(name="root", virtual_bytes=64 * MIB), SnapshotDisk(name="data", virtual_bytes=MIB)),
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def cluster():
+    return await Cluster().fill()
+
+
+@pytest.fixture
+def records(cluster):
+    return SnapshotRecords(cluster.store, FixedClock())
+
+
+async def finish(cluster, records, snapshot):
+    images = ImageRecords(cluster.store, FixedClock())
+    disks = []
+    for number, disk in enumerate(snapshot.disks):
+        name = image_name("web", snapshot.name, number)
+        await images.register(name, IMAGE, host="h1", chunks={})
+        disks.append(disk.with_(image=name, size_bytes=5))
+    return await records.complete(snapshot, disks)
+
+
+async def image_names(cluster):
+    return {
+        item.key.removeprefix(keys.IMAGE_NAMES) for item in (await cluster.store.list(keys.IMAGE_NAMES)).items
+    }
+
+
+async def test_it_is_known_from_its_beginning_to_its_end(cluster, records):
+    before = await image_names(cluster)
+    await records.begin(making())
+    assert (await records.find("web", "one")).state is SnapshotState.MAKING
+    ready = await finish(cluster, records, making())
+    assert (ready.state, ready.size_bytes) == (SnapshotState.READY, 10)
+    assert await image_names(cluster) == before | {"snapshots/web:one", "snapshots/web/disk1:one"}
+    await records.remove("web", "one")
+    assert await image_names(cluster) == before
+    with pytest.raises(NotFoundError):
+        await records.find("web", "one")
+
+
+async def test_a_name_is_given_once_and_a_vm_has_so_many_at_most(records):
+    await records.begin(making())
+    with pytest.raises(ConflictError) as taken:
+        await records.begin(making())
+    assert taken.value.code == "snapshot-exists"
+    for number in range(MOST_PER_VM - 1):
+        await records.begin(making(f"n{number}"))
+    with pytest.raises(ConflictError) as full:
+        await records.begin(making("last"))
+    assert full.value.code == "too-many-snapshots"
+
+
+async def test_one_that_was_removed_while_it_was_made_does_not_come_back(cluster, records):
+    await records.begin(making())
+    await records.remove("web", "one")
+    with pytest.raises(FencedError):
+        await finish(cluster, records, making())
+
+
+async def test_what_is_left_over_is_forgotten_and_what_became_ready_is_not(cluster, records):
+    await records.begin(making())
+    await finish(cluster, records, making())
+    await records.forget(making())  # somebody looked at it before it was ready
+    assert (await records.find("web", "one")).state is SnapshotState.READY
+
+
+async def test_a_new_vm_has_the_disks_and_addresses_of_its_own(cluster, records):
+    spec = {
+        "disks": [{"name": "root"}, {"name": "data", "size": "1MiB"}],
+        "networks": [{"address": "10.77.0.9", "mac": "52:54:00:00:00:09"}],
+    }
+    with pytest.raises(ConflictError) as early:
+        manifest_of(making(**spec), "copy")
+    assert early.value.code == "snapshot-not-ready"
+    await records.begin(making(**spec))
+    ready = await finish(cluster, records, making(**spec))
+    made = manifest_of(ready, "copy")
+    assert (made.metadata.name, made.spec.image) == ("copy", "snapshots/web:one")
+    assert [(disk.size, disk.image) for disk in made.spec.disks] == [
+        (64 * MIB, None), (MIB, "snapshots/web/disk1:one"),
+    ]  # fmt: skip
+    assert (made.spec.networks[0].address, made.spec.networks[0].mac) == (None, None)
+    assert (
+        manifest_of(ready, "web", keep_addresses=True).spec.networks == making(**spec).manifest.spec.networks
+    )
+
+
+async def test_a_restored_vm_takes_its_own_place_when_the_old_disks_are_gone(cluster):
+    await cluster.with_running_primary()
+    old = endophyte(deleting=True)
+    new = endophyte(uid="new-uid", run="stopped")
+    await cluster.put((keys.endophyte("web"), old.with_(successor=new).to_json()))
+    await cluster.reconcile()
+    assert await cluster.pair() is not None, "the old disks are still there"
+    await cluster.says("h1", None, CopyStage.ABSENT, 1)
+    await cluster.reconcile()
+    await cluster.refresh()
+    assert cluster.mirror.endophyte("web") == new
+    assert cluster.mirror.pair("web") is None or cluster.mirror.pair("web").uid == "new-uid"
+    assert not cluster.mirror.is_orphan("web", old.uid)
+    assert old.uid in cluster.mirror.deleted
+    for nic in new.nics:
+        assert (await cluster.store.get(keys.address(nic.network, nic.address))).value == "new-uid"
+
+
+async def test_images_of_a_snapshot_are_not_pruned(cluster, records):
+    await records.begin(making())
+    await finish(cluster, records, making())
+    gone = await ImageRecords(cluster.store, FixedClock()).prune(named=True)
+    assert not any(name.startswith("snapshots/") for entry in gone for name in entry.names)
+    assert "snapshots/web:one" in await image_names(cluster)

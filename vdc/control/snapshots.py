@@ -1,0 +1,115 @@
+"""The records of snapshots: begun, ready, removed, and what a VM that is made of one is like.
+
+A snapshot is known from before its first byte until after its last: what is being made can be seen and taken away.
+Its images bear names that nothing else gives or takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from vdc.control.clock import Clock
+from vdc.control.images import ImageRecords
+from vdc.model.errors import ConflictError, FencedError, NotFoundError
+from vdc.model.manifest import EndophyteManifest
+from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotState, image_name
+from vdc.store import keys
+from vdc.store.protocol import Delete, Put, StateStore, Unchanged
+
+MOST_PER_VM = 100
+
+
+class SnapshotRecords:
+    """Every change is one transaction or nothing; images come before the record says so, and go after it."""
+
+    def __init__(self, store: StateStore, clock: Clock) -> None:
+        self._store = store
+        self._images = ImageRecords(store, clock)
+
+    async def begin(self, snapshot: Snapshot) -> None:
+        """Raises ConflictError (`snapshot-exists`), and where there are too many."""
+        key = keys.snapshot(snapshot.endophyte, snapshot.name)
+        prefix = keys.snapshot(snapshot.endophyte, "")
+        if len((await self._store.list(prefix)).items) >= MOST_PER_VM:
+            raise ConflictError(
+                f"{snapshot.endophyte} has {MOST_PER_VM} snapshots",
+                code="too-many-snapshots",
+                hint=f"vdc snapshot ls {snapshot.endophyte}; vdc snapshot rm {snapshot.endophyte} NAME",
+            )
+        if not (await self._store.commit([Unchanged(key, 0)], [Put(key, snapshot.to_json())])).succeeded:
+            raise ConflictError(
+                f"{snapshot.endophyte} has a snapshot named {snapshot.name}",
+                code="snapshot-exists",
+                hint=f"choose another name, or: vdc snapshot rm {snapshot.endophyte} {snapshot.name}",
+            )
+
+    async def complete(self, snapshot: Snapshot, disks: Iterable[SnapshotDisk]) -> Snapshot:
+        """Its images are registered. Raises FencedError where it was taken away meanwhile."""
+        key = keys.snapshot(snapshot.endophyte, snapshot.name)
+        item = await self._store.get(key)
+        if item is None or Snapshot.from_json(item.value) != snapshot:
+            raise FencedError(
+                f"snapshot {snapshot.name} of {snapshot.endophyte} was removed while it was made"
+            )
+        ready = snapshot.with_(state=SnapshotState.READY, disks=tuple(disks))
+        compares = [Unchanged(key, item.mod_revision)]
+        if not (await self._store.commit(compares, [Put(key, ready.to_json())])).succeeded:
+            raise FencedError(
+                f"snapshot {snapshot.name} of {snapshot.endophyte} was removed while it was made"
+            )
+        return ready
+
+    async def find(self, endophyte: str, name: str) -> Snapshot:
+        """Raises NotFoundError (`snapshot-not-found`)."""
+        item = await self._store.get(keys.snapshot(endophyte, name))
+        if item is None:
+            raise NotFoundError(
+                f"{endophyte} has no snapshot {name}",
+                code="snapshot-not-found",
+                hint=f"vdc snapshot ls {endophyte}",
+            )
+        return Snapshot.from_json(item.value)
+
+    async def remove(self, endophyte: str, name: str) -> None:
+        """Take a snapshot away; its content stays while VMs are made of it. Raises NotFoundError."""
+        await self.forget(await self.find(endophyte, name))
+
+    async def forget(self, snapshot: Snapshot) -> None:
+        """Take away exactly this one, as it is here; harmless where it is gone, or only half of it is there.
+
+        Another one of its name stays, and one that has become ready since.
+        """
+        key = keys.snapshot(snapshot.endophyte, snapshot.name)
+        item = await self._store.get(key)
+        if item is None or Snapshot.from_json(item.value) != snapshot:
+            return
+        for name in snapshot.images:
+            with suppress(NotFoundError):
+                await self._images.unname(name, even_used=True)
+        await self._store.commit([Unchanged(key, item.mod_revision)], [Delete(key)])
+
+
+def manifest_of(snapshot: Snapshot, name: str, *, keep_addresses: bool = False) -> EndophyteManifest:
+    """What a VM is like that is made of a snapshot. Raises ConflictError (`snapshot-not-ready`).
+
+    Addresses and MACs that the manifest fixes are those of the VM that it was taken of; another one gets its own.
+    """
+    if snapshot.state is not SnapshotState.READY:
+        raise ConflictError(f"snapshot {snapshot.name} is still being made", code="snapshot-not-ready")
+    before = snapshot.manifest
+    given = {number: disk for number, disk in enumerate(before.spec.disks)}
+    disks = []
+    for number, kept in enumerate(snapshot.disks):
+        disk = given.get(number)
+        if number == 0:
+            if disk is not None:
+                disks.append(disk.with_(size=kept.virtual_bytes, image=None))
+        elif disk is not None:
+            disks.append(disk.with_(size=kept.virtual_bytes, image=kept.image))
+    networks = before.spec.networks
+    if not keep_addresses:
+        networks = tuple(port.with_(address=None, mac=None, allowed_addresses=()) for port in networks)
+    image = image_name(snapshot.endophyte, snapshot.name, 0)
+    spec = before.spec.with_(image=image, disks=tuple(disks), networks=networks)
+    return before.with_(metadata=before.metadata.with_(name=name), spec=spec)

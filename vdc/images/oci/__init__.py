@@ -1,0 +1,1 @@
+"""Container images as disks of VMs: fetched, their layers merged, written as one file system."""

@@ -1,0 +1,67 @@
+"""A snapshot: the disks of a VM as they were at one moment, as images of the image store."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from pydantic import Field
+
+from vdc.model.base import Record
+from vdc.model.ids import DnsLabel
+from vdc.model.manifest import EndophyteManifest
+
+IMAGE_PREFIX: Final = "snapshots/"  # images whose names begin like this belong to a snapshot
+
+
+class SnapshotState(StrEnum):
+    """Whether it can be used."""
+
+    MAKING = "making"
+    READY = "ready"
+
+
+class SnapshotDisk(Record):
+    """One disk. `image`: its name in the image store; empty while the snapshot is made."""
+
+    name: str
+    virtual_bytes: int
+    image: str = ""
+    size_bytes: int = 0
+
+
+class Snapshot(Record):
+    """What `vdc snapshot` makes. It outlives the VM, whose manifest it keeps (with secrets: mask it to show it)."""
+
+    name: DnsLabel
+    endophyte: DnsLabel
+    uid: str  # of the VM
+    state: SnapshotState = SnapshotState.MAKING
+    host: str  # where it was taken
+    epoch: int = 0
+    created_at: str
+    is_quiesced: bool = False  # the guest's file systems were frozen for the moment
+    was_running: bool = True
+    disks: tuple[SnapshotDisk, ...] = ()
+    manifest: EndophyteManifest = Field(repr=False)
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of its images, also of those that are not there yet."""
+        return tuple(image_name(self.endophyte, self.name, number) for number in range(len(self.disks)))
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all its images' files."""
+        return sum(disk.size_bytes for disk in self.disks)
+
+
+def image_name(endophyte: str, snapshot: str, disk: int) -> str:
+    """The name of the image that a disk becomes."""
+    further = f"/disk{disk}" if disk else ""
+    return f"{IMAGE_PREFIX}{endophyte}{further}:{snapshot}"
+
+
+def is_of_snapshot(image: str) -> bool:
+    """Whether an image's name belongs to a snapshot, which alone gives and takes it."""
+    return image.startswith(IMAGE_PREFIX)
