@@ -36,7 +36,7 @@ write_description() {
 	  "kernel": "vmlinuz",
 	  "initrd": "initrd",
 	  "cmdline": "$(kernel_options)",
-	  "min_memory_bytes": 134217728
+	  "min_memory_bytes": 100663296
 	}
 	JSON
 }
