@@ -30,6 +30,7 @@ from vdc.model.identity import Role
 from vdc.store import keys
 
 LOG_TAIL_BYTES = 256 * 1024
+MOST_LINES = 100_000
 MIRROR_LAG_S = 2.0
 
 
@@ -185,7 +186,7 @@ class EndophyteHandlers:
         """See the route table. Read on the primary's host; others hand the request on."""
         name = _name(request)
         offset = number(request.query["offset"], 0, 2**63) if "offset" in request.query else None
-        lines = number(request.query.get("lines", "200"), 0, 100_000)
+        lines = number(request.query.get("lines", "200"), 0, MOST_LINES)
         wants_console = request.query.get("console", "") in ("1", "true")
         host = await self._primary_host(name)
         if host != self._context.host.name:
@@ -201,6 +202,15 @@ class EndophyteHandlers:
         return wire.LogText(
             name=name, host=host, text=text, end_offset=end, form="cri" if is_output else "text"
         )
+
+    async def peer_output(self, request: web.Request) -> wire.LogText:
+        """See the route table."""
+        body = wire.OutputRequest.model_validate(await parse_body(request))
+        await peers.check_peer(self._context.host, request, body, peers.secondary)
+        folder = self._context.supervisors.find(_name(request)).copy.folder
+        text, end = await asyncio.to_thread(_read_log, folder, OUTPUT_LOG, MOST_LINES, body.offset)
+        host = self._context.host.name
+        return wire.LogText(name=_name(request), host=host, text=text, end_offset=end, form="cri")
 
     async def _primary_host(self, name: str) -> str:
         await views.find_endophyte(self._mirror, name)

@@ -28,9 +28,7 @@ class Peer(Protocol):
         """See the API."""
         ...
 
-    async def endophyte_log(
-        self, name: str, *, lines: int | None = None, offset: int | None = None
-    ) -> wire.LogText:
+    async def peer_output(self, name: str, request: wire.OutputRequest) -> wire.LogText:
         """See the API."""
         ...
 

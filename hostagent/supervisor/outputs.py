@@ -16,14 +16,15 @@ from hostagent.drivers.process.foreign import open_foreign
 from hostagent.drivers.qemu.spec import OUTPUT_LOG
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.logs import KEPT_BYTES, bound_log
+from vdc.api import models as wire
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.errors import VdcError
+from vdc.model.pair import Pair
 
 FETCH_EVERY_S: Final = 5.0
 FETCH_S: Final = 10.0
 MOST_PIECES: Final = 16  # of a log that grows faster than it is fetched, at once
 FETCHED: Final = f"{OUTPUT_LOG}.primary"
-_ALL: Final = 100_000
 _FETCHES = (CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP)
 
 
@@ -51,20 +52,25 @@ class OutputKeeper:
         self._due_s = now_s + FETCH_EVERY_S
         try:
             async with asyncio.timeout(FETCH_S):
-                await self._fetch(pair.primary)
+                await self._fetch(pair)
         except (VdcError, TimeoutError, OSError) as error:
             copy.host.log.debug("the program's output was not fetched", endophyte=copy.name, why=str(error))
 
-    async def _fetch(self, host: str) -> None:
-        peer, is_new = self._copy.host.peer(host), host != self._from
-        if is_new:
-            tail = await peer.endophyte_log(self._copy.name, lines=_ALL)
+    async def _fetch(self, pair: Pair) -> None:
+        host = self._copy.host
+
+        async def ask(offset: int | None) -> wire.LogText:
+            request = wire.OutputRequest(epoch=pair.epoch, from_host=host.name, offset=offset)
+            return await host.peer(pair.primary).peer_output(pair.name, request)
+
+        if pair.primary != self._from:
+            tail = await ask(None)
             await asyncio.to_thread(self._path.write_text, tail.text)
-            self._from, self._offset = host, tail.end_offset
+            self._from, self._offset = pair.primary, tail.end_offset
             return
         for _ in range(MOST_PIECES):
-            more = await peer.endophyte_log(self._copy.name, offset=self._offset)
-            if more.host != host or more.end_offset == self._offset:
+            more = await ask(self._offset)
+            if more.end_offset == self._offset:
                 return
             self._offset = more.end_offset
             await asyncio.to_thread(_append, self._path, more.text)

@@ -32,6 +32,7 @@ EPOCH = 7
 MAY = {
     "peer_quiesce": "h3", "peer_fail": "h3", "peer_follow": "h2",
     "peer_freeze": "h2", "peer_digests": "h2", "peer_thaw": "h2", "peer_credentials": "h3",
+    "peer_output": "h3",
 }  # fmt: skip
 OTHER = {"h2": "h3", "h3": "h2"}
 

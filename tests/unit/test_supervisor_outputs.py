@@ -12,7 +12,7 @@ from protection_world import pair
 from hostagent.server.endophytes import _read_log
 from hostagent.supervisor import outputs
 from hostagent.supervisor.outputs import FETCHED, OutputKeeper
-from vdc.api.models import LogText
+from vdc.api.models import LogText, OutputRequest
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.errors import UnavailableError
 
@@ -27,10 +27,10 @@ class Primary:
     def __init__(self) -> None:
         self.log, self.asked, self.is_there = "", 0, True
 
-    async def endophyte_log(
-        self, name: str, *, lines: int | None = None, offset: int | None = None
-    ) -> LogText:
+    async def peer_output(self, name: str, request: OutputRequest) -> LogText:
         self.asked += 1
+        offset = request.offset
+        assert (name, request.from_host, request.epoch) == ("web", "h2", 2)
         if not self.is_there:
             raise UnavailableError("gone")
         text = self.log[offset or 0 :][:100]
@@ -45,7 +45,7 @@ class World:
         mirror = SimpleNamespace(pair=lambda name: pair())
         clock = SimpleNamespace(boottime_s=lambda: self.now)
         log = SimpleNamespace(debug=lambda *_, **__: None)
-        host = SimpleNamespace(peer=lambda name: self.primary, mirror=mirror, clock=clock, log=log)
+        host = SimpleNamespace(name="h2", peer=lambda name: self.primary, mirror=mirror, clock=clock, log=log)
         copy: Any = SimpleNamespace(
             name="web", folder=folder, guest=folder / "guest", state=self.state, host=host
         )

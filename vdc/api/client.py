@@ -318,6 +318,10 @@ class ApiClient(ImageCalls):
         """A certificate for the secondary's replication; `ForbiddenError` for any other host."""
         return await self._post(wire.Credentials, "peer_credentials", name, request)
 
+    async def peer_output(self, name: str, request: wire.OutputRequest) -> wire.LogText:
+        """What a container's program has written on the primary's host; `ForbiddenError` for any other host."""
+        return await self._post(wire.LogText, "peer_output", name, request)
+
     async def peer_fail(self, name: str, request: wire.FailRequest) -> wire.Acknowledged:
         """Kill or stop the primary's QEMU; `FencedError` under another epoch."""
         return await self._post(wire.Acknowledged, "peer_fail", name, request)

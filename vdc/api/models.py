@@ -134,6 +134,12 @@ class CredentialsRequest(PeerRequest):
     request: str = Field(max_length=4096)
 
 
+class OutputRequest(PeerRequest):
+    """A secondary's host asks for the log of the container's program: its end, or all from the byte `offset` on."""
+
+    offset: int | None = Field(default=None, ge=0, lt=2**63)
+
+
 class Credentials(Record):
     """What both copies of a pair believe in under one epoch, and the asker's certificate (PEM)."""
 

@@ -131,7 +131,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "endophyte_log", "GET", "/v1/endophytes/{name}/log", Role.VIEWER, "Tail of a container's output, or of the serial console",
-        response=wire.LogText, query=("lines", "offset", "console"), by_hosts=Role.HOST,
+        response=wire.LogText, query=("lines", "offset", "console"),
     ),
     Route("endophyte_console", "GET", "/v1/endophytes/{name}/console", Role.OPERATOR, "Serial console, both ways", body=Body.WEBSOCKET),
     Route(
@@ -232,6 +232,10 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "peer_thaw", "POST", "/v1/peer/endophytes/{name}/thaw", Role.HOST, "Let a frozen secondary go on",
         request=wire.PeerRequest, response=wire.Acknowledged,
+    ),
+    Route(
+        "peer_output", "POST", "/v1/peer/endophytes/{name}/output", Role.HOST, "What the container on the primary's host has written",
+        request=wire.OutputRequest, response=wire.LogText,
     ),
     Route("authority", "GET", "/v1/authority", Role.NOBODY, "Whom the hosts of this cluster trust", response=identities.AuthorityBundle),
     Route(
