@@ -3,180 +3,53 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from image_peers import (
+    BLOB,
+    CHUNKS,
+    CONTENT,
+    ENTRY,
+    SMALL,
+    Handler,
+    Peer,
+    Start,
+    assert_stored,
+    blob_of,
+    breaks_off,
+    breaks_off_after_a_chunk,
+    chunks_of,
+    damages_the_last,
+    entry_of,
+    has_nothing,
+    ignores_ranges,
+    image_peers,
+    leftovers,
+    part,
+    sends_damaged,
+    sends_the_wrong_range,
+    sends_too_much,
+    serves,
+    stalls,
+    waits_for_release,
+)
 
 from hostagent.drivers.images import ImageCache, ImagePaths
 from hostagent.drivers.images.fetch import Patience
 from vdc.images.blobs import BlobStore
-from vdc.images.chunks import CHUNK_BYTES, ChunkHasher, ChunkList
-from vdc.model.errors import RefusedError, UnavailableError, VdcError
-from vdc.model.image import Blob, Image, ImageEntry, ImageKind
-
-CHUNKS = 7
-CONTENT = random.Random(1).randbytes((CHUNKS - 1) * CHUNK_BYTES + 100_000)
-SMALL = bytes(range(256)) * 100
-
-
-def blob_of(content: bytes) -> Blob:
-    return Blob(digest="sha256:" + hashlib.sha256(content).hexdigest(), size_bytes=len(content))
-
-
-def chunks_of(content: bytes) -> ChunkList:
-    hasher = ChunkHasher()
-    hasher.update(content)
-    return hasher.finish()
-
-
-def entry_of(*contents: bytes, chunks: ChunkList | None = None) -> ImageEntry:
-    parts = dict(zip(("disk", "kernel", "initrd"), map(blob_of, contents), strict=False))
-    lists = {blob_of(content).digest: (chunks or chunks_of(content)).digest for content in contents}
-    return ImageEntry(digest="sha256:" + "a" * 64, image=Image(kind=ImageKind.DISK, **parts), chunks=lists)
-
-
-BLOB = blob_of(CONTENT)
-ENTRY = entry_of(CONTENT)
-Handler = Callable[["Peer", web.Request], Awaitable[web.StreamResponse]]
-
-
-class Peer:
-    """One host's API, as far as blobs go; `behave` is what it does with a request."""
-
-    def __init__(self, behave: Handler, contents: tuple[bytes, ...]) -> None:
-        self.behave = behave
-        self.contents = {blob_of(content).digest: content for content in contents}
-        self.lists = {digest: chunks_of(content).digests for digest, content in self.contents.items()}
-        self.ranges: list[range] = []
-        self.asked = asyncio.Event()
-        self.release = asyncio.Event()
-        self.sent = 0
-        self.url = ""
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        asked = request.http_range
-        self.ranges.append(range(asked.start, asked.stop))
-        self.asked.set()
-        return await self.behave(self, request)
-
-    async def list(self, request: web.Request) -> web.StreamResponse:
-        digest = request.match_info["digest"]
-        if digest not in self.lists:
-            raise web.HTTPNotFound
-        return web.Response(body=self.lists[digest])
-
-    def content(self, request: web.Request) -> bytes:
-        return self.contents[request.match_info["digest"]]
-
-
-def part(peer: Peer, request: web.Request, content: bytes | None = None) -> web.Response:
-    content = peer.content(request) if content is None else content
-    first, end = request.http_range.start, request.http_range.stop
-    peer.sent += end - first
-    span = f"bytes {first}-{end - 1}/{len(content)}"
-    return web.Response(body=content[first:end], status=206, headers={"Content-Range": span})
-
-
-async def serves(peer: Peer, request: web.Request) -> web.StreamResponse:
-    return part(peer, request)
-
-
-async def ignores_ranges(peer: Peer, request: web.Request) -> web.StreamResponse:
-    return web.Response(body=peer.content(request))
-
-
-async def has_nothing(_: Peer, request: web.Request) -> web.StreamResponse:
-    raise web.HTTPNotFound
-
-
-async def sends_damaged(peer: Peer, request: web.Request) -> web.StreamResponse:
-    return part(peer, request, bytes(len(CONTENT)))
-
-
-async def damages_the_last(peer: Peer, request: web.Request) -> web.StreamResponse:
-    return part(peer, request, CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
-
-
-async def sends_the_wrong_range(peer: Peer, request: web.Request) -> web.StreamResponse:
-    body = CONTENT[1 : CHUNK_BYTES + 1]
-    return web.Response(body=body, status=206, headers={"Content-Range": f"bytes 1-{CHUNK_BYTES}/*"})
-
-
-async def sends_too_much(peer: Peer, request: web.Request) -> web.StreamResponse:
-    first, end = request.http_range.start, request.http_range.stop
-    span = f"bytes {first}-{end - 1}/{len(CONTENT)}"
-    return web.Response(body=CONTENT[first:] + b"more", status=206, headers={"Content-Range": span})
-
-
-async def waits_for_release(peer: Peer, request: web.Request) -> web.StreamResponse:
-    await peer.release.wait()
-    return part(peer, request)
-
-
-async def begin(peer: Peer, request: web.Request, size_bytes: int) -> web.StreamResponse:
-    """Send so much of what is asked for and leave the answer open."""
-    first, end = request.http_range.start, request.http_range.stop
-    response = web.StreamResponse(
-        status=206, headers={"Content-Range": f"bytes {first}-{end - 1}/{len(CONTENT)}"}
-    )
-    response.content_length = end - first
-    await response.prepare(request)
-    await response.write(peer.content(request)[first : first + size_bytes])
-    return response
-
-
-async def breaks_off(peer: Peer, request: web.Request) -> web.StreamResponse:
-    response = await begin(peer, request, CHUNK_BYTES - 10)
-    assert request.transport is not None
-    request.transport.close()
-    return response
-
-
-async def breaks_off_after_a_chunk(peer: Peer, request: web.Request) -> web.StreamResponse:
-    if peer.sent:
-        raise web.HTTPServiceUnavailable
-    peer.sent = CHUNK_BYTES
-    response = await begin(peer, request, CHUNK_BYTES + 1000)
-    assert request.transport is not None
-    await asyncio.sleep(0.05)
-    request.transport.close()
-    return response
-
-
-async def stalls(peer: Peer, request: web.Request) -> web.StreamResponse:
-    response = await begin(peer, request, 1000)
-    await peer.release.wait()
-    return response
+from vdc.images.chunks import CHUNK_BYTES
+from vdc.model.errors import UnavailableError, VdcError
+from vdc.model.image import Image, ImageKind
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Callable[..., Awaitable[Peer]]]:
-    servers: list[TestServer] = []
-    peers: list[Peer] = []
-
-    async def start_one(behave: Handler, *contents: bytes) -> Peer:
-        peer = Peer(behave, contents or (CONTENT,))
-        application = web.Application()
-        application.router.add_get("/v1/blobs/{digest}", peer.handle)
-        application.router.add_get("/v1/blobs/{digest}/chunks", peer.list)
-        server = TestServer(application)
-        await server.start_server()
-        peer.url = str(server.make_url("/"))
-        servers.append(server)
-        peers.append(peer)
-        return peer
-
-    yield start_one
-    for peer in peers:
-        peer.release.set()
-    for server in servers:
-        await server.close()
+async def start() -> AsyncIterator[Start]:
+    async with image_peers() as start_one:
+        yield start_one
 
 
 @pytest.fixture
@@ -193,21 +66,6 @@ def store(tmp_path: Path) -> BlobStore:
 @pytest.fixture
 def cache(store: BlobStore, session: aiohttp.ClientSession) -> ImageCache:
     return ImageCache(store, lambda: session)
-
-
-Start = Callable[..., Awaitable[Peer]]
-
-
-def leftovers(store: BlobStore) -> list[str]:
-    """Everything in the store's folder that is neither a blob nor its chunk list."""
-    return [path.name for path in store.folder.glob("*") if path.name.startswith(".")]
-
-
-def assert_stored(store: BlobStore, content: bytes = CONTENT) -> None:
-    blob = blob_of(content)
-    assert store.path(blob.digest).read_bytes() == content
-    assert store.chunk_list(blob.digest) == chunks_of(content)
-    assert leftovers(store) == [] and not store.promised
 
 
 async def test_every_file_of_an_image_is_fetched(start: Start, cache: ImageCache) -> None:
@@ -375,148 +233,3 @@ async def test_what_was_damaged_meanwhile_comes_again(
     await cache.ensure(ENTRY, [peer.url])
     assert_stored(store)
     assert peer.sent == len(CONTENT)
-
-
-async def test_zeros_do_not_travel_and_take_no_room(
-    start: Start, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    sparse = SMALL.ljust(5 * CHUNK_BYTES, b"\0") + SMALL
-    peer = await start(serves, sparse)
-    store = BlobStore(tmp_path, free_bytes=lambda _: 2 * CHUNK_BYTES)
-    await ImageCache(store, lambda: session).ensure(entry_of(sparse), [peer.url])
-    assert_stored(store, sparse)
-    assert peer.sent == CHUNK_BYTES + len(SMALL)
-    assert store.path(blob_of(sparse).digest).stat().st_blocks * 512 <= 2 * CHUNK_BYTES
-
-
-async def test_an_image_that_does_not_fit_is_refused_before_anything_is_sent(
-    start: Start, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    peer = await start(serves)
-    store = BlobStore(tmp_path, reserve_bytes=100, free_bytes=lambda _: len(CONTENT) + 99)
-    with pytest.raises(RefusedError) as refusal:
-        await ImageCache(store, lambda: session).ensure(ENTRY, [peer.url])
-    assert refusal.value.code == "no-space"
-    assert peer.ranges == [] and leftovers(store) == []
-
-
-async def test_two_images_that_do_not_fit_together_do_not_fill_the_disk(
-    start: Start, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    other = CONTENT[::-1]
-    peer = await start(waits_for_release, CONTENT, other)
-    store = BlobStore(tmp_path, free_bytes=lambda _: len(CONTENT) + 1000)
-    cache = ImageCache(store, lambda: session)
-    first = asyncio.create_task(cache.ensure(ENTRY, [peer.url]))
-    await peer.asked.wait()
-    with pytest.raises(RefusedError):
-        await cache.ensure(entry_of(other), [peer.url])
-    first.cancel()
-    await asyncio.wait({first})
-    assert leftovers(store) == []
-
-
-async def test_a_disk_that_fills_up_meanwhile_is_given_back(
-    start: Start, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    free = [2 * len(CONTENT)]
-
-    async def others_write(peer: Peer, request: web.Request) -> web.StreamResponse:
-        if peer.sent:
-            free[0] = 0
-        return part(peer, request)
-
-    peer = await start(others_write)
-    store = BlobStore(tmp_path, free_bytes=lambda _: free[0])
-    with pytest.raises(RefusedError) as refusal:
-        await ImageCache(store, lambda: session).ensure(ENTRY, [peer.url])
-    assert refusal.value.code == "no-space"
-    assert leftovers(store) == [] and not store.promised
-
-
-async def test_guests_that_wait_for_the_same_blob_share_one_transfer(
-    start: Start, cache: ImageCache, store: BlobStore
-) -> None:
-    peer = await start(waits_for_release)
-    async with asyncio.TaskGroup() as group:
-        for _ in range(3):
-            group.create_task(cache.ensure(ENTRY, [peer.url]))
-        await peer.asked.wait()
-        peer.release.set()
-    assert_stored(store)
-    assert peer.sent == len(CONTENT)
-
-
-async def test_a_cancelled_waiter_leaves_the_others_theirs(
-    start: Start, cache: ImageCache, store: BlobStore
-) -> None:
-    peer = await start(waits_for_release)
-    first = asyncio.create_task(cache.ensure(ENTRY, [peer.url]))
-    await peer.asked.wait()
-    second = asyncio.create_task(cache.ensure(ENTRY, [peer.url]))
-    await until_waiting(cache, 2)
-    first.cancel()
-    await asyncio.wait({first})
-    peer.release.set()
-    await second
-    assert first.cancelled()
-    assert_stored(store)
-    assert peer.sent == len(CONTENT)
-
-
-async def test_the_last_waiter_to_go_ends_the_transfer(
-    start: Start, cache: ImageCache, store: BlobStore
-) -> None:
-    peer = await start(stalls)
-    waiter = asyncio.create_task(cache.ensure(ENTRY, [peer.url]))
-    await peer.asked.wait()
-    waiter.cancel()
-    async with asyncio.timeout(3):
-        await asyncio.wait({waiter})
-    assert not store.has(BLOB.digest)
-    assert leftovers(store) == [] and not store.promised
-    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("image-")]
-    peer.behave = serves
-    await cache.ensure(ENTRY, [peer.url])
-    assert_stored(store)
-
-
-async def test_nobody_joins_a_transfer_that_is_being_ended(
-    start: Start, cache: ImageCache, store: BlobStore
-) -> None:
-    peer = await start(stalls)
-    waiter = asyncio.create_task(cache.ensure(ENTRY, [peer.url]))
-    await peer.asked.wait()
-    await until_waiting(cache, 1)
-    peer.behave = serves
-    waiter.cancel()
-    await asyncio.sleep(0)  # the waiter has told the transfer to end, which takes the transfer a while
-    assert not waiter.done()
-    await cache.ensure(ENTRY, [peer.url])
-    assert_stored(store)
-
-
-async def test_a_waiter_that_knows_another_peer_does_not_fail_with_the_first(
-    start: Start, cache: ImageCache, store: BlobStore
-) -> None:
-    async def waits_then_has_nothing(peer: Peer, request: web.Request) -> web.StreamResponse:
-        await peer.release.wait()
-        raise web.HTTPNotFound
-
-    empty, full = await start(waits_then_has_nothing), await start(serves)
-    first = asyncio.create_task(cache.ensure(ENTRY, [empty.url]))
-    await empty.asked.wait()
-    second = asyncio.create_task(cache.ensure(ENTRY, [full.url]))
-    await until_waiting(cache, 2)
-    empty.release.set()
-    await second
-    with pytest.raises(UnavailableError):
-        await first
-    assert_stored(store)
-
-
-async def until_waiting(cache: ImageCache, waiters: int) -> None:
-    """Until so many wait for the blob."""
-    async with asyncio.timeout(5):
-        while sum(transfer.waiters for transfer in cache._transfers.values()) < waiters:
-            await asyncio.sleep(0.001)
