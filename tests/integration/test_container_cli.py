@@ -10,7 +10,6 @@ import pytest
 from cli_agent import Agent, running_agent
 from cli_support import Capture, vdc
 from container_import import NEEDS
-from import_support import emptied_temporary
 from registry_support import Liar
 
 from tests.oci_layout import build_oci_image, entry, folder, tar_of
@@ -19,13 +18,7 @@ from vdc.cli.local_images import anchored, with_local_image
 from vdc.model.errors import NotFoundError
 from vdc.model.manifest import EndophyteManifest
 
-pytestmark = NEEDS
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with emptied_temporary(tmp_path, monkeypatch) as folder:
-        yield folder
+pytestmark = [*NEEDS, pytest.mark.usefixtures("temporary")]
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from container_import import CONFIG, KERNEL, LAYER, NEEDS, error_of, fetched
-from import_support import emptied_temporary
 from registry_support import (
     AUTH,
     PASSWORD,
@@ -24,13 +23,7 @@ from vdc.images.oci.importing import ContainerFiles
 from vdc.images.oci.registries import RegistryOptions
 from vdc.images.sources import ImportOptions, plan_import
 
-pytestmark = NEEDS
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with emptied_temporary(tmp_path, monkeypatch) as folder:
-        yield folder
+pytestmark = [*NEEDS, pytest.mark.usefixtures("temporary")]
 
 
 @pytest.fixture(scope="module")

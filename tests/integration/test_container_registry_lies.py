@@ -7,26 +7,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from container_import import CONFIG, LAYER, NEEDS, error_of, fetched
-from import_support import emptied_temporary
 from registry_support import Liar, send
 
 from tests.oci_layout import build_oci_image
 from vdc.images.oci import fetch
 from vdc.images.oci.importing import ContainerFiles
 
-pytestmark = NEEDS
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with emptied_temporary(tmp_path, monkeypatch) as folder:
-        yield folder
+pytestmark = [*NEEDS, pytest.mark.usefixtures("temporary")]
 
 
 @pytest.fixture(scope="module")

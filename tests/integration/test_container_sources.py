@@ -6,13 +6,11 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from container_import import CONFIG, KERNEL, LAYER, NEEDS, error_of, fetched
 from filesystem_support import can_mount
-from import_support import emptied_temporary
 
 from tests.oci_layout import build_oci_image, docker_archive, entry, folder, oci_archive, tar_of
 from vdc.images.oci.importing import ContainerFiles
@@ -21,13 +19,7 @@ from vdc.model.errors import VdcError
 from vdc.model.image import ImageKind
 from vdc.model.units import MIB
 
-pytestmark = NEEDS
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with emptied_temporary(tmp_path, monkeypatch) as folder:
-        yield folder
+pytestmark = [*NEEDS, pytest.mark.usefixtures("temporary")]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import hashlib
 import lzma
 import random
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,19 +23,12 @@ from disk_import import (
     raw_disk,
     refused,
 )
-from import_support import emptied_temporary
 
 from tests.fuzz.disks import EFI_SYSTEM, OVF, fat, gpt, mbr
 from vdc.model.manifest import Firmware
 from vdc.model.units import MIB
 
-pytestmark = NEEDS
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with emptied_temporary(tmp_path, monkeypatch) as folder:
-        yield folder
+pytestmark = [*NEEDS, pytest.mark.usefixtures("temporary")]
 
 
 @pytest.fixture

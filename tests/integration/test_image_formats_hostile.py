@@ -11,7 +11,6 @@ import stat
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from disk_import import (
     raw_disk,
     refused,
 )
-from import_support import as_nobody, emptied_temporary
+from import_support import as_nobody
 
 from tests.fuzz.disks import sparse_vmdk, vhd_footer, vhdx
 from vdc.images.scratch import Scratch
@@ -31,13 +30,7 @@ from vdc.images.sources import plan_import
 from vdc.model.errors import VdcError
 from vdc.model.units import MIB
 
-pytestmark = NEEDS
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with emptied_temporary(tmp_path, monkeypatch) as folder:
-        yield folder
+pytestmark = [*NEEDS, pytest.mark.usefixtures("temporary")]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -19,7 +18,6 @@ from image_peers import (
     assert_stored,
     blob_of,
     entry_of,
-    image_peers,
     leftovers,
     part,
     serves,
@@ -33,69 +31,47 @@ from vdc.images.chunks import CHUNK_BYTES
 from vdc.model.errors import RefusedError, UnavailableError
 
 
-@pytest.fixture
-async def start() -> AsyncIterator[Start]:
-    async with image_peers() as start_one:
-        yield start_one
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as opened:
-        yield opened
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> BlobStore:
-    return BlobStore(tmp_path)
-
-
-@pytest.fixture
-def cache(store: BlobStore, session: aiohttp.ClientSession) -> ImageCache:
-    return ImageCache(store, lambda: session)
-
-
 async def test_zeros_do_not_travel_and_take_no_room(
-    start: Start, session: aiohttp.ClientSession, tmp_path: Path
+    start_peer: Start, http_session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     sparse = SMALL.ljust(5 * CHUNK_BYTES, b"\0") + SMALL
-    peer = await start(serves, sparse)
-    store = BlobStore(tmp_path, free_bytes=lambda _: 2 * CHUNK_BYTES)
-    await ImageCache(store, lambda: session).ensure(entry_of(sparse), [peer.url])
-    assert_stored(store, sparse)
+    peer = await start_peer(serves, sparse)
+    blob_store = BlobStore(tmp_path, free_bytes=lambda _: 2 * CHUNK_BYTES)
+    await ImageCache(blob_store, lambda: http_session).ensure(entry_of(sparse), [peer.url])
+    assert_stored(blob_store, sparse)
     assert peer.sent == CHUNK_BYTES + len(SMALL)
-    assert store.path(blob_of(sparse).digest).stat().st_blocks * 512 <= 2 * CHUNK_BYTES
+    assert blob_store.path(blob_of(sparse).digest).stat().st_blocks * 512 <= 2 * CHUNK_BYTES
 
 
 async def test_an_image_that_does_not_fit_is_refused_before_anything_is_sent(
-    start: Start, session: aiohttp.ClientSession, tmp_path: Path
+    start_peer: Start, http_session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    peer = await start(serves)
-    store = BlobStore(tmp_path, reserve_bytes=100, free_bytes=lambda _: len(CONTENT) + 99)
+    peer = await start_peer(serves)
+    blob_store = BlobStore(tmp_path, reserve_bytes=100, free_bytes=lambda _: len(CONTENT) + 99)
     with pytest.raises(RefusedError) as refusal:
-        await ImageCache(store, lambda: session).ensure(ENTRY, [peer.url])
+        await ImageCache(blob_store, lambda: http_session).ensure(ENTRY, [peer.url])
     assert refusal.value.code == "no-space"
-    assert peer.ranges == [] and leftovers(store) == []
+    assert peer.ranges == [] and leftovers(blob_store) == []
 
 
 async def test_two_images_that_do_not_fit_together_do_not_fill_the_disk(
-    start: Start, session: aiohttp.ClientSession, tmp_path: Path
+    start_peer: Start, http_session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     other = CONTENT[::-1]
-    peer = await start(waits_for_release, CONTENT, other)
-    store = BlobStore(tmp_path, free_bytes=lambda _: len(CONTENT) + 1000)
-    cache = ImageCache(store, lambda: session)
-    first = asyncio.create_task(cache.ensure(ENTRY, [peer.url]))
+    peer = await start_peer(waits_for_release, CONTENT, other)
+    blob_store = BlobStore(tmp_path, free_bytes=lambda _: len(CONTENT) + 1000)
+    image_cache = ImageCache(blob_store, lambda: http_session)
+    first = asyncio.create_task(image_cache.ensure(ENTRY, [peer.url]))
     await peer.asked.wait()
     with pytest.raises(RefusedError):
-        await cache.ensure(entry_of(other), [peer.url])
+        await image_cache.ensure(entry_of(other), [peer.url])
     first.cancel()
     await asyncio.wait({first})
-    assert leftovers(store) == []
+    assert leftovers(blob_store) == []
 
 
 async def test_a_disk_that_fills_up_meanwhile_is_given_back(
-    start: Start, session: aiohttp.ClientSession, tmp_path: Path
+    start_peer: Start, http_session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     free = [2 * len(CONTENT)]
 
@@ -104,97 +80,97 @@ async def test_a_disk_that_fills_up_meanwhile_is_given_back(
             free[0] = 0
         return part(peer, request)
 
-    peer = await start(others_write)
-    store = BlobStore(tmp_path, free_bytes=lambda _: free[0])
+    peer = await start_peer(others_write)
+    blob_store = BlobStore(tmp_path, free_bytes=lambda _: free[0])
     with pytest.raises(RefusedError) as refusal:
-        await ImageCache(store, lambda: session).ensure(ENTRY, [peer.url])
+        await ImageCache(blob_store, lambda: http_session).ensure(ENTRY, [peer.url])
     assert refusal.value.code == "no-space"
-    assert leftovers(store) == [] and not store.promised
+    assert leftovers(blob_store) == [] and not blob_store.promised
 
 
 async def test_guests_that_wait_for_the_same_blob_share_one_transfer(
-    start: Start, cache: ImageCache, store: BlobStore
+    start_peer: Start, image_cache: ImageCache, blob_store: BlobStore
 ) -> None:
-    peer = await start(waits_for_release)
+    peer = await start_peer(waits_for_release)
     async with asyncio.TaskGroup() as group:
         for _ in range(3):
-            group.create_task(cache.ensure(ENTRY, [peer.url]))
+            group.create_task(image_cache.ensure(ENTRY, [peer.url]))
         await peer.asked.wait()
         peer.release.set()
-    assert_stored(store)
+    assert_stored(blob_store)
     assert peer.sent == len(CONTENT)
 
 
 async def test_a_cancelled_waiter_leaves_the_others_theirs(
-    start: Start, cache: ImageCache, store: BlobStore
+    start_peer: Start, image_cache: ImageCache, blob_store: BlobStore
 ) -> None:
-    peer = await start(waits_for_release)
-    first = asyncio.create_task(cache.ensure(ENTRY, [peer.url]))
+    peer = await start_peer(waits_for_release)
+    first = asyncio.create_task(image_cache.ensure(ENTRY, [peer.url]))
     await peer.asked.wait()
-    second = asyncio.create_task(cache.ensure(ENTRY, [peer.url]))
-    await until_waiting(cache, 2)
+    second = asyncio.create_task(image_cache.ensure(ENTRY, [peer.url]))
+    await until_waiting(image_cache, 2)
     first.cancel()
     await asyncio.wait({first})
     peer.release.set()
     await second
     assert first.cancelled()
-    assert_stored(store)
+    assert_stored(blob_store)
     assert peer.sent == len(CONTENT)
 
 
 async def test_the_last_waiter_to_go_ends_the_transfer(
-    start: Start, cache: ImageCache, store: BlobStore
+    start_peer: Start, image_cache: ImageCache, blob_store: BlobStore
 ) -> None:
-    peer = await start(stalls)
-    waiter = asyncio.create_task(cache.ensure(ENTRY, [peer.url]))
+    peer = await start_peer(stalls)
+    waiter = asyncio.create_task(image_cache.ensure(ENTRY, [peer.url]))
     await peer.asked.wait()
     waiter.cancel()
     async with asyncio.timeout(3):
         await asyncio.wait({waiter})
-    assert not store.has(BLOB.digest)
-    assert leftovers(store) == [] and not store.promised
+    assert not blob_store.has(BLOB.digest)
+    assert leftovers(blob_store) == [] and not blob_store.promised
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("image-")]
     peer.behave = serves
-    await cache.ensure(ENTRY, [peer.url])
-    assert_stored(store)
+    await image_cache.ensure(ENTRY, [peer.url])
+    assert_stored(blob_store)
 
 
 async def test_nobody_joins_a_transfer_that_is_being_ended(
-    start: Start, cache: ImageCache, store: BlobStore
+    start_peer: Start, image_cache: ImageCache, blob_store: BlobStore
 ) -> None:
-    peer = await start(stalls)
-    waiter = asyncio.create_task(cache.ensure(ENTRY, [peer.url]))
+    peer = await start_peer(stalls)
+    waiter = asyncio.create_task(image_cache.ensure(ENTRY, [peer.url]))
     await peer.asked.wait()
-    await until_waiting(cache, 1)
+    await until_waiting(image_cache, 1)
     peer.behave = serves
     waiter.cancel()
     await asyncio.sleep(0)  # the waiter has told the transfer to end, which takes the transfer a while
     assert not waiter.done()
-    await cache.ensure(ENTRY, [peer.url])
-    assert_stored(store)
+    await image_cache.ensure(ENTRY, [peer.url])
+    assert_stored(blob_store)
 
 
 async def test_a_waiter_that_knows_another_peer_does_not_fail_with_the_first(
-    start: Start, cache: ImageCache, store: BlobStore
+    start_peer: Start, image_cache: ImageCache, blob_store: BlobStore
 ) -> None:
     async def waits_then_has_nothing(peer: Peer, request: web.Request) -> web.StreamResponse:
         await peer.release.wait()
         raise web.HTTPNotFound
 
-    empty, full = await start(waits_then_has_nothing), await start(serves)
-    first = asyncio.create_task(cache.ensure(ENTRY, [empty.url]))
+    empty, full = await start_peer(waits_then_has_nothing), await start_peer(serves)
+    first = asyncio.create_task(image_cache.ensure(ENTRY, [empty.url]))
     await empty.asked.wait()
-    second = asyncio.create_task(cache.ensure(ENTRY, [full.url]))
-    await until_waiting(cache, 2)
+    second = asyncio.create_task(image_cache.ensure(ENTRY, [full.url]))
+    await until_waiting(image_cache, 2)
     empty.release.set()
     await second
     with pytest.raises(UnavailableError):
         await first
-    assert_stored(store)
+    assert_stored(blob_store)
 
 
-async def until_waiting(cache: ImageCache, waiters: int) -> None:
+async def until_waiting(image_cache: ImageCache, waiters: int) -> None:
     """Until so many wait for the blob."""
     async with asyncio.timeout(5):
-        while sum(transfer.waiters for transfer in cache._transfers.values()) < waiters:
+        while sum(transfer.waiters for transfer in image_cache._transfers.values()) < waiters:
             await asyncio.sleep(0.001)
