@@ -115,7 +115,8 @@ class _Execution:
         self._waiting += len(data) - 1
         if data[:1] != INPUT or self._has_ended_input or self._waiting > WINDOW or len(data) > MOST_BYTES + 1:
             return False
-        self._input.put_nowait(data[1:])
+        if len(data) > 1:  # nothing takes no credit, so there could be any number of it
+            self._input.put_nowait(data[1:])
         return True
 
     async def _obey(self, text: str) -> bool:

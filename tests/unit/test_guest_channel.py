@@ -12,6 +12,7 @@ from guest_support import Guest, scripted, talking_to
 
 from hostagent.drivers.guest import Errors, GuestChannel, GuestGoneError, GuestRefusedError, Output
 from hostagent.drivers.guest import channel as channel_module
+from hostagent.drivers.guest.arrivals import MOST_APART, Arrivals
 from hostagent.drivers.guest.frames import FIRST_CREDIT, HEADER, MOST_PAYLOAD, FrameType
 from hostagent.supervisor.guestline import GuestLine
 
@@ -129,6 +130,49 @@ async def test_what_is_left_is_called_off_and_its_number_kept_until_the_guest_ag
         await asyncio.wait_for(cancelled.wait(), SOON_S)
         await channel.ask("status", deadline_s=SOON_S)
         assert not channel.closed.is_set()
+
+
+async def test_whoever_goes_while_the_guest_takes_nothing_leaves_the_others_theirs(socket: Path) -> None:
+    """The request may be on its way: its number is kept until the guest has answered."""
+    goes_on = asyncio.Event()
+
+    async def guest(end: Guest) -> None:
+        streams = [(await end.request())[0] for _ in range(4)]
+        await goes_on.wait()
+        late, _ = await end.request()
+        assert (await end.expect(FrameType.CANCEL)).stream == late
+        for stream in (late, *streams):
+            await end.done(stream, exit_code=0)
+
+    async with talking_to(socket, guest) as channel, asyncio.timeout(SOON_S):
+        streams = [await channel.open({"op": "exec"}) for _ in range(4)]
+        writing = [asyncio.create_task(stream.write(bytes(FIRST_CREDIT))) for stream in streams]
+        while not channel._sending.locked():  # more is written than fits in between
+            await asyncio.sleep(0.001)
+        for stream in streams[1:]:
+            stream._may_send = 0  # they give way
+        opening = asyncio.create_task(channel.open({"op": "exec", "argv": ["x" * 60_000]}))
+        while 5 not in channel._streams or not channel._streams[5].is_open:
+            await asyncio.sleep(0.001)
+        opening.cancel()
+        goes_on.set()
+        for stream in streams:
+            assert (await stream.answer())["exit_code"] == 0
+        await asyncio.wait([opening, *writing])
+        assert opening.cancelled() and not channel.closed.is_set()
+
+
+def test_output_in_tiny_pieces_takes_no_more_room_than_its_bytes() -> None:
+    waiting = Arrivals()
+    for i in range(FIRST_CREDIT):
+        waiting.put(Errors if i % 2 else Output, b"%d" % (i % 10))
+    assert len(waiting._pieces) <= MOST_APART + FIRST_CREDIT // MOST_PAYLOAD + 2
+    got = {Output: b"", Errors: b""}
+    while waiting:
+        piece = waiting.take()
+        got[type(piece)] += piece.data
+    assert got[Output] == b"02468" * (FIRST_CREDIT // 10) + b"024"[: FIRST_CREDIT // 2 % 5]
+    assert len(got[Errors]) == FIRST_CREDIT // 2
 
 
 async def test_a_refusal_is_the_guests_own_sentence(socket: Path) -> None:

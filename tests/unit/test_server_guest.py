@@ -214,6 +214,22 @@ async def test_more_input_than_was_allowed_cuts_the_client_off(world: World) -> 
         assert message.type is aiohttp.WSMsgType.CLOSE
 
 
+async def test_input_of_nothing_is_not_kept(world: World) -> None:
+    """It takes no credit, so nothing else would end it."""
+
+    async def script(end: Guest, stream: int, _: dict[str, Any]) -> None:
+        assert (await end.expect(FrameType.DATA)).payload == b"text"
+        await end.done(stream, exit_code=0)
+
+    async with world.guest(script), world.client.endophyte_exec("web", ["cat"]) as socket:
+        await socket.send_str(ExecOptions().to_json())
+        for _ in range(10):
+            await socket.send_bytes(INPUT)
+        await socket.send_bytes(INPUT + b"text")
+        message = await socket.receive(timeout=SOON_S)
+        assert ExecMessage.from_json(message.data).credit == 4
+
+
 async def test_first_of_all_come_the_options(world: World) -> None:
     async def script(end: Guest, stream: int, _: dict[str, Any]) -> None:
         await end.done(stream)
