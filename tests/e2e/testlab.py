@@ -182,7 +182,9 @@ class Lab:
 
     def sessions_to(self, address: str, *services: str, **options: Any) -> Workload:
         """Sessions from the client to an address."""
-        return PatientWorkload(self.in_client, address, services or ("echo", "diverging", "durable"), **options)
+        return PatientWorkload(
+            self.in_client, address, services or ("echo", "diverging", "durable"), **options
+        )
 
     # ---- hosts
 
