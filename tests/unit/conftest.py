@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import aiohttp
 import pytest
-from image_peers import Start, image_peers
 
-from hostagent.drivers.images import ImageCache
 from hostagent.drivers.net import nft
-from vdc.images.blobs import BlobStore
+
+if TYPE_CHECKING:  # most tests have no need of these
+    import aiohttp
+    from image_peers import Start
+
+    from hostagent.drivers.images import ImageCache
+    from vdc.images.blobs import BlobStore
 
 
 @pytest.fixture(autouse=True)
@@ -22,21 +26,29 @@ def _no_packet_filter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def start_peer() -> AsyncIterator[Start]:
+    from image_peers import image_peers
+
     async with image_peers() as start:
         yield start
 
 
 @pytest.fixture
 async def http_session() -> AsyncIterator[aiohttp.ClientSession]:
+    import aiohttp
+
     async with aiohttp.ClientSession() as opened:
         yield opened
 
 
 @pytest.fixture
 def blob_store(tmp_path: Path) -> BlobStore:
+    from vdc.images.blobs import BlobStore
+
     return BlobStore(tmp_path)
 
 
 @pytest.fixture
 def image_cache(blob_store: BlobStore, http_session: aiohttp.ClientSession) -> ImageCache:
+    from hostagent.drivers.images import ImageCache
+
     return ImageCache(blob_store, lambda: http_session)
