@@ -220,6 +220,7 @@ def test_mirrors_bring_their_credentials(home: Path, tmp_path: Path) -> None:
     access = access_to(parse_source("docker://redis"), RegistryOptions())
     assert list(json.loads(access.auth_json)["auths"]) == ["mirror.example:5000"]
     assert [bind.source.name for bind in access.binds] == ["registries.conf", "registries.conf.d"]
+    assert access.secrets and not any(secret in repr(access) for secret in access.secrets)
     (etc / "registries.conf").write_text("[[registry")
     with pytest.raises(InvalidError) as caught:
         access_to(parse_source("docker://redis"), RegistryOptions())
