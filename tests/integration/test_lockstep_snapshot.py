@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from file_limit import broken_disk
 from lockstep_clients import Store, Talker, load, wait_for
-from lockstep_support import MIB, MINI, Copy, Pair, missing
+from lockstep_support import MIB, MINI, PROMPT_MS, Copy, Pair, missing
 
 from hostagent.drivers.process.users import own_by, owner_of
 from hostagent.drivers.qemu import primary, snapshots
@@ -27,7 +27,6 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
 
 SLOW = MIB  # bytes per second: slow enough for something to happen meanwhile
 WRITE_S = 3.0  # in lockstep a write is a checkpoint or two, and each takes a second where others want the processors
-PROMPT_MS = 10_000  # no timeout of a network was waited for; the benchmarks measure how long it takes
 
 
 async def begin(pair: Pair, prime: Copy, plan: SnapshotPlan) -> None:
