@@ -140,6 +140,8 @@ class Snapshots:
         copy = self._copy
         for one in left:
             with suppress(VdcError):
+                if not await self._records.has(one):
+                    continue
                 if one.is_quiesced and copy.is_alive:
                     await thaw(copy)  # it was frozen when its host was lost
                 await self._clean_up()

@@ -92,7 +92,12 @@ class BackupTaker:
             disks.append(BackupDisk(name=disk.name, virtual_bytes=size_bytes, chunks=tuple(written.chunks)))
             read_bytes += written.read_bytes
             written_bytes += written.written_bytes
-        files = [await self._file(blob, before) for blob in (view.image.kernel, view.image.initrd) if blob]
+        files = []
+        for blob in (view.image.kernel, view.image.initrd):
+            if blob is not None:
+                file, stored_bytes = await self._file(blob, before)
+                files.append(file)
+                written_bytes += stored_bytes
         shared = ("id", "endophyte", "uid", "created_at", "since", "is_quiesced", "was_running")
         return Backup(
             **{field: getattr(view, field) for field in shared},
@@ -109,18 +114,20 @@ class BackupTaker:
 
         return parts
 
-    async def _file(self, blob: Blob, before: Backup | None) -> BackupFile:
+    async def _file(self, blob: Blob, before: Backup | None) -> tuple[BackupFile, int]:
         """A kernel or an initrd; not read again where the last backup has it."""
         for file in before.files if before is not None else ():
             if file.blob == blob:
-                return file
+                return file, 0
         content = bytearray()
         async for piece in self._api.read_blob(blob.digest):
             content += piece
             if len(content) > blob.size_bytes:
                 break
-        chunks = []
+        chunks, stored_bytes = [], 0
         for first in range(0, len(content), CHUNK_BYTES):
             chunk = bytes(content[first : first + CHUNK_BYTES])
-            chunks.append((await asyncio.to_thread(self._repository.put, chunk, again=self._is_full))[0])
-        return BackupFile(blob=blob, chunks=tuple(chunks))
+            digest, size_bytes = await asyncio.to_thread(self._repository.put, chunk, again=self._is_full)
+            chunks.append(digest)
+            stored_bytes += size_bytes
+        return BackupFile(blob=blob, chunks=tuple(chunks)), stored_bytes

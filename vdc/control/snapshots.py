@@ -71,6 +71,11 @@ class SnapshotRecords:
             )
         return Snapshot.from_json(item.value)
 
+    async def has(self, snapshot: Snapshot) -> bool:
+        """Whether there is exactly this one; what a mirror shows may be older."""
+        item = await self._store.get(keys.snapshot(snapshot.endophyte, snapshot.name))
+        return item is not None and Snapshot.from_json(item.value) == snapshot
+
     async def remove(self, endophyte: str, name: str) -> None:
         """Take a snapshot away; its content stays while VMs are made of it. Raises NotFoundError."""
         await self.forget(await self.find(endophyte, name))
