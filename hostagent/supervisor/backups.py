@@ -97,7 +97,7 @@ class Backups:
             held.readers -= 1
             held.used_at_s = self._now_s()
             if held is not self._held:
-                _close(held)
+                _close_unread(held)
 
     async def end(self, backup: str, *, is_kept: bool) -> None:
         """Give a copy up. `is_kept`: it is in a repository."""
@@ -116,7 +116,7 @@ class Backups:
         if held is not None:
             if held.watching is not None:
                 held.watching.cancel()
-            _close(held)
+            _close_unread(held)
 
     # ---- making one
 
@@ -181,8 +181,7 @@ class Backups:
             self._held = None
         if held.watching is not None and held.watching is not asyncio.current_task():
             held.watching.cancel()
-        if not held.readers:
-            _close(held)
+        _close_unread(held)
         if not is_kept:
             await self._forget(held.id)
 
@@ -208,6 +207,8 @@ class Backups:
         return self._copy.host.clock.boottime_s()
 
 
-def _close(held: HeldCopy) -> None:
-    for file in held.files:
-        file.close()
+def _close_unread(held: HeldCopy) -> None:
+    """A thread may be reading by the number of a file, which is another file's as soon as this one is closed."""
+    if not held.readers:
+        for file in held.files:
+            file.close()

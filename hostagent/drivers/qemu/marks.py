@@ -59,7 +59,7 @@ def begun(disk: int, name: str) -> dict[str, Any]:
 
 def _marks(node: dict[str, Any]) -> dict[str, int]:
     return {
-        one["name"]: one["count"]
+        one["name"]: one.get("count", 0)
         for one in node.get("dirty-bitmaps", [])
         if one.get("name", "").startswith(_PREFIX) and one.get("recording") and not one.get("inconsistent")
     }

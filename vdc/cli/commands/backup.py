@@ -76,6 +76,7 @@ def create(*, name: str, repository: str, quiesce: bool, full: bool, output: str
     from vdc.model.units import format_size
 
     with StatusLine() as line:
+        call(lambda api: api.get_endophyte(name))  # nothing begins for one that does not exist
         place = Repository.create(repository)
         made, why = call(
             lambda api: BackupTaker(api, place, line.bytes, quiesce=quiesce, is_full=full).take(name)
