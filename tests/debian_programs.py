@@ -108,7 +108,7 @@ PROGRAMS = {
         },
         accounts={"postgres": 999},
         files={
-            "usr/local/bin/start": "#!/bin/sh\nset -e\n[ -s $PGDATA/PG_VERSION ] || initdb --auth=trust\n"
+            "usr/local/bin/start": "#!/bin/sh\nset -e\n[ -s $PGDATA/PG_VERSION ] || initdb --auth=trust --no-sync --set shared_buffers=32MB\n"
             "echo 'host all all all trust' >>$PGDATA/pg_hba.conf\nexec postgres -c listen_addresses='*'\n",
         },
         folders={"var/lib/postgresql": "postgres", "var/run/postgresql": "postgres"},
@@ -168,8 +168,8 @@ def layers_of(name: str) -> list[bytes]:
 
 def _unpack(layout: Path, work: Path) -> Path:
     (work / "root").mkdir()
-    command = ["tar", "-xzf", str(_layers(layout)[0]), "-C", str(work / "root")]
-    subprocess.run(command, check=True, timeout=300)
+    for layer in _layers(layout):
+        subprocess.run(["tar", "-xzf", str(layer), "-C", str(work / "root")], check=True, timeout=300)
     return work / "root"
 
 

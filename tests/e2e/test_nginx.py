@@ -32,7 +32,9 @@ def test_a_download_lives_through_the_death_of_its_host(lab: Lab, tmp_path: Path
         ):
             try:
                 workload.wait_progress(more=PAGES, deadline_s=PATIENCE_S)
-                wait_for(lambda: target.exists() and target.stat().st_size > 0, PATIENCE_S, "some of it is there")
+                wait_for(
+                    lambda: target.exists() and target.stat().st_size > 0, PATIENCE_S, "some of it is there"
+                )
                 lose_the_primary(lab, vm)
                 assert target.stat().st_size < SIZE and download.poll() is None, "it was too quick"
                 workload.wait_progress(more=PAGES, deadline_s=PATIENCE_S)

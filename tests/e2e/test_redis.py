@@ -1,4 +1,4 @@
-"""Redis as Debian has it, out of a `docker save` archive: no confirmed write is lost with its primary's host.
+"""Redis as Debian has it, a StatefulSet out of a `docker save` archive: no confirmed write is lost with its host.
 
 redis-benchmark writes beside a client that reads all back, and neither of them ever connects again.
 """
@@ -13,22 +13,50 @@ from pathlib import Path
 from labprogram import (
     CLIENTS,
     PATIENCE_S,
+    START_S,
     imported,
     lose_the_primary,
     needs_programs,
     own_client,
-    protected,
     wait_listening,
 )
 from pacing import wait_for
 from testlab import VM, Lab
 
-from tests.debian_programs import PROGRAMS, layers_of, program_image
+from tests.debian_programs import PROGRAMS, layers_of
 from tests.oci_layout import docker_archive
 
 pytestmark = needs_programs
 IMAGE = "test/redis:7"
 WRITES = 200
+MANIFEST = """
+apiVersion: v1
+kind: Service
+metadata: {name: redis}
+spec: {clusterIP: None, selector: {app: redis}, ports: [{port: 6379, targetPort: redis}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: redis, annotations: {mycelium.network/service-type: endophyte}}
+spec:
+  replicas: 1
+  serviceName: redis
+  selector: {matchLabels: {app: redis}}
+  template:
+    metadata: {labels: {app: redis}}
+    spec:
+      containers:
+      - name: redis
+        image: test/redis:7
+        ports: [{name: redis, containerPort: 6379}]
+        resources: {limits: {memory: 192Mi}}
+        readinessProbe: {exec: {command: [redis-cli, ping]}, periodSeconds: 2}
+        livenessProbe: {tcpSocket: {port: redis}, initialDelaySeconds: 10, periodSeconds: 10}
+        volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 128Mi}}}
+"""
 
 
 def test_no_confirmed_write_is_lost(lab: Lab, tmp_path: Path) -> None:
@@ -36,7 +64,10 @@ def test_no_confirmed_write_is_lost(lab: Lab, tmp_path: Path) -> None:
         layers_of("redis"), tmp_path / "redis.tar", tag=IMAGE, config=PROGRAMS["redis"].config
     )
     with imported(lab, f"docker-archive:{archive}", IMAGE):
-        vm = protected(lab, "redis", IMAGE, 6379, "--memory", "192MiB")
+        lab.ok("apply", "-f", "-", "--wait", "--timeout", f"{START_S:g}", stdin=MANIFEST)
+        vm = VM(lab, "redis")
+        lab.watch(vm)
+        vm.wait_lockstep(START_S)
         with (
             benchmark(lab, vm, tmp_path) as load,
             lab.workload(vm, "redis", program=CLIENTS, patience_s=PATIENCE_S) as workload,
