@@ -108,7 +108,8 @@ PROGRAMS = {
         },
         accounts={"postgres": 999},
         files={
-            "usr/local/bin/start": "#!/bin/sh\nset -e\n[ -s $PGDATA/PG_VERSION ] || initdb --auth=trust --no-sync --set shared_buffers=32MB\n"
+            "usr/local/bin/start": "#!/bin/sh\nset -e\n"
+            "[ -s $PGDATA/PG_VERSION ] || initdb --auth=trust --no-sync --set shared_buffers=32MB\n"
             "echo 'host all all all trust' >>$PGDATA/pg_hba.conf\nexec postgres -c listen_addresses='*'\n",
         },
         folders={"var/lib/postgresql": "postgres", "var/run/postgresql": "postgres"},
