@@ -279,15 +279,11 @@ class Snapshots:
         for i, size_bytes in enumerate(sizes):
             (copy.guest / plan.file(i)).unlink(missing_ok=True)
             await self._tool.create(plan.file(i), size_bytes)
-        if self._deciding.locked():
-            raise ConflictError(f"{copy.name} is being changed", code="busy", hint="try again in a moment")
-        async with self._deciding:
-            self._require_fit(quiesce=quiesce)
-            if quiesce:
-                async with frozen(copy, endophyte):
-                    await snapshots.begin(copy.session(), plan)
-            else:
-                await snapshots.begin(copy.session(), plan)
+        if quiesce:
+            async with frozen(copy, endophyte):  # the pair's own work waits for no guest
+                await self._fix(plan, quiesce=True)
+        else:
+            await self._fix(plan, quiesce=False)
         await copy.reach(Step.SNAPSHOT_FIXED)
         watching = asyncio.create_task(self._watch_room(), name=f"{copy.name} snapshot room")
         copying = asyncio.create_task(
@@ -300,6 +296,16 @@ class Snapshots:
             for task in (watching, copying):
                 task.cancel()
             await asyncio.gather(watching, copying, return_exceptions=True)
+
+    async def _fix(self, plan: SnapshotPlan, *, quiesce: bool) -> None:
+        """The moment itself. Raises ConflictError (`busy`) while a job of the supervisor changes the copy."""
+        if self._deciding.locked():
+            raise ConflictError(
+                f"{self._copy.name} is being changed", code="busy", hint="try again in a moment"
+            )
+        async with self._deciding:
+            self._require_fit(quiesce=quiesce)
+            await snapshots.begin(self._copy.session(), plan)
 
     async def _copy_idle(self, marks: Marks) -> None:
         """Of a stopped VM, which cannot be started meanwhile."""
