@@ -7,7 +7,7 @@ import asyncio
 import aiohttp
 from aiohttp import web
 
-from hostagent.drivers.process.foreign import connect_foreign
+from hostagent.drivers.process.foreign import stream_foreign
 from hostagent.drivers.process.users import GUEST_DIR
 from hostagent.drivers.qemu.spec import CONSOLE_SOCKET
 from hostagent.server.context import ServerContext
@@ -35,7 +35,7 @@ class ConsoleHandler:
             return socket
         path = self._context.host.vms_dir / name / GUEST_DIR / CONSOLE_SOCKET
         try:
-            reader, writer = await asyncio.open_unix_connection(sock=await connect_foreign(path))
+            reader, writer = await stream_foreign(path)
         except OSError as error:
             raise UnavailableError(f"the console of {name} cannot be opened: {error.strerror}") from error
         socket = await accept(request)

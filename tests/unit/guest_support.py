@@ -76,7 +76,7 @@ async def scripted(socket: Path, script: Script) -> AsyncIterator[list[Guest]]:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            writer.close()
+            writer.transport.abort()  # what it has still to say is for nobody
 
     server = await asyncio.start_unix_server(serve, socket)
     try:

@@ -27,7 +27,7 @@ from hostagent.drivers.guest.frames import (
     parse_header,
 )
 from hostagent.drivers.guest.stream import GuestStream
-from hostagent.drivers.process.foreign import connect_foreign
+from hostagent.drivers.process.foreign import stream_foreign
 from vdc.model.strict_yaml import StrictError, parse_json
 
 HANDSHAKE_S: Final = 5.0
@@ -59,8 +59,7 @@ class GuestChannel:
         writer: asyncio.StreamWriter | None = None
         try:
             async with asyncio.timeout(deadline_s):
-                sock = await connect_foreign(path)
-                reader, writer = await asyncio.open_unix_connection(sock=sock, limit=2 * MOST_PAYLOAD)
+                reader, writer = await stream_foreign(path, limit=2 * MOST_PAYLOAD)
                 await _handshake(reader, writer)
         except BaseException as error:
             if writer is not None:

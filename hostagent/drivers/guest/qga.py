@@ -22,7 +22,7 @@ from typing import Any, Final
 from hostagent.drivers.guest import qgareplies as replies
 from hostagent.drivers.guest.agent import CommandResult, GuestCommand
 from hostagent.drivers.guest.errors import GuestGoneError, GuestRefusedError
-from hostagent.drivers.process.foreign import connect_foreign
+from hostagent.drivers.process.foreign import stream_foreign
 from vdc.model.guest import GuestInterface
 
 _DELIMITER: Final = b"\xff"
@@ -121,8 +121,7 @@ class QemuGuestAgent:
         """One in step with the agent. Raises GuestGoneError."""
         async with self._turn:
             try:
-                sock = await connect_foreign(self._socket)
-                reader, writer = await asyncio.open_unix_connection(sock=sock)
+                reader, writer = await stream_foreign(self._socket)
             except OSError as error:
                 raise GuestGoneError(
                     f"the port of the guest agent cannot be opened: {error.strerror}",

@@ -74,6 +74,18 @@ async def connect_foreign(path: Path) -> socket.socket:
     return sock
 
 
+async def stream_foreign(
+    path: Path, *, limit: int = 65_536
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The same, to read and write; nothing stays open where whoever asks loses patience. Raises OSError."""
+    sock = await connect_foreign(path)
+    try:
+        return await asyncio.open_unix_connection(sock=sock, limit=limit)
+    except BaseException:
+        sock.close()
+        raise
+
+
 @contextlib.contextmanager
 def _found_socket(path: Path) -> Iterator[str]:
     """What leads to exactly this socket, whatever takes its name meanwhile."""
