@@ -25,7 +25,9 @@ from vdc.control.clock import SystemClock
 from vdc.model.audit import OK, UNKNOWN, AuditAnchor, AuditEntry, AuditHead, RememberedHead
 from vdc.model.audit_chain import ChainCheck, Damage, DamageKind
 from vdc.model.errors import UnavailableError, VdcError
+from vdc.store import keys
 from vdc.store.audit import BATCH, AuditLog
+from vdc.store.mirror import lineage_of
 
 FOLDER = "audit"
 HEAD_FILE = "head.json"
@@ -93,6 +95,8 @@ class AuditKeeper:
 
     async def follow(self) -> None:
         """Remember the present end of the log, if it continues what is remembered. Raises UnavailableError."""
+        if await self._stands_down_soon():
+            return
         head, known = await self._log.head(), self._audit.remembered
         if head is None and not known.seq:
             return
@@ -108,6 +112,11 @@ class AuditKeeper:
         elif damage is not None:
             self._follow_at_s = self._host.clock.boottime_s() + DAMAGED_S
             await self._tell(damage)
+
+    async def _stands_down_soon(self) -> bool:
+        """Whether the store tells of a newer lineage than this agent acts under: it has just come back."""
+        recorded = await self._host.store.get(keys.LINEAGE)
+        return recorded is not None and lineage_of(recorded).number > self._host.lineage
 
     async def _damage(self, head: AuditHead | None, known: RememberedHead) -> Damage | None:
         """What is wrong from the remembered entry on."""

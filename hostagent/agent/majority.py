@@ -1,7 +1,8 @@
 """Watching whether the cluster can decide, and saying so: by an event, by the doctor, and by what is shown.
 
 While the store is lost its leases say nothing about who lives; what this agent hears of its peers itself is
-shown instead. Nothing is decided by that: every decision takes the store.
+shown instead. Nothing is decided by that: every decision takes the store. When the store answers again, what was
+shown before is of another time: it is lost until everything has been read anew.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ LOOK_EVERY_S = 0.5
 
 async def watch_majority(host: NodeContext) -> None:
     """Never returns."""
-    was_lost = False
+    was_silent = was_lost = False
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
-        is_lost = host.is_store_lost and host.mirror.synced.is_set()
-        peers = (name for name in host.mirror.hosts if name != host.name)
-        host.mirror.silent = (
-            frozenset(name for name in peers if host.heartbeats.is_silent(name)) if is_lost else frozenset()
-        )
+        is_silent = host.is_store_lost and host.mirror.synced.is_set()
+        if was_silent and not is_silent:
+            host.mirror.read_again()
+        was_silent = is_silent
+        is_lost = is_silent or (was_lost and not host.mirror.is_current)
+        if is_silent:
+            peers = (name for name in host.mirror.hosts if name != host.name)
+            host.mirror.silent = frozenset(name for name in peers if host.heartbeats.is_silent(name))
+        elif not is_lost:
+            host.mirror.silent = frozenset()
         if is_lost == was_lost:
             continue
         was_lost = is_lost

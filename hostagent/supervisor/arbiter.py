@@ -14,7 +14,7 @@ from vdc.model.pair import Pair
 from vdc.protection.invariants import check_transition
 from vdc.store import keys
 from vdc.store.arbitration import Lost, arbitrate
-from vdc.store.protocol import Change, ChangeKind, KeyValue
+from vdc.store.protocol import KeyValue
 
 DEADLINE_S = 3.0
 
@@ -44,18 +44,14 @@ async def swap_pair(host: NodeContext, name: str, epoch: int, following: Next) -
     host.store_heard_at_s = host.clock.boottime_s()
     if isinstance(outcome, Lost):
         if outcome.current is not None:
-            _show(host, outcome.current)
+            host.mirror.apply_early(outcome.current)
         shown = host.mirror.pair(name)
         raise FencedError(
             f"another change of {name} came first: epoch {shown.epoch if shown else 'unknown'} is in force"
         )
     if outcome.is_superseded:
         if outcome.current is not None:
-            _show(host, outcome.current)
+            host.mirror.apply_early(outcome.current)
         raise FencedError(f"{name} has been changed again since")
-    _show(host, KeyValue(key, after.to_json(), outcome.revision, 0))
+    host.mirror.apply_early(KeyValue(key, after.to_json(), outcome.revision, 0))
     return after
-
-
-def _show(host: NodeContext, item: KeyValue) -> None:
-    host.mirror.apply_early(Change(ChangeKind.PUT, item.mod_revision, item))

@@ -9,7 +9,7 @@ from hostagent.supervisor.host import HostContext
 from vdc.model.endophyte import Observed
 from vdc.model.errors import UnavailableError
 from vdc.store import keys
-from vdc.store.protocol import Delete, Put
+from vdc.store.protocol import Delete, KeyValue, Put
 
 FIGURES_EVERY_S = 5.0
 STORE_RETRY_S = 0.2
@@ -55,13 +55,15 @@ class Publisher:
                 await self._withdraw()
                 return
             record = record.with_(uid=endophyte.uid)  # nothing is here (any more), and that is worth saying
-        own = f"{self._name}/{host.name}"
+        own, key = f"{self._name}/{host.name}", keys.observed(self._name, host.name)
         if self._is_news(record):
             try:
-                await host.store.commit([], [Put(keys.observed(self._name, host.name), record.to_json())])
+                done = await host.store.commit([], [Put(key, record.to_json())])
             except UnavailableError:
                 host.mirror.unstored[own] = record  # what this agent itself shows meanwhile
                 raise
+            # The watch may be far behind after a time without the store, and what it last told may be a lie by now.
+            host.mirror.apply_early(KeyValue(key, record.to_json(), done.revision, 0))
             self._published = record
             self._published_at_s = host.clock.boottime_s()
         host.mirror.unstored.pop(own, None)

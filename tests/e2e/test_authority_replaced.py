@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from labcredentials import api_url, ask, authority_of, save_person
+from pacing import UNDISTURBED_GAP_MS
 from testlab import Lab, wait_for
 
 from vdc.lab import api as lab_api
 from vdc.model.identity import Role
 from vdc.security.cluster import issue_user
-
-GAP_MS = 1_000
 
 
 def authority(lab: Lab) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def test_a_rotation_disturbs_no_guest(own_lab: Callable[..., Lab], tmp_path: Pat
         workload.wait_progress(more=30, deadline_s=20)
         assert vm.wait_lockstep(5).status.epoch == epoch, "no copy was given up"
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < GAP_MS
+    assert workload.report.longest_gap_ms < UNDISTURBED_GAP_MS
     workload.check_store()
 
     with lab.workload(vm) as workload:

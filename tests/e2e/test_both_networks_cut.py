@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pacing import FAILOVER_GAP_MS
 from testlab import VM, Lab, wait_for
 
 from vdc.lab.speakers import GATED
@@ -27,7 +28,7 @@ def test_the_old_primary_says_nothing_after_the_new_epoch(lab: Lab, protected_vm
         wait_for(lambda: not vm.runs_on(first), 20, "the old copy ends when it learns of the newer epoch")
         workload.wait_progress(more=30, deadline_s=20)
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < 5_000
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()
     (verdict,) = lab.verdicts(lab.wire, since)
     assert [turn.host for turn in verdict.turns] == [first, second]

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pacing import FAILOVER_GAP_MS
 from testlab import VM, Lab, kill_agent
 
 from vdc.lab.agents import start_agent
@@ -53,7 +54,7 @@ def test_nothing_is_decided_by_the_wall_clock(
         workload.wait_progress(more=50, deadline_s=20)
         vm.wait_lockstep()
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < 5_000
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from file_limit import broken_disk
+from pacing import FAILOVER_GAP_MS
 from testlab import VM, Lab, wait_for
 
 
@@ -41,5 +42,5 @@ def test_the_healthy_copy_carries_on(lab: Lab, protected_vm: Callable[..., VM]) 
         for host in (second, first):
             assert any(f"disk on {host}" in event["sentence"] for event in told), told
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < 5_000
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from disklab import small_disk
+from pacing import FAILOVER_GAP_MS
 from testlab import VM, Lab, wait_for
 
 
@@ -28,7 +29,7 @@ def test_in_lockstep_the_copy_with_room_goes_on(lab: Lab, protected_vm: Callable
             vm.wait_lockstep()
             workload.wait_progress(more=30, deadline_s=20)
         assert not workload.report.errors
-        assert workload.report.longest_gap_ms < 5_000
+        assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
         workload.check_store()
 
 

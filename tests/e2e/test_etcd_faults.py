@@ -7,11 +7,10 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from pacing import FAILOVER_GAP_MS
 from testlab import VM, Lab, wait_for
 
 from vdc.lab.processes import signal_all
-
-GAP_MS = 5_000
 
 
 @contextmanager
@@ -48,7 +47,7 @@ def test_one_member_may_stand_still_be_it_the_leader(lab: Lab, protected_vm: Cal
             workload.wait_progress(more=50, deadline_s=20)
         vm.wait_lockstep()
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < GAP_MS
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()
 
 

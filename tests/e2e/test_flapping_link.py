@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pacing import FAILOVER_GAP_MS
 from testlab import VM, Lab
 
 
@@ -21,5 +22,5 @@ def test_no_storm_of_resyncs(lab: Lab, protected_vm: Callable[..., VM]) -> None:
     assert vm.epoch == before + 2
     assert vm.event_codes().count("protecting") == began + 1
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < 5_000
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()

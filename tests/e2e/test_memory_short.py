@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pacing import FAILOVER_GAP_MS
 from testlab import Lab, wait_for
 
 MIB = 1024**2
@@ -88,5 +89,5 @@ def test_the_guest_goes_on_and_another_host_protects_it(lab: Lab) -> None:
     assert vm.qemu("h1").pid == pid
     assert "copy-died" in vm.event_codes()
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < 5_000
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()

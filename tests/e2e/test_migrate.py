@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pacing import FAILOVER_GAP_MS
 from testlab import Lab, wait_for
 
 
@@ -24,5 +25,5 @@ def test_there_and_back(lab: Lab) -> None:
             wait_for(lambda host=before: not vm.runs_on(host), 20, f"nothing of it runs on {before}")  # type: ignore[misc]
     assert vm.shell("cat /tmp/mark") == "remembered"
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < 5_000
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from pacing import FAILOVER_GAP_MS
 from testlab import VM, Lab
 
 
@@ -25,7 +26,7 @@ def test_sessions_go_on_and_the_old_primary_serves_as_a_spare(
     taking_part = (view.status.secondary.host if view.status.secondary else None, *view.status.spares)
     assert first in taking_part, "the old primary's host is not used any more"
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < 5_000
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()
     nodes = json.loads(lab.ok("get", "nodes", "-o", "json"))["items"]
     assert all(node["alive"] for node in nodes)
@@ -41,7 +42,7 @@ def test_to_a_spare_the_replica_moves_first(lab: Lab, protected_vm: Callable[...
         assert vm.wait_primary(spare).status.epoch > before
         vm.wait_lockstep()
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < 5_000
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pacing import FAILOVER_GAP_MS
 from testlab import VM, Lab
-
-GAP_MS = 5_000
 
 
 def test_the_secondary_takes_over(lab: Lab, protected_vm: Callable[..., VM]) -> None:
@@ -22,7 +21,7 @@ def test_the_secondary_takes_over(lab: Lab, protected_vm: Callable[..., VM]) -> 
         workload.wait_progress(more=30, deadline_s=20)
     report = workload.report
     assert not report.errors
-    assert report.longest_gap_ms < GAP_MS
+    assert report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()
 
 
@@ -41,7 +40,7 @@ def test_without_the_secondary_the_primary_goes_on(lab: Lab, protected_vm: Calla
     assert vm.primary == first
     assert vm.qemu(first).pid == pid
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < GAP_MS
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()
 
 
@@ -53,7 +52,7 @@ def test_without_the_spare_nothing_happens(lab: Lab, protected_vm: Callable[...,
         vm.wait("without a spare", lambda view: not view.status.spares, 30)
         workload.wait_progress(more=50, deadline_s=20)
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < GAP_MS
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     view = vm.wait_lockstep()
     assert view.status.epoch == before
     lab.heal(spare)

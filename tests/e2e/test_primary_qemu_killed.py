@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pacing import FAILOVER_GAP_MS
 from testlab import VM, Lab
 
 
@@ -21,5 +22,5 @@ def test_sessions_go_on_and_nothing_confirmed_is_lost(lab: Lab, protected_vm: Ca
     assert view.status.secondary and view.status.secondary.host in (spare, first)
     assert "promoted" in vm.event_codes()
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < 5_000
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()

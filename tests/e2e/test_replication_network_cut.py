@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pacing import rounds
+from pacing import FAILOVER_GAP_MS, rounds
 from testlab import VM, Lab, wait_for
 
-GAP_MS = 5_000
 SOON_S = 20.0  # 3 to settle, 5 for a host that was in sync before, the rest for the copying
 
 
@@ -31,7 +30,7 @@ def survive(lab: Lab, vm: VM, cuts: Sequence[tuple[str, str]]) -> None:
             cut_and_mend(lab, vm, whose, direction)
             workload.wait_progress(more=50, deadline_s=30)
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < GAP_MS
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()
     lab.remove_all_vms()
 

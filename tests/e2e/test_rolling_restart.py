@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pacing import UNDISTURBED_GAP_MS
 from testlab import VM, Lab, wait_for
 
 from vdc.lab.agents import recorded_agent, start_agent
@@ -109,4 +110,4 @@ def _roll(lab: Lab, vm: VM, settings: Settings) -> None:
     assert (vm.primary, vm.secondary) == (first, second)
     assert {host: vm.qemu(host).pid for host in (first, second)} == pids
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < 1_000
+    assert workload.report.longest_gap_ms < UNDISTURBED_GAP_MS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pacing import FAILOVER_GAP_MS
 from testlab import VM, Lab
 
 
@@ -22,5 +23,5 @@ def test_the_primary_goes_on_and_the_spare_steps_in(lab: Lab, protected_vm: Call
     assert view.status.secondary and view.status.secondary.host == spare
     assert vm.qemu(first).pid == pid
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < 5_000
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from pacing import FAILOVER_GAP_MS
 from testlab import Lab, wait_for
-
-GAP_MS = 5_000
 
 
 def test_each_loss_is_survived(own_lab: Callable[..., Lab]) -> None:
@@ -51,7 +50,7 @@ def test_each_loss_is_survived(own_lab: Callable[..., Lab]) -> None:
         vm.wait_lockstep(90)
         workload.wait_progress(more=30, deadline_s=20)
     assert not workload.report.errors
-    assert workload.report.longest_gap_ms < GAP_MS
+    assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()
     assert vm.view().status.epoch > before
     assert json.loads(lab.ok("describe", "endophyte", "web", "-o", "json"))["pair"]["lineage"] == 0

@@ -21,7 +21,7 @@ from labcli import CLI_S, Done, run_cli, type_at_console
 from labcredentials import etcd_url, watcher_folder
 from labkernel import Tap, taps_of
 from labvm import VM
-from pacing import wait_for
+from pacing import PATIENCE, wait_for
 
 from vdc.api.client import ApiClient
 from vdc.api.models import EndophyteView
@@ -54,6 +54,13 @@ for url in sys.argv[2:]:
     except OSError:
         print("{}")
 """
+
+
+class PatientWorkload(Workload):
+    """Its deadlines are those of `pacing.wait_for`."""
+
+    def wait_progress(self, more: int, deadline_s: float) -> None:
+        super().wait_progress(more, deadline_s * PATIENCE)
 
 
 class Lab:
@@ -175,7 +182,9 @@ class Lab:
 
     def sessions_to(self, address: str, *services: str, **options: Any) -> Workload:
         """Sessions from the client to an address."""
-        return Workload(self.in_client, address, services or ("echo", "diverging", "durable"), **options)
+        return PatientWorkload(
+            self.in_client, address, services or ("echo", "diverging", "durable"), **options
+        )
 
     # ---- hosts
 

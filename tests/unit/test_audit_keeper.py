@@ -21,6 +21,7 @@ from hostagent.server.context import ServerContext
 from vdc.api.models import AuditPage, AuditVerdict
 from vdc.model.audit import AuditEntry, AuditHead, RememberedHead
 from vdc.model.errors import ConflictError, NotFoundError, UnavailableError
+from vdc.model.lineage import Lineage
 from vdc.store import keys
 from vdc.store.audit import AuditLog
 from vdc.store.memory import MemoryStore
@@ -264,6 +265,19 @@ async def test_an_invented_lineage_excuses_nothing(here: Host, cluster: MemorySt
     await here.keeper.follow()
     assert here.remembered.lineage == 0 and len(here.told) == 1
     assert "entry 1 claims lineage 9, and lineage 0 is in force" in await here.damage()
+
+
+async def test_who_was_away_when_a_lineage_began_stands_down_before_it_judges(
+    here: Host, cluster: MemoryStore
+) -> None:
+    await here.acts(1, 2)
+    await cluster.commit([], [Put(keys.LINEAGE, Lineage(number=1, host="h1").to_json())])
+    await AuditLog(cluster).append([asked(3)], 1)
+    await here.keeper.follow()
+    assert here.told == [] and here.remembered.seq == 2
+    here.node.lineage = 1
+    await here.keeper.follow()
+    assert here.told == [] and here.remembered.seq == 3
 
 
 async def _replace(store: MemoryStore, chain: Chain) -> None:

@@ -52,7 +52,7 @@ SOURCES = [
     (actions._discard, ["linger(", "keep_copy(", "discard()"]),
     (arbiter.swap_pair, [
         "epoch != epoch", "check_transition(",
-        "arbitrate(", "FencedError", "_show(host, KeyValue(",
+        "arbitrate(", "FencedError", "apply_early(KeyValue(",
     ]),
     (adoption._with_process, ["is_unread = True", "look_again("]),
     (adoption.look_again, ["_unanswered(", "_prepare_again(", "_stage_now(", "after_restart(", "is_unread = False"]),

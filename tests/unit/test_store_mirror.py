@@ -41,7 +41,7 @@ async def test_a_listing_from_before_does_not_undo_ones_own_commit(store):
     late.listing = await store.list(keys.ROOT)
     won = pair(epoch=3, primary="h2", secondary=None, spares=("h3", "h1"))
     revision = await put(store, won.to_json())
-    mirror.apply_early(Change(ChangeKind.PUT, revision, KeyValue(KEY, won.to_json(), revision, 1)))
+    mirror.apply_early(KeyValue(KEY, won.to_json(), revision, 1))
     await mirror.read_all()
     assert mirror.pair("web").epoch == 3
 
@@ -64,7 +64,7 @@ async def test_an_unreadable_record_is_neither_gone_nor_as_it_was(store):
 async def test_a_watch_that_repeats_an_older_change_does_not_go_back(store):
     mirror = Mirror(store, report=lambda sentence: None)
     newer, older = pair(epoch=3, secondary=None).to_json(), pair(epoch=2).to_json()
-    mirror.apply_early(Change(ChangeKind.PUT, 9, KeyValue(KEY, newer, 9, 1)))
+    mirror.apply_early(KeyValue(KEY, newer, 9, 1))
     mirror.apply(Change(ChangeKind.PUT, 8, KeyValue(KEY, older, 8, 1)))
     assert mirror.pair("web").epoch == 3
 

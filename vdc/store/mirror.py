@@ -85,6 +85,8 @@ class Mirror:
         self.silent: frozenset[str] = frozenset()  # not heard while the store is lost: its leases say nothing
         self.unstored: dict[str, Observed] = {}  # what this process could not store yet, by "NAME/HOST"
         self._least_lineage = 0
+        self._reads_asked = 0
+        self._reads_done = 0  # the newest asking that a whole read has begun after
         self._following: asyncio.Timeout | None = None
 
     # ---- what is known
@@ -249,18 +251,30 @@ class Mirror:
     def require_lineage(self, number: int) -> None:
         """Take nothing older from now on, and read everything again: the history that was followed is cut."""
         self._least_lineage = max(self._least_lineage, number)
+        self.read_again()
+
+    def read_again(self) -> None:
+        """Have everything read anew as soon as the store answers; `is_current` tells when that is done."""
+        self._reads_asked += 1
         if self._following is not None:
             with suppress(RuntimeError):  # its time was up by itself
                 self._following.reschedule(asyncio.get_running_loop().time())
 
+    @property
+    def is_current(self) -> bool:
+        """Whether everything was read since that was last asked for."""
+        return self._reads_done == self._reads_asked
+
     async def read_all(self) -> None:
         """Replace the whole copy by one consistent listing."""
+        asked = self._reads_asked
         listing = await self._store.list(keys.ROOT)
         lineage = _lineage_in(listing)
         if lineage.number < max(self.lineage.number, self._least_lineage):
             raise StoreUnavailableError(
                 f"this member keeps lineage {lineage.number}, a newer one is in force"
             )
+        self._reads_done = max(self._reads_done, asked)
         is_same = lineage.number == self.lineage.number
         if is_same and listing.revision < self.revision:
             return
@@ -293,28 +307,26 @@ class Mirror:
                         return
                     self.apply(change)
 
-    def apply_early(self, change: Change) -> None:
+    def apply_early(self, item: KeyValue) -> None:
         """Show one's own commit before the watch reports it. The revision stays: the watch will pass it again."""
-        if change.item is None:
-            return
-        prefix = next((p for p in self._tables if change.item.key.startswith(p)), None)
-        known = self._tables[prefix].get(change.item.key.removeprefix(prefix)) if prefix else None
-        if known is None or known.revision < change.item.mod_revision:
-            self._take(change.item)
-            self._notify(change.item.key)
+        prefix = next((p for p in self._tables if item.key.startswith(p)), None)
+        known = self._tables[prefix].get(item.key.removeprefix(prefix)) if prefix else None
+        if known is None or known.revision < item.mod_revision:
+            self._take(item)
+            self._notify(item.key)
 
     async def refresh(self, key: str) -> None:
         """Read one record now, for a question that an older view would answer wrongly. Raises as StateStore.get."""
         item = await self._store.get(key)
         if item is not None:
-            self.apply_early(Change(ChangeKind.PUT, item.mod_revision, item))
+            self.apply_early(item)
 
     def apply(self, change: Change) -> None:
         """Take over one change that the watch reports."""
         if change.item is None or change.revision < self.revision:
             return
         if change.item.key == keys.LINEAGE and change.kind is ChangeKind.PUT:
-            newer = _lineage_of(change.item).number
+            newer = lineage_of(change.item).number
             if newer > self.lineage.number:  # what came before may be of another history
                 self.require_lineage(newer)
                 return
@@ -327,7 +339,7 @@ class Mirror:
 
     def _take(self, item: KeyValue) -> None:
         if item.key == keys.LINEAGE:
-            self.lineage = _lineage_of(item)
+            self.lineage = lineage_of(item)
             return
         for prefix, record_type in _PARSED.items():
             if item.key.startswith(prefix):
@@ -363,10 +375,10 @@ class Mirror:
 
 
 def _lineage_in(listing: Listing) -> Lineage:
-    return next((_lineage_of(item) for item in listing.items if item.key == keys.LINEAGE), Lineage())
+    return next((lineage_of(item) for item in listing.items if item.key == keys.LINEAGE), Lineage())
 
 
-def _lineage_of(item: KeyValue) -> Lineage:
+def lineage_of(item: KeyValue) -> Lineage:
     """Raises StoreUnavailableError for a record that makes no sense: nobody may guess at it."""
     try:
         return Lineage.from_json(item.value)
