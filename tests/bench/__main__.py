@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.bench import (
     api,
     container_imports,
+    containers,
     decisions,
     disk_imports,
     encryption,
@@ -57,6 +58,7 @@ MEASUREMENTS: Mapping[str, Callable[[Suite], Awaitable[None]]] = {
     "import-disk": disk_imports.imports,
     "images": images.distribution,
     "import-container": container_imports.imports,
+    "container": containers.containers,
     "help": resources.help_text,
     "api": api.requests,
     "decisions": decisions.decisions,

@@ -23,7 +23,7 @@ from collections.abc import Callable
 THINK_S = 0.01
 CONNECT_S = 10.0
 PATIENCE_S = 30.0
-TRY_S = 0.3
+TRY_S = 0.1
 PORTS = {"echo": 7, "diverging": 7000, "durable": 7001}
 _READ_BYTES = 65536
 

@@ -128,37 +128,40 @@ class World:
 
     # ---- the VM
 
-    async def create(self, memory: str = "256MiB", disks: Disks = ()) -> None:
-        """Create the VM and return at once."""
+    async def create(
+        self, memory: str = "256MiB", disks: Disks = (), *, name: str = NAME, **more: object
+    ) -> None:
+        """Create a VM and return at once; `more` of its spec."""
+        spec = {"image": IMAGE, "resources": {"cpus": 1, "memory": memory}, "disks": list(disks), **more}
         manifest = {
             "apiVersion": "mycelium.network/v1",
             "kind": "Endophyte",
-            "metadata": {"name": NAME},
-            "spec": {"image": IMAGE, "resources": {"cpus": 1, "memory": memory}, "disks": list(disks)},
+            "metadata": {"name": name},
+            "spec": spec,
         }
         await self.api.create_endophyte(EndophyteManifest.model_validate(manifest))
 
-    async def delete(self) -> None:
-        """Delete the VM, if there is one, and wait until it is gone; its consoles are read first."""
-        self.crashes += await asyncio.to_thread(self._crashes)
+    async def delete(self, name: str = NAME) -> None:
+        """Delete a VM, if there is one, and wait until it is gone; its consoles are read first."""
+        self.crashes += await asyncio.to_thread(self._crashes, name)
         with suppress(NotFoundError):
-            await self.api.delete_endophyte(NAME)
+            await self.api.delete_endophyte(name)
 
             async def is_gone() -> bool:
                 try:
-                    await self.api.get_endophyte(NAME)
+                    await self.api.get_endophyte(name)
                 except NotFoundError:
                     return True
                 return False
 
-            await until(is_gone, f"the end of {NAME}")
+            await until(is_gone, f"the end of {name}")
 
-    def _crashes(self) -> list[str]:
+    def _crashes(self, name: str) -> list[str]:
         """Which copies' consoles show a crash of the guest's kernel."""
         found = []
         for host in self.plan.hosts:
             with suppress(OSError):
-                text = (host.state_dir / "vms" / NAME / GUEST_DIR / SERIAL_LOG).read_text(errors="replace")
+                text = (host.state_dir / "vms" / name / GUEST_DIR / SERIAL_LOG).read_text(errors="replace")
                 if line := next((line for line in text.splitlines() if CRASH.search(line)), ""):
                     found.append(f"the guest's copy on {host.name} crashed: {line.strip()[:100]}")
         return found
@@ -177,23 +180,23 @@ class World:
         finally:
             await asyncio.shield(self.delete())
 
-    async def view(self) -> EndophyteView:
-        return await self.api.get_endophyte(NAME)
+    async def view(self, name: str = NAME) -> EndophyteView:
+        return await self.api.get_endophyte(name)
 
-    async def protection(self, wanted: Protection) -> EndophyteView:
+    async def protection(self, wanted: Protection, name: str = NAME) -> EndophyteView:
         """Wait for a state of protection."""
         found: list[EndophyteView] = []
 
         async def is_there() -> bool:
-            found[:] = [await self.view()]
+            found[:] = [await self.view(name)]
             return found[0].status.protection is wanted
 
         what = f"protection {wanted}"
         await until(is_there, lambda: f"{what}: {found[0].status.sentence if found else ''}")
         return found[0]
 
-    async def lockstep(self) -> EndophyteView:
-        return await self.protection(Protection.LOCKSTEP)
+    async def lockstep(self, name: str = NAME) -> EndophyteView:
+        return await self.protection(Protection.LOCKSTEP, name)
 
     async def protect(self) -> None:
         await self.api.protect_endophyte(NAME, enabled=True)
@@ -219,9 +222,9 @@ class World:
             raise BenchError(f"{NAME} has no primary")
         return copy.host
 
-    async def answers(self, address: str) -> None:
-        """Wait until the guest's echo service answers."""
-        argv = self.client_argv("wait", address, ECHO, DEADLINE_S)
+    async def answers(self, address: str, port: int = ECHO) -> None:
+        """Wait until a service of the guest answers."""
+        argv = self.client_argv("wait", address, port, DEADLINE_S)
         if (await run(argv, timeout_s=DEADLINE_S + 45, is_checked=False)).returncode:
             raise BenchError(f"{address} did not answer within {DEADLINE_S:.0f} s")
 

@@ -109,3 +109,34 @@ def test_what_a_vm_is_made_of_stays_until_the_vm_has_gone(lab: Lab, protected_vm
     assert done.code == 1 and "is used by web" in done.error_line and "image-in-use" in done.error_line
     lab.ok("image", "prune")
     assert "mycelium/mini" in lab.ok("image", "ls")
+
+
+def test_all_vms_of_an_image_on_a_host_share_one_file_that_none_can_write(
+    lab: Lab, protected_vm: Callable[..., VM]
+) -> None:
+    vms = [protected_vm(name) for name in ("web", "mail")]
+    entries = lab.ask(lambda api: api.list_images()).items
+    disk = next(one.image.disk for one in entries if "mycelium/mini:latest" in one.names)
+    assert disk is not None
+    shared = 0
+    for host in lab.hosts:
+        base = _store(lab, host).path(disk.digest).stat()
+        assert base.st_uid == 0 and not base.st_mode & 0o022
+        here = [vm for vm in vms if vm.runs_on(host)]
+        for vm in here:
+            opened = _opened(vm.qemu(host).pid, base)
+            assert opened and all(flags & os.O_ACCMODE == os.O_RDONLY for flags in opened), vm.name
+        shared += len(here) > 1
+    assert shared, "two pairs on three hosts meet on one of them"
+
+
+def _opened(pid: int, wanted: os.stat_result) -> list[int]:
+    """With which flags a process has a file open."""
+    found = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        if os.path.samestat(descriptor.stat(), wanted):
+            text = Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text()
+            found.append(
+                int(next(line.split()[1] for line in text.splitlines() if line.startswith("flags:")), 8)
+            )
+    return found

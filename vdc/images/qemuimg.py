@@ -7,7 +7,7 @@ same bytes: no writing out of order, and every option of the result is said.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,9 @@ def convert(
     return scratch.take(RESULT)
 
 
-def check(path: Path, *, scratch: Scratch | None = None) -> None:
+def check(
+    path: Path, *, scratch: Scratch | None = None, is_cancelled: Callable[[], bool] = lambda: False
+) -> None:
     """Read all tables of a qcow2 file; InvalidError (`image-unsafe`) where they contradict each other or the file."""
     tool = Tool(
         ("qemu-img", "check", "-q", "--image-opts", f"driver=qcow2,file.driver=file,file.filename={_INPUT}"),
@@ -87,7 +89,7 @@ def check(path: Path, *, scratch: Scratch | None = None) -> None:
         scratch.folder if scratch else None,
     )
     try:
-        run_tool(tool)
+        run_tool(tool, is_cancelled=is_cancelled)
     except ToolFailedError as error:
         if error.status == _LEAKS_ONLY:
             return

@@ -6,9 +6,11 @@ image): the same checks.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from vdc.images import qemuimg
 from vdc.images.content import Content
@@ -18,6 +20,7 @@ from vdc.images.formats.examine import DiskFile, examine, format_of
 from vdc.images.formats.problems import cut_off, unsafe
 from vdc.images.formats.qcow2_content import Qcow2Content
 from vdc.images.inspect import DiskFacts, inspect_disk
+from vdc.images.progress import Progress
 from vdc.images.scratch import Scratch
 from vdc.images.sources.appliance import Part, open_archive, open_description
 from vdc.images.sources.booting import choose_firmware
@@ -125,20 +128,42 @@ def _is_kept(part: Part, disk: DiskFile) -> bool:
 
 
 def _keep(part: Part, disk: DiskFile, options: ImportOptions) -> PreparedDisk:
-    notes = part.notes
-    content = part.content
-    if disk.format == "qcow2":
-        content = Qcow2Content(part.content)
-        try:
-            qemuimg.check(part.file.path)
-        except RefusedError as error:
-            if error.code != "image-tool-missing":
-                raise
-            notes = (*notes, _NOT_CHECKED.format(error))
+    is_qcow2 = disk.format == "qcow2"
+    content = Qcow2Content(part.content) if is_qcow2 else part.content
     firmware, booting = choose_firmware(content, options.firmware, part.firmware, is_iso=disk.format == "iso")
-    facts = DiskFacts("qcow2" if disk.format == "qcow2" else "raw", disk.virtual_bytes)
-    blob = part.file.hash(options.progress)
-    return PreparedDisk(part.file.path, blob, facts, firmware, (*notes, *booting))
+    facts = DiskFacts("qcow2" if is_qcow2 else "raw", disk.virtual_bytes)
+    if is_qcow2:
+        blob, checking = _hash_checked(part.file, options.progress)
+    else:
+        blob, checking = part.file.hash(options.progress), ()
+    return PreparedDisk(part.file.path, blob, facts, firmware, (*part.notes, *checking, *booting))
+
+
+def _hash_checked(file: OpenedFile, progress: Progress) -> tuple[Blob, tuple[str, ...]]:
+    """Its digest, taken while qemu-img looks whether its tables are sound; a note where there is no such program."""
+    is_over = Event()
+    with ThreadPoolExecutor(1, "check") as pool:
+        checking = pool.submit(_check, file.path, is_over)
+
+        def tell(what: str, done: int, total: int) -> None:
+            if checking.done():
+                checking.result()  # raises, and ends the reading
+            progress(what, done, total)
+
+        try:
+            return file.hash(tell), checking.result()
+        finally:
+            is_over.set()
+
+
+def _check(path: Path, is_over: Event) -> tuple[str, ...]:
+    try:
+        qemuimg.check(path, is_cancelled=is_over.is_set)
+    except RefusedError as error:
+        if error.code != "image-tool-missing":
+            raise
+        return (_NOT_CHECKED.format(error),)
+    return ()
 
 
 def _convert(part: Part, disk: DiskFile, options: ImportOptions, owned: ExitStack) -> PreparedDisk:
@@ -154,13 +179,13 @@ def _convert(part: Part, disk: DiskFile, options: ImportOptions, owned: ExitStac
         path = qemuimg.convert(
             disk, place, scratch, options.progress, extents=[file.path for file in extents]
         )
-    qemuimg.check(path)
     made = OpenedFile(path, owned, follows_links=False)
     for file in extents:
         file.check_unchanged()
     facts = inspect_disk(made.content.read(0, HEADER_BYTES), made.size_bytes, "qcow2")
     firmware, booting = choose_firmware(Qcow2Content(made.content), options.firmware, part.firmware)
-    return PreparedDisk(path, made.hash(options.progress), facts, firmware, (*part.notes, *booting))
+    blob, checking = _hash_checked(made, options.progress)
+    return PreparedDisk(path, blob, facts, firmware, (*part.notes, *checking, *booting))
 
 
 def _extents(part: Part, disk: DiskFile, owned: ExitStack) -> list[OpenedFile]:

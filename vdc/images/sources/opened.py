@@ -47,14 +47,10 @@ class OpenedFile:
 
     def hash(self, progress: Progress) -> Blob:
         """Read it all."""
-        digest, done = hashlib.sha256(), 0
         self.file.seek(0)
-        while chunk := self.file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            done += len(chunk)
-            progress(f"reading {self.path.name}", done, self.size_bytes)
+        blob = blob_of(self.file, f"reading {self.path.name}", progress)
         self.check_unchanged()
-        return Blob(digest="sha256:" + digest.hexdigest(), size_bytes=done)
+        return blob
 
     def _changed(self) -> ConflictError:
         return ConflictError(
@@ -62,6 +58,17 @@ class OpenedFile:
             hint="stop what writes to it, and import it again",
             code="image-changed",
         )
+
+
+def blob_of(file: BinaryIO, what: str, progress: Progress) -> Blob:
+    """Read an open file to its end; `what` is what the progress calls it."""
+    digest, done, total = hashlib.sha256(), 0, os.fstat(file.fileno()).st_size
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    while size := file.readinto(buffer):  # type: ignore[attr-defined]
+        digest.update(buffer[:size])
+        done += size
+        progress(what, done, total)
+    return Blob(digest="sha256:" + digest.hexdigest(), size_bytes=done)
 
 
 def _open(path: Path, follows_links: bool) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,11 +9,11 @@ from pathlib import Path
 from vdc.images.oci.registries import RegistryOptions
 from vdc.images.progress import Progress, untold
 from vdc.images.reference import digest_of, normalise_reference
+from vdc.images.sources.opened import blob_of
 from vdc.model.errors import InvalidError
 from vdc.model.image import Blob, Image
 from vdc.model.manifest import Firmware
 
-_CHUNK_BYTES = 1024**2
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -69,13 +68,8 @@ class ImportPlan:
 
 def hash_file(path: Path, progress: Progress, what: str = "") -> Blob:
     """Read a file to its end; `what` is what the progress calls it."""
-    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            done += len(chunk)
-            progress(what or f"reading {path.name}", done, total)
-    return Blob(digest="sha256:" + digest.hexdigest(), size_bytes=done)
+        return blob_of(file, what or f"reading {path.name}", progress)
 
 
 def name_of_file(path: Path) -> str:
