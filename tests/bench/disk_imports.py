@@ -52,7 +52,8 @@ def import_figures(found: Mapping[str, Mapping[str, Sequence[float]]]) -> list[F
     for name, times in found.items():
         ours, theirs = times["import"], times["convert"]
         note = (
-            f"{size / median(ours):.0f} MiB/s; qemu-img convert alone {size / median(theirs):.0f} MiB/s"
+            f"{median(ours) / median(theirs):.2f} of the medians, {size / median(ours):.0f} and "
+            f"{size / median(theirs):.0f} MiB/s"
             if ours and theirs
             else ""
         )
