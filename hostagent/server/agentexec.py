@@ -9,13 +9,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-import aiohttp
 from aiohttp import web
 from pydantic import ValidationError
 
 from hostagent.drivers.guest.agent import CommandResult, GuestAgent, GuestCommand
 from hostagent.drivers.guest.errors import GuestError
-from hostagent.server.execution import BAD, read_options
+from hostagent.server.execution import BAD, obey, read_options
 from hostagent.server.relay import first_of
 from vdc.api.execution import ERRORS, INPUT, OUTPUT, ExecMessage, ExecOptions, ExecResult, Window
 from vdc.model.errors import Problem
@@ -71,7 +70,7 @@ class _Execution:
 
     async def run(self) -> ExecResult | None:
         """How it ended; None where the client is gone."""
-        await first_of(self._work(), self._listen())
+        await first_of(self._work(), obey(self._socket, self._take, self._obey))
         return self._result
 
     async def _work(self) -> None:
@@ -94,17 +93,6 @@ class _Execution:
                 await self._socket.send_bytes(kind + bytes(rest[:count]))
                 rest = rest[count:]
 
-    async def _listen(self) -> None:
-        """Ends with the client, or with what a client does not send."""
-        async for message in self._socket:
-            is_good = False
-            if message.type is aiohttp.WSMsgType.BINARY:
-                is_good = await self._take(message.data)
-            elif message.type is aiohttp.WSMsgType.TEXT:
-                is_good = self._obey(message.data)
-            if not is_good:
-                await self._socket.close(code=BAD)
-
     async def _take(self, data: bytes) -> bool:
         if data[:1] != INPUT or self._input_ended.is_set():
             return False
@@ -119,7 +107,7 @@ class _Execution:
         await self._socket.send_str(ExecMessage(credit=len(data) - 1).to_json())
         return True
 
-    def _obey(self, text: str) -> bool:
+    async def _obey(self, text: str) -> bool:
         """Signals and sizes are for nobody: the agent passes none on."""
         try:
             message = ExecMessage.from_json(text)

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from hostagent.drivers.trust import Trust
 from hostagent.server.auditing import AuditHandlers
+from hostagent.server.backups import BackupHandlers
 from hostagent.server.blobs import BlobHandlers
 from hostagent.server.cluster import ClusterHandlers
 from hostagent.server.console import ConsoleHandler
@@ -54,6 +55,7 @@ def build_app(context: ServerContext, gate: Gate) -> web.Application:
         VerificationHandlers(context),
         DrillHandlers(context),
         SnapshotHandlers(context),
+        BackupHandlers(context),
         AuditHandlers(context),
         IdentityHandlers(context),
     )

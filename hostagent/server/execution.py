@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import aiohttp
@@ -59,6 +59,22 @@ async def read_options(socket: web.WebSocketResponse) -> ExecOptions | None:
         return None
 
 
+async def obey(
+    socket: web.WebSocketResponse,
+    take: Callable[[bytes], Awaitable[bool]],
+    order: Callable[[str], Awaitable[bool]],
+) -> None:
+    """Hand on what the client sends; ends with the client, or with what a client does not send."""
+    async for message in socket:
+        is_good = False
+        if message.type is aiohttp.WSMsgType.BINARY:
+            is_good = await take(message.data)
+        elif message.type is aiohttp.WSMsgType.TEXT:
+            is_good = await order(message.data)
+        if not is_good:
+            await socket.close(code=BAD)
+
+
 class _Execution:
     """The work of one."""
 
@@ -74,7 +90,7 @@ class _Execution:
         """How it ended; None where the client is gone. Raises GuestError."""
         feeding = asyncio.create_task(self._feed(), name="exec input")
         try:
-            await first_of(self._outward(), self._inward())
+            await first_of(self._outward(), obey(self._socket, self._take, self._obey))
         finally:
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
@@ -95,22 +111,12 @@ class _Execution:
                 await self._socket.send_bytes(kind + rest[:count])
                 rest = rest[count:]
 
-    async def _inward(self) -> None:
-        """Ends with the client, or with what a client does not send."""
-        async for message in self._socket:
-            is_good = False
-            if message.type is aiohttp.WSMsgType.BINARY:
-                is_good = self._take(message.data)
-            elif message.type is aiohttp.WSMsgType.TEXT:
-                is_good = await self._obey(message.data)
-            if not is_good:
-                await self._socket.close(code=BAD)
-
-    def _take(self, data: bytes) -> bool:
+    async def _take(self, data: bytes) -> bool:
         self._waiting += len(data) - 1
         if data[:1] != INPUT or self._has_ended_input or self._waiting > WINDOW or len(data) > MOST_BYTES + 1:
             return False
-        self._input.put_nowait(data[1:])
+        if len(data) > 1:  # nothing takes no credit, so there could be any number of it
+            self._input.put_nowait(data[1:])
         return True
 
     async def _obey(self, text: str) -> bool:

@@ -14,11 +14,11 @@ from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.incoming import Incoming
 from hostagent.drivers.qemu.inspect import LiveRole, LiveState, inspect
 from hostagent.drivers.qemu.qmp import QmpError
+from hostagent.supervisor.booting import boot_limit_s
 from hostagent.supervisor.confinement import QEMU_LOG
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.handover import after_restart
 from hostagent.supervisor.journal import Entry
-from hostagent.supervisor.primary import boot_limit_s
 from hostagent.supervisor.verification import thaw_after_restart
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.step import Step

@@ -14,6 +14,7 @@ from hostagent.drivers.host.room import require_disk
 from hostagent.drivers.qemu import kept, primary
 from hostagent.supervisor import consent, credentials, resync
 from hostagent.supervisor.arbiter import swap_pair
+from hostagent.supervisor.booting import boot_settled
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.guestnet import nameservers
 from hostagent.supervisor.launch import files_for, own_guest_folder
@@ -28,14 +29,6 @@ from vdc.model.step import Step
 from vdc.protection.arbitration import go_alone, mark_in_sync
 
 ENTER_DEADLINE_S = 600.0  # without progress of the disk copy, and for what comes after it
-BOOT_LIMIT_S = 30.0
-SYSTEM_BOOT_LIMIT_S = 180.0  # of a disk image, which holds a whole system
-BOOT_SAMPLE_S = 0.25
-BOOT_QUIET_SAMPLES = 2
-SYSTEM_QUIET_SAMPLES = (
-    20  # of one whose guest agent does not answer (yet): while it boots it waits now and then
-)
-BOOT_QUIET_SHARE = 0.5  # of one processor; a guest that boots takes all of one
 
 
 async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
@@ -133,7 +126,7 @@ async def enter(copy: Copy, pair: Pair) -> None:
     """Copy disk and memory and enter lockstep. On failure the guest runs on, and the secondary is given up."""
     host, plan = copy.host, copy.state.plan
     assert plan is not None and plan.epoch == pair.epoch
-    await _boot_settled(copy)
+    await boot_settled(copy)
     await copy.save(stage=CopyStage.ENTERING)
     await copy.reach(Step.ENTER_BEGUN)
     copy.trouble.forget()
@@ -164,38 +157,6 @@ async def enter(copy: Copy, pair: Pair) -> None:
         total_ms=report.total_ms, copied_bytes=float(report.copied_bytes), disk_bytes=float(report.disk_bytes),
         resumed=float(bool(full.changes_since)),
     )  # fmt: skip
-
-
-async def _boot_settled(copy: Copy) -> None:
-    """Wait until an emulated guest that was just powered on or reset has come to rest, at most `boot_limit_s`.
-
-    While a guest boots it loads code where other code has been. Its secondary, whose memory each checkpoint
-    replaces behind the emulator's back, would go on with translations of what was there before, and crash
-    (see `refresh_code` of the QEMU driver). KVM has no translations.
-    """
-    clock, process = copy.host.clock, copy.process
-    if process is None or copy.booting_since_s is None or copy.host.record.accelerator.name != "tcg":
-        return
-    before_s, busy_before_s = clock.boottime_s(), process.busy_s()
-    quiet_samples = 0
-    limit_s = boot_limit_s(copy)
-    while quiet_samples < _quiet_samples(copy) and clock.boottime_s() - copy.booting_since_s < limit_s:
-        await asyncio.sleep(BOOT_SAMPLE_S)
-        now_s, busy_s = clock.boottime_s(), process.busy_s()
-        is_quiet = busy_s - busy_before_s < BOOT_QUIET_SHARE * (now_s - before_s)
-        quiet_samples = quiet_samples + 1 if is_quiet else 0
-        before_s, busy_before_s = now_s, busy_s
-    copy.booting_since_s = None
-
-
-def boot_limit_s(copy: Copy) -> float:
-    """How long a guest may take until it has booted, at the most."""
-    return SYSTEM_BOOT_LIMIT_S if copy.agent.has_port else BOOT_LIMIT_S
-
-
-def _quiet_samples(copy: Copy) -> int:
-    has_booted = copy.agent.status is not None and copy.agent.status.is_answering
-    return SYSTEM_QUIET_SAMPLES if copy.agent.has_port and not has_booted else BOOT_QUIET_SAMPLES
 
 
 async def _call_off(copy: Copy, pair: Pair, error: VdcError) -> None:

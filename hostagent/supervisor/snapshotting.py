@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, TypeVar
 
 from hostagent.drivers.disk.images import QemuImg
+from hostagent.drivers.process.foreign import open_foreign
 from hostagent.drivers.qemu import snapshots
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.drivers.qemu.snapshots import SnapshotPlan
@@ -31,10 +33,24 @@ from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotState, image_name
 from vdc.model.step import Step
 from vdc.model.units import format_size
 
+T = TypeVar("T")
+
 _RUNS: Final = (CopyStage.RUNNING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP, CopyStage.PAUSED)
 _LOOK_S: Final = 0.5  # at the room that is left
 _BYTES_PER_MBIT: Final = 125_000
 _LET_GO_S: Final = 35.0
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Dirty bitmaps (drivers/qemu/marks.py): the one that begins, and the one whose changes alone are copied."""
+
+    begin: str = ""
+    since: str = ""
+    changed_bytes: int = 0  # since `since`
+
+
+NO_MARKS: Final = Marks()
 
 
 class Snapshots:
@@ -44,7 +60,7 @@ class Snapshots:
         self._copy = copy
         self._wake = wake
         self._deciding = deciding  # held while a job of the supervisor changes the copy
-        self._task: asyncio.Task[Snapshot] | None = None
+        self._task: asyncio.Task[Any] | None = None
         self._mine: Snapshot | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self.progress: tuple[int, int] = (0, 0)
@@ -56,20 +72,28 @@ class Snapshots:
 
         Raises ConflictError, RefusedError (`no-space`), SnapshotError, UnavailableError; then nothing is left of it.
         """
+        return await self._alone(lambda: self._take(name, quiesce=quiesce))
+
+    async def copy_out(self, name: str, *, quiesce: bool, marks: Marks) -> tuple[Snapshot, list[BinaryIO]]:
+        """The same, for somebody who reads the copies: open files, which are gone when they are closed.
+
+        Its record is there until the copies are complete. Raises as `take`.
+        """
+        return await self._alone(lambda: self._copy_out(name, quiesce=quiesce, marks=marks))
+
+    async def _alone(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if self._task is not None and not self._task.done():
             raise ConflictError(
                 f"a snapshot of {self._copy.name} is being taken",
                 code="snapshot-busy",
                 hint="try again later",
             )
-        self._task = asyncio.create_task(
-            self._take(name, quiesce=quiesce), name=f"{self._copy.name} snapshot"
-        )
-        self._task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._task = task = asyncio.create_task(work(), name=f"{self._copy.name} snapshot")
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            return await asyncio.shield(self._task)
+            return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if self._task.cancelled():
+            if task.cancelled():
                 raise ConflictError(
                     f"the snapshot was called off: {self._copy.name} had to be changed",
                     code="overtaken", hint="try again when it is in lockstep",
@@ -116,6 +140,8 @@ class Snapshots:
         copy = self._copy
         for one in left:
             with suppress(VdcError):
+                if not await self._records.has(one):
+                    continue
                 if one.is_quiesced and copy.is_alive:
                     await thaw(copy)  # it was frozen when its host was lost
                 await self._clean_up()
@@ -136,12 +162,54 @@ class Snapshots:
         copy = self._copy
         return QemuImg(copy.host.config.runtime, copy.guest, copy.host.image_dir)
 
-    def _plan(self) -> SnapshotPlan:
+    def _plan(self, marks: Marks = NO_MARKS) -> SnapshotPlan:
         facts = self._copy.state.machine
         disks = len(facts.disk_sizes_bytes) if facts else 0
-        return SnapshotPlan(disks, self._copy.host.config.resync_mbit * _BYTES_PER_MBIT)
+        speed = self._copy.host.config.resync_mbit * _BYTES_PER_MBIT
+        return SnapshotPlan(disks, speed, mark=marks.begin, changed_since=marks.since)
 
     async def _take(self, name: str, *, quiesce: bool) -> Snapshot:
+        copy, host = self._copy, self._copy.host
+        async with self._made(name, quiesce=quiesce) as (endophyte, record):
+            disks = await self._store(endophyte, record)
+            await copy.reach(Step.SNAPSHOT_STORED)
+            ready = await self._records.complete(record, disks)
+        with suppress(VdcError):
+            await self._clean_up()
+        await copy.reach(Step.SNAPSHOT_DONE)
+        await host.tell(
+            copy.name, "snapshot-taken", f"snapshot {name} taken ({how(ready)}, {format_size(ready.size_bytes)})",
+            epoch=record.epoch, size_bytes=float(ready.size_bytes),
+        )  # fmt: skip
+        return ready
+
+    async def _copy_out(self, name: str, *, quiesce: bool, marks: Marks) -> tuple[Snapshot, list[BinaryIO]]:
+        files: list[BinaryIO] = []
+        try:
+            async with self._made(name, quiesce=quiesce, marks=marks) as (_, record):
+                plan = self._plan()
+                for i in range(plan.disks):
+                    files.append(open_foreign(self._copy.guest / plan.file(i)))
+                await self._clean_up()
+                await self._records.forget(record)
+        except BaseException as error:
+            for file in files:
+                file.close()
+            if isinstance(error, OSError):
+                raise ConflictError(
+                    f"what QEMU copied is no disk: {error}", code="snapshot-failed"
+                ) from error
+            raise
+        return record, files
+
+    @asynccontextmanager
+    async def _made(
+        self, name: str, *, quiesce: bool, marks: Marks = NO_MARKS
+    ) -> AsyncIterator[tuple[Endophyte, Snapshot]]:
+        """The copies, complete in the guest's folder, and a record that says that it is being made.
+
+        What fails, also inside of it, leaves nothing.
+        """
         copy, host = self._copy, self._copy.host
         endophyte = host.mirror.endophyte(copy.name)
         if endophyte is None or endophyte.deleting:
@@ -152,11 +220,12 @@ class Snapshots:
         try:
             await self._records.begin(record)
             await copy.reach(Step.SNAPSHOT_BEGUN)
-            await (self._copy_live(endophyte, quiesce=quiesce) if is_running else self._copy_idle())
+            if is_running:
+                await self._copy_live(endophyte, quiesce=quiesce, marks=marks)
+            else:
+                await self._copy_idle(marks)
             await copy.reach(Step.SNAPSHOT_COPIED)
-            disks = await self._store(endophyte, record)
-            await copy.reach(Step.SNAPSHOT_STORED)
-            ready = await self._records.complete(record, disks)
+            yield endophyte, record
         except BaseException as error:
             undoing = asyncio.create_task(self._undo(record), name=f"{copy.name} snapshot undone")
             await asyncio.wait({undoing}, timeout=_LET_GO_S)
@@ -169,15 +238,6 @@ class Snapshots:
         finally:
             self._mine = None
             self._wake()
-        with suppress(VdcError):
-            await self._clean_up()
-        await copy.reach(Step.SNAPSHOT_DONE)
-        how = "quiesced" if quiesce else "as after a power cut" if is_running else "stopped"
-        await host.tell(
-            copy.name, "snapshot-taken", f"snapshot {name} taken ({how}, {format_size(ready.size_bytes)})",
-            epoch=record.epoch, size_bytes=float(ready.size_bytes),
-        )  # fmt: skip
-        return ready
 
     def _require_fit(self, *, quiesce: bool) -> bool:
         """Whether it runs. Raises ConflictError where neither a running nor a stopped VM can be copied now."""
@@ -211,10 +271,10 @@ class Snapshots:
             ),
         )  # fmt: skip
 
-    async def _copy_live(self, endophyte: Endophyte, *, quiesce: bool) -> None:
-        copy, plan = self._copy, self._plan()
+    async def _copy_live(self, endophyte: Endophyte, *, quiesce: bool, marks: Marks) -> None:
+        copy, plan = self._copy, self._plan(marks)
         sizes = await copy.disks.virtual_sizes()
-        await self._require_room()
+        await self._require_room(marks)
         await snapshots.end(copy.session(), plan)
         for i, size_bytes in enumerate(sizes):
             (copy.guest / plan.file(i)).unlink(missing_ok=True)
@@ -241,10 +301,10 @@ class Snapshots:
                 task.cancel()
             await asyncio.gather(watching, copying, return_exceptions=True)
 
-    async def _copy_idle(self) -> None:
+    async def _copy_idle(self, marks: Marks) -> None:
         """Of a stopped VM, which cannot be started meanwhile."""
         copy, plan = self._copy, self._plan()
-        await self._require_room()
+        await self._require_room(marks)
         async with self._deciding:
             self._require_fit(quiesce=False)
             record = await copy.disks.bootable(copy.state.uid)
@@ -256,8 +316,8 @@ class Snapshots:
     def _note(self, done: int, total: int) -> None:
         self.progress = (done, total)
 
-    async def _require_room(self) -> None:
-        """Twice, since the image store takes a copy before the first one goes."""
+    async def _require_room(self, marks: Marks) -> None:
+        """For a snapshot twice, since the image store takes a copy before the first one goes."""
         copy = self._copy
         record = await copy.disks.load()
         needed = 0
@@ -265,10 +325,13 @@ class Snapshots:
             info, base = await self._tool.info(head), await self._tool.base_of(head)
             below = (await self._tool.base_info(base)).actual_bytes if base else 0
             needed += min(info.virtual_bytes, info.actual_bytes + below)
+        needed = (
+            2 * needed if not marks.begin else min(needed, marks.changed_bytes) if marks.since else needed
+        )
         free = shutil.disk_usage(copy.host.vms_dir).free - ROOM_BYTES
-        if 2 * needed > free:
+        if needed > free:
             raise RefusedError(
-                f"there is no space for a snapshot on {copy.host.name}: it may need {format_size(2 * needed)}, "
+                f"there is no space for a snapshot on {copy.host.name}: it may need {format_size(needed)}, "
                 f"and {format_size(max(0, free))} are free",
                 code="no-space", hint="vdc snapshot rm, vdc image prune, or a larger disk",
             )  # fmt: skip
@@ -321,3 +384,10 @@ class Snapshots:
         finally:
             for i in range(plan.disks):
                 (copy.guest / plan.file(i)).unlink(missing_ok=True)
+
+
+def how(snapshot: Snapshot) -> str:
+    """In which state its disks are."""
+    if snapshot.is_quiesced:
+        return "quiesced"
+    return "as after a power cut" if snapshot.was_running else "stopped"

@@ -15,6 +15,7 @@ from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.supervisor import consent, credentials, jobs, secondary
 from hostagent.supervisor.actions import act
 from hostagent.supervisor.adoption import look_again, take_over_after_restart
+from hostagent.supervisor.backups import Backups
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.ending import end_copy
 from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence
@@ -66,6 +67,7 @@ class Supervisor:
         self._exclusive = asyncio.Lock()
         self.freezer = Freezer(self.copy)
         self.snapshots = Snapshots(self.copy, self.wake, self._exclusive)
+        self.backups = Backups(self.copy, self.snapshots)
 
     def wake(self) -> None:
         """Something happened; decide again."""
@@ -100,6 +102,7 @@ class Supervisor:
             for task in beside:
                 task.cancel()
             await self._cancel_job()
+            await self.backups.close()
             await self.snapshots.close()
             await self.copy.close()
 

@@ -27,7 +27,9 @@ readonly ESP_VOLUME=5d6f5d4e
 readonly DISK_MIB=2048 ESP_FROM_MIB=1 ESP_MIB=127
 readonly ROOT_FROM_MIB=$((ESP_FROM_MIB + ESP_MIB))
 readonly ROOT_MIB=$((DISK_MIB - ROOT_FROM_MIB - 1)) # the last one is for the second partition table
-export CMDLINE="root=PARTUUID=$ROOT_PARTUUID rw console=tty0 console=ttyS0 quiet"
+# no_timer_check: an emulated processor on a busy host may get no time just when the kernel waits for its timer, which
+# it then calls broken.
+export CMDLINE="root=PARTUUID=$ROOT_PARTUUID rw console=tty0 console=ttyS0 quiet no_timer_check"
 export FILES=$here/files
 
 # in_runtime FOLDER COMMAND...: a program of the runtime root that sees this folder alone, as /vm.

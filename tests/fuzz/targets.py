@@ -33,7 +33,7 @@ from hostagent.server.http import number
 from hostagent.server.undecided import pairs_in
 from hostagent.supervisor.journal import Entry
 from hostagent.supervisor.state import CopyState
-from tests.fuzz import container_guests, containers, disks, guests, identities, interchange
+from tests.fuzz import backups, container_guests, containers, disks, guests, identities, interchange
 from vdc.api import models as wire
 from vdc.api.answers import parse_json as parse_answer
 from vdc.api.context import parse_contexts
@@ -374,7 +374,7 @@ TARGETS: tuple[Target, ...] = (
     Target("sandbox-status", sandbox_status, (b'{"child-pid":1}\n{"exit-code":0}\n',)),
     *(Target(*about) for about in (
         *identities.TARGETS, *disks.TARGETS, *guests.TARGETS, *containers.TARGETS, *container_guests.TARGETS,
-        *interchange.TARGETS,
+        *interchange.TARGETS, *backups.TARGETS,
     )),
 )  # fmt: skip
 BY_NAME = {target.name: target for target in TARGETS}

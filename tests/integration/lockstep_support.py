@@ -51,6 +51,7 @@ RUNTIME = CACHE / "runtime" / "current"
 MINI = CACHE / "images" / "mini" / "current"
 GUEST_ADDRESS = "10.99.0.10"
 GUEST_UID = 1_900_100_000
+START_S = 60.0  # for a QEMU on a machine that has other things to do
 
 
 def missing() -> str:
@@ -209,7 +210,9 @@ class Pair:
         try:
             pid = json.loads(await asyncio.to_thread(_first_line, reader))["child-pid"]
             self.pids.append(pid)
-            qmp = await QmpSession.connect(folder / "qmp.sock", name=name, is_starting=True)
+            qmp = await QmpSession.connect(
+                folder / "qmp.sock", name=name, is_starting=True, deadline_s=START_S
+            )
         except Exception as error:
             raise RuntimeError(f"QEMU did not start: {(folder / 'qemu.log').read_text()}") from error
         finally:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
 import hashlib
 import http.client
+import ipaddress
 import json
 import shutil
 import socket
@@ -20,6 +22,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 USER, PASSWORD = "vdc", "wisteria"
 _HTPASSWD = f"{USER}:$2y$05$abcdefghijklmnopqrstuufZGO6TzftV2LpGsQI9WOmmVjXgXzyUG\n"  # bcrypt of it
@@ -111,6 +117,42 @@ class Registry:
 
 def _blob(layout: Path, digest: str) -> bytes:
     return (layout / "blobs/sha256" / digest.removeprefix("sha256:")).read_bytes()
+
+
+def certificates(folder: Path) -> tuple[Path, Path, Path]:
+    """A certificate for localhost, its key, and the authority's certificate."""
+    now = datetime.datetime.now(datetime.UTC)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+        for text in ("tests' authority", "registry")
+    ]
+    paths = [folder / name for name in ("server.crt", "server.key", "ca.crt")]
+    for index, path in ((0, paths[2]), (1, paths[0])):
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(names[index])
+            .issuer_name(names[0])
+            .public_key(keys[index].public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=index == 0, path_length=None), critical=True)
+            .add_extension(
+                x509.SubjectAlternativeName(
+                    [x509.DNSName("localhost"), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]
+                ),
+                critical=False,
+            )
+        )
+        certificate = builder.sign(keys[0], hashes.SHA256())
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        keys[1].private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return paths[0], paths[1], paths[2]
 
 
 @contextlib.contextmanager

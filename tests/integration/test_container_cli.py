@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cli_agent import Agent, running_agent
 from cli_support import Capture, vdc
+from container_import import NEEDS
 from registry_support import Liar
 
 from tests.oci_layout import build_oci_image, entry, folder, tar_of
 from vdc.api.client import ApiClient
 from vdc.cli.local_images import anchored, with_local_image
-from vdc.confinement.roots import runtime_root
 from vdc.model.errors import NotFoundError
 from vdc.model.manifest import EndophyteManifest
 
-ROOT = runtime_root()
-pytestmark = [
-    pytest.mark.skipif(
-        ROOT is None or not (ROOT / "usr/bin/skopeo").exists(), reason="no runtime root: make runtime"
-    ),
-    pytest.mark.skipif(shutil.which("bwrap") is None, reason="no bwrap: make packages"),
-]
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where imports work; nothing may stay in it."""
-    place = tmp_path / "temporary"
-    place.mkdir()
-    monkeypatch.setenv("TMPDIR", str(place))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    yield place
-    assert not list(place.iterdir())
+pytestmark = [*NEEDS, pytest.mark.usefixtures("temporary")]
 
 
 @pytest.fixture

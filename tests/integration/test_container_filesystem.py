@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from container_import import NEEDS
 from filesystem_support import LIMITS, Seen, as_raw, can_mount, complaints_about, mounted, see
 
 from tests.oci_layout import build_oci_image, entry, folder, link, tar_of
-from vdc.confinement.roots import runtime_root
 from vdc.confinement.sandbox import Bind
 from vdc.images.ext4.build import build_disk
 from vdc.images.oci.importing import ContainerFiles, add_mount_points, import_container, merge
@@ -30,13 +30,7 @@ from vdc.images.tool import Tool, run_tool
 from vdc.model.errors import InvalidError
 from vdc.model.units import GIB, MIB
 
-ROOT = runtime_root()
-pytestmark = [
-    pytest.mark.skipif(
-        ROOT is None or not (ROOT / "usr/bin/skopeo").exists(), reason="no runtime root: make runtime"
-    ),
-    pytest.mark.skipif(shutil.which("bwrap") is None, reason="no bwrap: make packages"),
-]
+pytestmark = NEEDS
 needs_mount = pytest.mark.skipif(not can_mount(), reason="needs root and loop devices")
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
 ACL = struct.pack("<I", 2) + b"".join(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -153,6 +155,20 @@ async def booted(name: str, one: Machine) -> None:
                 break
         await asyncio.sleep(1)
     print(f"{name}: booted in {time.monotonic() - began:.0f} s")
+
+
+@pytest.mark.skipif(not os.environ.get("VDC_TEST_FULL"), reason="builds it twice; VDC_TEST_FULL=1")
+def test_the_same_packages_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    for name in ("one", "other"):  # made apart, in folders and at times of their own
+        cache = tmp_path / name
+        cache.mkdir()
+        (cache / "runtime").symlink_to(RUNTIME.parent)
+        monkeypatch.setenv("VDC_CACHE_DIR", str(cache))
+        with (debian_image() / "disk.qcow2").open("rb") as disk:
+            made.append(hashlib.file_digest(disk, "sha256").hexdigest())
+        shutil.rmtree(cache)
+    assert made[0] == made[1]
 
 
 async def test_cloud_init_made_what_it_was_told(machines: dict[str, Machine]) -> None:

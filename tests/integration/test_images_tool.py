@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from import_support import as_nobody
 
 from vdc.confinement.limits import ToolLimits
 from vdc.confinement.sandbox import Bind
@@ -76,26 +77,6 @@ def test_it_runs_for_who_is_not_root(tmp_path: Path) -> None:
     said = as_nobody(work)
     assert said.startswith("65534\nsh: cat: /etc/shadow: ") and said.endswith("['made']")
     assert not list(tmp_path.glob("vdc-scratch-*"))
-
-
-def as_nobody(work: Callable[[], str]) -> str:
-    """In a process of its own, forked, since the interpreter may be in a folder of root's."""
-    reader, writer = os.pipe()
-    if (pid := os.fork()) == 0:
-        try:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-            os.write(writer, work().encode())
-        except BaseException as error:
-            os.write(writer, repr(error).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        said = pipe.read().decode()
-    os.waitpid(pid, 0)
-    return said
 
 
 def test_it_is_fed_and_heard(scratch: Scratch) -> None:

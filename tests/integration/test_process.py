@@ -101,6 +101,16 @@ def _is_reaped(pid: int) -> bool:
     return not exists(pid)
 
 
+async def test_what_a_program_has_of_the_processors_is_counted(bench: Bench) -> None:
+    handle = await bench.spawn("sh", "-c", "while :; do :; done")
+    began = time.monotonic()
+    await until(lambda: handle.processor_time().ran_s > 0.2)
+    had = handle.processor_time()
+    assert had.ran_s <= had.wanted_s <= time.monotonic() - began + 0.5
+    await handle.terminate()
+    assert handle.processor_time().wanted_s == 0
+
+
 async def test_a_program_is_detached(bench: Bench) -> None:
     script = "import os,sys,json; print(sorted(map(int, os.listdir('/proc/self/fd')))); sys.stdin.read()"
     extra = os.open("/dev/null", os.O_RDONLY)

@@ -12,6 +12,7 @@ from guest_support import Guest, scripted, talking_to
 
 from hostagent.drivers.guest import Errors, GuestChannel, GuestGoneError, GuestRefusedError, Output
 from hostagent.drivers.guest import channel as channel_module
+from hostagent.drivers.guest.arrivals import MOST_APART, Arrivals
 from hostagent.drivers.guest.frames import FIRST_CREDIT, HEADER, MOST_PAYLOAD, FrameType
 from hostagent.supervisor.guestline import GuestLine
 
@@ -129,6 +130,45 @@ async def test_what_is_left_is_called_off_and_its_number_kept_until_the_guest_ag
         await asyncio.wait_for(cancelled.wait(), SOON_S)
         await channel.ask("status", deadline_s=SOON_S)
         assert not channel.closed.is_set()
+
+
+async def test_whoever_goes_while_the_guest_takes_nothing_leaves_the_others_theirs(
+    socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is on its way: its number is kept until the guest has answered."""
+
+    async def guest(end: Guest) -> None:
+        first, _ = await end.request()
+        late, _ = await end.request()
+        assert (await end.expect(FrameType.CANCEL)).stream == late
+        await end.done(late)
+        await end.done(first, exit_code=0)
+
+    async with talking_to(socket, guest) as channel, await channel.open({"op": "exec"}) as stream:
+        with monkeypatch.context() as full:
+            full.setattr(channel._writer, "drain", asyncio.Event().wait)
+            opening = asyncio.create_task(channel.open({"op": "exec"}))
+            async with asyncio.timeout(SOON_S):
+                while len(channel._streams) < 2 or not all(one.is_open for one in channel._streams.values()):
+                    await asyncio.sleep(0.001)
+        opening.cancel()
+        async with asyncio.timeout(SOON_S):
+            assert (await stream.answer())["exit_code"] == 0
+            await asyncio.wait([opening])
+        assert opening.cancelled() and not channel.closed.is_set()
+
+
+def test_output_in_tiny_pieces_takes_no_more_room_than_its_bytes() -> None:
+    waiting = Arrivals()
+    for i in range(FIRST_CREDIT):
+        waiting.put(Errors if i % 2 else Output, b"%d" % (i % 10))
+    assert len(waiting._pieces) <= MOST_APART + FIRST_CREDIT // MOST_PAYLOAD + 2
+    got = {Output: b"", Errors: b""}
+    while waiting:
+        piece = waiting.take()
+        got[type(piece)] += piece.data
+    assert got[Output] == b"02468" * (FIRST_CREDIT // 10) + b"024"[: FIRST_CREDIT // 2 % 5]
+    assert len(got[Errors]) == FIRST_CREDIT // 2
 
 
 async def test_a_refusal_is_the_guests_own_sentence(socket: Path) -> None:

@@ -148,6 +148,14 @@ async def test_nonsense_is_told_and_believed_by_nobody(socket: Path, answer: byt
             await agent.interfaces()
 
 
+async def test_no_objects_are_made_of_an_answer_that_would_be_millions(socket: Path) -> None:
+    status = {"exited": True, "exitcode": 0, "out-data": "", "more": [{}] * 1_000_000}
+    answers = {"guest-exec": said({"pid": 7}), "guest-exec-status": said(status)}
+    async with played(socket, lambda request: answers[request["execute"]]) as (agent, _):
+        with pytest.raises(GuestGoneError, match="too many values"):
+            await agent.execute(GuestCommand(argv=("ls",)), deadline_s=20)
+
+
 @pytest.mark.parametrize(
     "status",
     [

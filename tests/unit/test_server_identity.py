@@ -51,7 +51,7 @@ async def ask(
 def test_what_may_be_done_without_a_certificate_and_by_machines_is_what_was_meant() -> None:
     assert {route.name for route in ROUTES if route.role is Role.NOBODY} == {"authority", "join"}
     assert {route.name for route in ROUTES if route.by_hosts} == {
-        "endophyte_log", "health", "promote_endophyte", "read_blob", "read_chunks", "renew"
+        "health", "promote_endophyte", "read_blob", "read_chunks", "renew"
     }  # fmt: skip
     assert {route.name for route in ROUTES if route.from_newcomers} == {"health", "peer_revoked"}
     assert all(route.is_peer == route.path.startswith("/v1/peer/") for route in ROUTES)

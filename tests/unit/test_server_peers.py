@@ -35,6 +35,7 @@ MAY = {
     "peer_output": "h3",
 }  # fmt: skip
 OTHER = {"h2": "h3", "h3": "h2"}
+THIRD = "h4"  # a host of the cluster that has no part in the VM
 
 
 class Supervisors:
@@ -57,7 +58,7 @@ class World:
         self.known: Pair | None = pair(epoch=EPOCH, primary="h2", secondary="h3", sync=SyncState.IN_SYNC)
         self.stored: Pair | None = self.known
         self.refreshed = 0
-        agent.known["h3"] = ADDRESS
+        agent.known |= {"h3": ADDRESS, THIRD: ADDRESS}
         mirror = agent.host.mirror
         mirror.pair, mirror.refresh = lambda name: self.known, self.refresh
 
@@ -134,6 +135,7 @@ async def test_a_host_speaks_for_itself_alone(world: World, route: str) -> None:
     for caller, claimed in ((OTHER[partner], partner), (partner, OTHER[partner]), (partner, "h1")):
         assert await world.ask(route, caller, claimed) == (403, "wrong-host")
     assert await world.ask(route, OTHER[partner], OTHER[partner]) == (403, "not-partner")
+    assert await world.ask(route, THIRD, THIRD) == (403, "not-partner")
     world.known = world.stored = None
     assert await world.ask(route, partner, partner) == (403, "not-partner")
     assert not world.supervisors.reached
@@ -149,3 +151,10 @@ async def test_a_record_that_has_not_been_heard_of_is_read(world: World, route: 
 async def test_who_asks_for_an_epoch_may_have_it_followed_before_it_is_won(world: World) -> None:
     assert await world.ask("peer_follow", "h3", "h3", EPOCH + 1) == (503, "reached")
     assert await world.ask("peer_follow", "h2", "h2", EPOCH + 1) == (403, "not-partner")
+
+
+async def test_no_host_reads_a_log_in_its_own_name(world: World) -> None:
+    """What a program writes is for its secondary's host, over the peer route: a person reads the other one."""
+    for caller in ("h2", "h3", THIRD):
+        assert await world.ask("endophyte_log", caller, caller) == (403, "role-missing")
+    assert not world.supervisors.reached

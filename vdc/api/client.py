@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from vdc.api import models as wire
 from vdc.api.answers import LOST_ERRORS, parse_json
+from vdc.api.backup_client import BackupClient
 from vdc.api.call import BodyFactory, Call, make_call
 from vdc.api.context import Context
 from vdc.api.endpoints import Endpoint
@@ -65,6 +66,7 @@ class ApiClient(ImageCalls):
         )
         self.identities = IdentityClient(self._call)
         self.snapshots = SnapshotClient(self._call)
+        self.backups = BackupClient(self._call, self.transport)
 
     @classmethod
     def of(cls, context: Context, endpoint: str | None = None) -> Self:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vdc.api import files, identities, snapshots
+from vdc.api import backups, files, identities, snapshots
 from vdc.api import models as wire
 from vdc.model.audit import RememberedHead
 from vdc.model.base import Record
@@ -157,6 +157,19 @@ ROUTES: tuple[Route, ...] = (
         "restore_snapshot", "POST", "/v1/endophytes/{name}/snapshots/{snapshot}/restore", Role.OPERATOR,
         "Make a VM of a snapshot: a new one, or the stopped one itself",
         request=snapshots.RestoreRequest, response=wire.Acknowledged,
+    ),
+    Route(
+        "create_backup", "POST", "/v1/endophytes/{name}/backups", Role.OPERATOR, "Copy all disks, or what has changed, to be read",
+        request=backups.BackupRequest, response=backups.BackupView,
+    ),
+    Route(
+        "read_backup", "GET", "/v1/endophytes/{name}/backups/{backup}/disks/{disk}", Role.OPERATOR,
+        "A disk of such a copy, as a stream of parts", query=("host", "first"), told=("first",), body=Body.BYTES,
+    ),
+    Route(
+        "end_backup", "DELETE", "/v1/endophytes/{name}/backups/{backup}", Role.OPERATOR,
+        "Give such a copy up; kept: the next one may be of the changes since",
+        response=wire.Acknowledged, query=("host", "kept"), told=("kept",),
     ),
     Route("list_nodes", "GET", "/v1/nodes", Role.VIEWER, "All hosts", response=wire.NodeList),
     Route(

@@ -1,4 +1,4 @@
-"""What a shell offers when somebody presses Tab and the answer is in the cluster; nothing where no agent answers."""
+"""What a shell offers when somebody presses Tab and the answer is elsewhere; nothing where nobody answers."""
 
 from __future__ import annotations
 
@@ -26,3 +26,19 @@ def complete_image(_ctx: click.Context, _param: click.Parameter, incomplete: str
         return sorted(name for name in call(names) if name.startswith(incomplete))
     except (VdcError, OSError, TimeoutError):
         return []
+
+
+def complete_backup(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """`VM@ID` of the backups of the repository that stands before it; VMs alone while no `@` was written."""
+    from vdc.backup.repository import Repository
+    from vdc.model.errors import VdcError
+
+    place = ctx.params.get("repository")
+    if not isinstance(place, str):
+        return []
+    try:
+        found = Repository.open(place).names()
+    except (VdcError, OSError):
+        return []
+    names = {f"{vm}@{one}" if "@" in incomplete else vm for vm, one in found}
+    return sorted(name for name in names if name.startswith(incomplete))

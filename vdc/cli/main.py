@@ -45,6 +45,7 @@ COMMANDS: dict[str, Lazy] = {
     "context": Lazy(_IN + "context", "context", "Which cluster this program talks to, and as whom."),
     "image": Lazy(_IN + "image", "image", "Import, list and remove images."),
     "snapshot": Lazy(_IN + "snapshot", "snapshot", "Take, list, restore and remove snapshots of disks."),
+    "backup": Lazy(_IN + "backup", "backup", "Take, list, verify, restore and prune backups."),
     "import": Lazy(_IN + "importing", "import_group", "Bring a VM from another system."),
     "export": Lazy(_IN + "export", "export", "Describe a VM for another system."),
     "lab": Lazy(_IN + "lab", "lab", "Several hosts on this machine, and faults for them."),

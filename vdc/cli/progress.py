@@ -41,7 +41,10 @@ class StatusLine:
         print(f"\r\x1b[K{clean(text)[: width - 1]}", end="", file=self._stream, flush=True)
 
     def bytes(self, what: str, done: int, total: int) -> None:
-        """Replace the line by how far a file is."""
+        """Replace the line by how far a file is; without a total, by what is done."""
+        if not total and not done:
+            self.show(what)
+            return
         now = time.monotonic()
         if done < total and now - self._last_at < _MIN_INTERVAL_S:
             return

@@ -13,7 +13,7 @@ from vdc.control.clock import Clock
 from vdc.control.images import ImageRecords
 from vdc.model.errors import ConflictError, FencedError, NotFoundError
 from vdc.model.manifest import EndophyteManifest
-from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotState, image_name
+from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotState, made_of
 from vdc.store import keys
 from vdc.store.protocol import Delete, Put, StateStore, Unchanged
 
@@ -71,6 +71,11 @@ class SnapshotRecords:
             )
         return Snapshot.from_json(item.value)
 
+    async def has(self, snapshot: Snapshot) -> bool:
+        """Whether there is exactly this one; what a mirror shows may be older."""
+        item = await self._store.get(keys.snapshot(snapshot.endophyte, snapshot.name))
+        return item is not None and Snapshot.from_json(item.value) == snapshot
+
     async def remove(self, endophyte: str, name: str) -> None:
         """Take a snapshot away; its content stays while VMs are made of it. Raises NotFoundError."""
         await self.forget(await self.find(endophyte, name))
@@ -97,19 +102,5 @@ def manifest_of(snapshot: Snapshot, name: str, *, keep_addresses: bool = False) 
     """
     if snapshot.state is not SnapshotState.READY:
         raise ConflictError(f"snapshot {snapshot.name} is still being made", code="snapshot-not-ready")
-    before = snapshot.manifest
-    given = {number: disk for number, disk in enumerate(before.spec.disks)}
-    disks = []
-    for number, kept in enumerate(snapshot.disks):
-        disk = given.get(number)
-        if number == 0:
-            if disk is not None:
-                disks.append(disk.with_(size=kept.virtual_bytes, image=None))
-        elif disk is not None:
-            disks.append(disk.with_(size=kept.virtual_bytes, image=kept.image))
-    networks = before.spec.networks
-    if not keep_addresses:
-        networks = tuple(port.with_(address=None, mac=None, allowed_addresses=()) for port in networks)
-    image = image_name(snapshot.endophyte, snapshot.name, 0)
-    spec = before.spec.with_(image=image, disks=tuple(disks), networks=networks)
-    return before.with_(metadata=before.metadata.with_(name=name), spec=spec)
+    kept = [(disk.virtual_bytes, disk.image) for disk in snapshot.disks]
+    return made_of(snapshot.manifest, name, kept, keep_addresses=keep_addresses)

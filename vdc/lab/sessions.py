@@ -87,7 +87,10 @@ class Report:
 
 
 class Workload:
-    """One TCP session per service, asked without a pause until `stop`."""
+    """One TCP session per service, asked without a pause until `stop`.
+
+    `program`: what asks, where it is not the demo guest's services that are asked (`vdc.lab.workload.main`).
+    """
 
     def __init__(
         self,
@@ -99,8 +102,10 @@ class Workload:
         first: int = 1,
         pause_ms: float = 10.0,
         patience_s: float = 30.0,
+        program: Path = PROGRAM,
     ) -> None:
         self.address, self.tag, self.first = address, tag, first
+        self._program = program
         self._launch = launch
         self._services = tuple(services)
         self._options = [
@@ -135,7 +140,7 @@ class Workload:
     def start(self) -> None:
         """Open the sessions and wait until each has its first answers."""
         argv = self._launch(
-            [sys.executable, str(PROGRAM), "run", self.address, *self._services, *self._options]
+            [sys.executable, str(self._program), "run", self.address, *self._services, *self._options]
         )
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._reader = threading.Thread(target=self._read, name="workload", daemon=True)

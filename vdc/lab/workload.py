@@ -23,8 +23,9 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from typing import ClassVar
 
-PORTS = {"echo": 7, "diverging": 7000, "durable": 7001}
 CONNECT_S = 15.0
 BATCH = 50  # requests in flight of the checker
 PROGRESS_EVERY_S = 0.1
@@ -92,28 +93,45 @@ def content_of(tag: str, number: int) -> str:
 
 
 class Session(threading.Thread):
-    """Asks one service until it is told to stop, or until an answer is wrong or does not come."""
+    """Asks one service until it is told to stop, or until an answer is wrong or does not come.
+
+    A service is a class of its own, with how its session is opened, asked and closed.
+    """
 
     def __init__(self, options: argparse.Namespace, service: str, stopping: threading.Event) -> None:
         super().__init__(name=service, daemon=True)
         self.figures = Figures()
-        self._service = service
-        self._options = options
+        self.options = options
         self._stopping = stopping
-        self._connection = Connection(options.address, PORTS[service], options.patience_s)
-        self._tick = 0
         self._latencies_ms: list[float] = []
+        self.open()
+
+    def open(self) -> None:
+        """Open the session."""
+        raise NotImplementedError
+
+    def ask(self, count: int) -> None:
+        """Ask for the `count`th time; WrongAnswerError, OSError or ValueError where that went wrong."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Ask what there is to ask at the end, with the same exceptions."""
+
+    def close(self) -> None:
+        """End the session."""
+        raise NotImplementedError
 
     def run(self) -> None:
         """Until told to stop, or until an answer is wrong or does not come; then the figures say so."""
         try:
             self._ask_for_ever()
+            self.finish()
         except (OSError, WrongAnswerError, ValueError) as error:
             reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
             asked = self.figures.requests + 1
-            self.figures.errors.append(f"{self._service}: request {asked}: {type(error).__name__}: {reason}")
+            self.figures.errors.append(f"{self.name}: request {asked}: {type(error).__name__}: {reason}")
         finally:
-            self._connection.close()
+            self.close()
             self._summarise()
 
     def _summarise(self) -> None:
@@ -123,18 +141,16 @@ class Session(threading.Thread):
             setattr(self.figures, f"latency_p{percent}_ms", round(ordered[rank], 3))
 
     def _ask_for_ever(self) -> None:
-        ask = {"echo": self._echo, "diverging": self._diverging, "durable": self._durable}[self._service]
         began = time.monotonic()
         while not self._stopping.is_set():
             asked = time.monotonic()
-            ask(self.figures.requests + 1)
-            self._connection.check_silent()
+            self.ask(self.figures.requests + 1)
             now = time.monotonic()
             self._note((now - asked) * 1000)
             self.figures.requests += 1
             self.figures.seconds = now - began
-            if self._options.pause_ms:
-                self._stopping.wait(self._options.pause_ms / 1000)
+            if self.options.pause_ms:
+                self._stopping.wait(self.options.pause_ms / 1000)
 
     def _note(self, took_ms: float) -> None:
         if len(self._latencies_ms) < MOST_LATENCIES:
@@ -144,40 +160,83 @@ class Session(threading.Thread):
             self.figures.longest_gap_ms = took_ms
             self.figures.longest_gap_at = began_at
         if took_ms >= NOTICED_GAP_MS:
-            _print({"gap": {"service": self._service, "ms": round(took_ms, 1), "at": began_at}})
+            _print({"gap": {"service": self.name, "ms": round(took_ms, 1), "at": began_at}})
 
-    def _ask(self, line: str) -> str:
+
+class LineSession(Session):
+    """One that speaks in lines, on a port of its class."""
+
+    port: ClassVar[int]
+
+    def open(self) -> None:
+        """Open the session."""
+        self._connection = Connection(self.options.address, self.port, self.options.patience_s)
+
+    def close(self) -> None:
+        """End the session."""
+        self._connection.close()
+
+    def answer_to(self, line: str) -> str:
+        """Ask, and wait for one line."""
         self._connection.send(line)
-        return self._connection.receive()
+        answer = self._connection.receive()
+        self._connection.check_silent()
+        return answer
 
-    def _echo(self, count: int) -> None:
-        line = f"{count} of {self._options.tag}"
-        _expect(self._ask(line), line)
 
-    def _diverging(self, count: int) -> None:
+class Echo(LineSession):
+    """Says what it is told."""
+
+    port = 7
+
+    def ask(self, count: int) -> None:
+        """A line of its own."""
+        line = f"{count} of {self.options.tag}"
+        expect(self.answer_to(line), line)
+
+
+class Diverging(LineSession):
+    """Says what it is told after a count and its clock."""
+
+    port = 7000
+    _tick = 0
+
+    def ask(self, count: int) -> None:
+        """The count is higher by one, the clock not earlier."""
         line = f"line {count}"
-        number, tick, rest = self._ask(line).split(" ", 2)
-        _expect(rest, line)
-        _expect(number, str(count))
+        number, tick, rest = self.answer_to(line).split(" ", 2)
+        expect(rest, line)
+        expect(number, str(count))
         if int(tick) < self._tick:
             raise WrongAnswerError(f"the guest's clock went back from {self._tick} to {tick}")
         self._tick = int(tick)
 
-    def _durable(self, count: int) -> None:
-        number = self._options.first + count - 1
-        _expect(self._ask(f"PUT {number} {content_of(self._options.tag, number)}"), f"OK {number}")
+
+class Durable(LineSession):
+    """Confirms what it has stored."""
+
+    port = 7001
+
+    def ask(self, count: int) -> None:
+        """Put the next number."""
+        number = self.options.first + count - 1
+        expect(self.answer_to(f"PUT {number} {content_of(self.options.tag, number)}"), f"OK {number}")
         self.figures.acknowledged = number
 
 
-def _expect(answer: str, wanted: str) -> None:
+SERVICES: Mapping[str, type[Session]] = {"echo": Echo, "diverging": Diverging, "durable": Durable}
+
+
+def expect(answer: str, wanted: str) -> None:
+    """Raise where an answer is another one."""
     if answer != wanted:
         raise WrongAnswerError(f"{answer[:120]!r} instead of {wanted[:120]!r}")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, known: Mapping[str, type[Session]]) -> int:
     """Ask all services at once until standard input ends; print progress, gaps and the report."""
     stopping = threading.Event()
-    sessions = [Session(options, service, stopping) for service in options.services or PORTS]
+    sessions = [known[service](options, service, stopping) for service in options.services or known]
     for session in sessions:
         session.start()
 
@@ -200,7 +259,7 @@ def run(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Ask on a fresh connection for every number from FIRST to LAST; print what is missing or different."""
-    connection = Connection(options.address, PORTS["durable"], options.patience_s)
+    connection = Connection(options.address, Durable.port, options.patience_s)
     wrong = []
     for begin in range(options.first, options.last + 1, BATCH):
         numbers = range(begin, min(begin + BATCH, options.last + 1))
@@ -242,14 +301,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], known: Mapping[str, type[Session]] = SERVICES) -> int:
     """Exit status 1 where the guest cannot be reached, 2 where the command line is wrong."""
     options = parse(arguments)
-    if unknown := set(getattr(options, "services", ())) - set(PORTS):
+    if unknown := set(getattr(options, "services", ())) - set(known):
         sys.stderr.write(f"unknown services: {', '.join(sorted(unknown))}\n")
         return 2
     try:
-        return run(options) if options.command == "run" else check(options)
+        return run(options, known) if options.command == "run" else check(options)
     except OSError as error:
         _print({"failed": f"{options.address}: {error}"})
         return 1

@@ -65,9 +65,8 @@ class Endophyte(Record):
     move: Move | None = None  # where it shall run instead, by `vdc migrate` or a drain
     move_problem: str = ""  # why the last move was given up
     image_digest: str
-    disk_image_digests: tuple[
-        str, ...
-    ] = ()  # of the manifest's disks, in their order; empty: it names no image
+    # Of the manifest's disks, in their order; an empty one names no image.
+    disk_image_digests: tuple[str, ...] = ()
     image_firmware: Firmware | None = None  # what its image says that boots it
     nics: tuple[Nic, ...]
     created_at: str

@@ -39,6 +39,7 @@ EXPLANATIONS: Mapping[str, Explanation] = {
     "deleted": Explanation(_N, "gone, disks included"),
     # ---- snapshots
     "snapshot-taken": Explanation(_N, "all disks were copied as they were at one moment (`size_bytes`)"),
+    "backup-taken": Explanation(_N, "all disks, or what had changed of them, were read into a repository"),
     "snapshot-lost": Explanation(
         _W, "a snapshot was not finished: its agent was restarted, or its host lost; nothing is left of it",
         "take it again: `vdc snapshot create`",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -65,3 +66,21 @@ def image_name(endophyte: str, snapshot: str, disk: int) -> str:
 def is_of_snapshot(image: str) -> bool:
     """Whether an image's name belongs to a snapshot, which alone gives and takes it."""
     return image.startswith(IMAGE_PREFIX)
+
+
+def made_of(
+    before: EndophyteManifest, name: str, kept: Sequence[tuple[int, str]], *, keep_addresses: bool = False
+) -> EndophyteManifest:
+    """What a VM is like that begins with another one's disks: of each the size and the image, the first one first.
+
+    Addresses and MACs that the manifest fixes are those of that VM; another one gets its own.
+    """
+    disks = [
+        given.with_(size=size_bytes, image=image if number else None)
+        for number, (given, (size_bytes, image)) in enumerate(zip(before.spec.disks, kept, strict=False))
+    ]
+    networks = before.spec.networks
+    if not keep_addresses:
+        networks = tuple(port.with_(address=None, mac=None, allowed_addresses=()) for port in networks)
+    spec = before.spec.with_(image=kept[0][1], disks=tuple(disks), networks=networks)
+    return before.with_(metadata=before.metadata.with_(name=name), spec=spec)

@@ -96,7 +96,10 @@ class GuestChannel:
         try:
             await self._send(Frame(FrameType.OPEN, stream.number, payload))
         except BaseException:
-            self._forget(stream.number)
+            if stream.is_open:
+                await stream.cancel()  # the guest will answer
+            else:
+                self._forget(stream.number)
             raise
         return stream
 
@@ -129,6 +132,8 @@ class GuestChannel:
         try:
             async with asyncio.timeout(WRITE_S), self._sending:
                 self._writer.write(frame.encoded())
+                if frame.type is FrameType.OPEN and frame.stream in self._streams:
+                    self._streams[frame.stream].is_open = True
                 await self._writer.drain()
         except TimeoutError as error:
             self._end("the guest takes nothing")

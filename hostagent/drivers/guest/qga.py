@@ -28,6 +28,7 @@ from vdc.model.guest import GuestInterface
 _DELIMITER: Final = b"\xff"
 _MOST_BYTES: Final = 48 << 20  # of an answer: both outputs of a program, 16 MiB each, as base64
 _SMALL_BYTES: Final = 1 << 20  # of any other
+_SYNC_BYTES: Final = 1 << 10  # of one that has a number in it and nothing else
 _MOST_INPUT_BYTES: Final = 1 << 20
 _CHUNK_BYTES: Final = 64 << 10
 _ANSWER_S: Final = 5.0
@@ -170,9 +171,10 @@ class _Connection:
 
     async def _is_answer(self, number: int) -> bool:
         """Whether what follows is; if not it is thrown away."""
-        line = (await self.line(_SMALL_BYTES)).rpartition(_DELIMITER)[
-            2
-        ]  # ours may follow half of another one
+        # Ours may follow half of another one.
+        line = (await self.line(_SMALL_BYTES)).rpartition(_DELIMITER)[2]
+        if len(line) > _SYNC_BYTES:
+            return False
         try:
             return bool(json.loads(line)["return"] == number)
         except (ValueError, LookupError, TypeError, RecursionError):

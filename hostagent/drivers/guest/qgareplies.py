@@ -19,6 +19,9 @@ from vdc.model.guest import GuestInterface
 
 T = TypeVar("T")
 _MOST_INTERFACES: Final = 64
+_MOST_VALUES: Final = (
+    20_000  # of an answer, which may be long: to make objects of it holds up the whole agent
+)
 _MOST_WORDS: Final = 200  # characters of a complaint that are repeated
 _LOOPBACK: Final = "lo"
 
@@ -53,6 +56,8 @@ _STARTED, _STATUS, _COUNT = TypeAdapter(_Started), TypeAdapter(_Status), TypeAda
 
 def returned(command: str, line: bytes) -> Any:
     """The value in an answer. Raises GuestRefusedError with the agent's own words where it is a no."""
+    if sum(map(line.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise nonsense("too many values")
     try:
         answer = json.loads(line)
         if not isinstance(answer, dict):

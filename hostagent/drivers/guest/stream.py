@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
+from hostagent.drivers.guest.arrivals import Arrivals, Errors, Output
 from hostagent.drivers.guest.errors import GuestError, GuestGoneError, GuestRefusedError
 from hostagent.drivers.guest.frames import (
     FIRST_CREDIT,
@@ -26,20 +25,6 @@ _GIVE_BACK: Final = FIRST_CREDIT // 4  # credit is given back in portions of thi
 _MOST_SENTENCE: Final = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Bytes of standard output, or of an archive."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """Bytes of standard error."""
-
-    data: bytes
-
-
 class GuestStream:
     """Used as an async context manager: what is left when it is left is cancelled."""
 
@@ -47,7 +32,7 @@ class GuestStream:
         self.number = number
         self._guest = guest
         self._send = send
-        self._arrived: deque[Output | Errors] = deque()
+        self._arrived = Arrivals()
         self._news = asyncio.Event()
         self._may_send = FIRST_CREDIT
         self._more_credit = asyncio.Event()
@@ -56,6 +41,7 @@ class GuestStream:
         self._answer: Mapping[str, Any] | None = None
         self._failure: GuestGoneError | None = None
         self._has_ended_output = False
+        self.is_open = False  # the guest is told of it, even where whoever asked has not waited for that
         self.is_abandoned = False
 
     async def __aenter__(self) -> Self:
@@ -77,7 +63,7 @@ class GuestStream:
                 return None
             self._news.clear()
             await self._news.wait()
-        piece = self._arrived.popleft()
+        piece = self._arrived.take()
         self._owed += len(piece.data)
         if self._owed >= _GIVE_BACK and self._answer is None and self._failure is None:
             owed, self._owed = self._owed, 0
@@ -143,8 +129,7 @@ class GuestStream:
                 if self._guest_may_send < 0:
                     raise FrameError("more than it was allowed to send")
                 if not self.is_abandoned:
-                    kind = Output if frame.type is FrameType.DATA else Errors
-                    self._arrived.append(kind(frame.payload))
+                    self._arrived.put(Output if frame.type is FrameType.DATA else Errors, frame.payload)
                     self._news.set()
             case FrameType.CREDIT:
                 self._may_send += credit_of(frame)

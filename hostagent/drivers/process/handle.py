@@ -14,6 +14,7 @@ import contextlib
 import os
 import select
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +25,19 @@ from vdc.model.errors import BugError
 
 KILL_DEADLINE_S = 5.0
 _MONITOR_GRACE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorTime:
+    """What a program has had of the processors, and what it has waited for them while others had them."""
+
+    ran_s: float
+    waited_s: float
+
+    @property
+    def wanted_s(self) -> float:
+        """Both: by this a busy machine does not make a busy program look idle."""
+        return self.ran_s + self.waited_s
 
 
 class Watched:
@@ -144,18 +158,14 @@ class ProcessHandle:
         """Whether the program runs now; a zombie does not."""
         return self._program.is_alive
 
-    def busy_s(self) -> float:
-        """Seconds that all its threads have run or wanted to run since they began; 0 where it has ended.
-
-        Waiting for a processor counts (/proc/PID/task/*/schedstat), so a busy machine does not make a busy
-        program look idle.
-        """
-        total_ns = 0
+    def processor_time(self) -> ProcessorTime:
+        """Of all its threads since they began; nothing where it has ended."""
+        ran_ns = waited_ns = 0
         for path in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
             with contextlib.suppress(OSError):
                 ran, waited, _ = path.read_text().split()
-                total_ns += int(ran) + int(waited)
-        return total_ns / 1e9
+                ran_ns, waited_ns = ran_ns + int(ran), waited_ns + int(waited)
+        return ProcessorTime(ran_ns / 1e9, waited_ns / 1e9)
 
     def signal(self, number: signal.Signals) -> bool:
         """Send a signal to the program; False where it has ended."""

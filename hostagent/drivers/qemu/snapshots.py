@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from hostagent.drivers.qemu.argv import disk_node
 from hostagent.drivers.qemu.commands import Command
+from hostagent.drivers.qemu.marks import begun
 from hostagent.drivers.qemu.qmp import QmpError, QmpSession
 from hostagent.drivers.qemu.spec import VM_DIR
 from hostagent.drivers.qemu.steps import attempt, block_jobs, block_nodes, remove_nodes, until
@@ -45,6 +46,8 @@ class SnapshotPlan:
 
     disks: int
     copy_bytes_per_s: int = 0  # of each disk; 0: as fast as it goes
+    mark: str = ""  # a dirty bitmap that begins at the moment (marks.py)
+    changed_since: str = ""  # a dirty bitmap: what was not written since is left out of the copy
 
     def file(self, disk: int) -> str:
         """The copy's name in the guest's folder."""
@@ -74,9 +77,9 @@ async def begin(qmp: QmpSession, plan: SnapshotPlan) -> None:
     try:
         for i in range(plan.disks):
             await qmp.execute(Command.BLOCKDEV_ADD, _target(plan, i))
-        actions = [{"type": "blockdev-backup", "data": _backup(plan, i)} for i in range(plan.disks)]
-        arguments = {"actions": actions, "properties": {"completion-mode": "grouped"}}
-        await qmp.execute(Command.TRANSACTION, arguments, deadline_s=_BEGIN_DEADLINE_S)
+        marks = [begun(i, plan.mark) for i in range(plan.disks) if plan.mark]
+        copies = [{"type": "blockdev-backup", "data": _backup(plan, i)} for i in range(plan.disks)]
+        await qmp.execute(Command.TRANSACTION, {"actions": [*marks, *copies]}, deadline_s=_BEGIN_DEADLINE_S)
     except BaseException:
         with suppress(QmpError):
             await asyncio.shield(end(qmp, plan))
@@ -126,12 +129,18 @@ def _target(plan: SnapshotPlan, disk: int) -> dict[str, Any]:
     return {"driver": "qcow2", "node-name": plan.target_node(disk), "file": file, **zeros}
 
 
+def _what(plan: SnapshotPlan) -> dict[str, str]:
+    if not plan.changed_since:
+        return {"sync": "full"}
+    return {"sync": "bitmap", "bitmap": plan.changed_since, "bitmap-mode": "never"}
+
+
 def _backup(plan: SnapshotPlan, disk: int) -> dict[str, Any]:
     options: dict[str, Any] = {
         "job-id": plan.job(disk),
         "device": disk_node(disk),
         "target": plan.target_node(disk),
-        "sync": "full",
+        **_what(plan),
         "filter-node-name": plan.filter_node(disk),
         "auto-dismiss": False,  # its error would go with it
         "on-cbw-error": "break-snapshot",

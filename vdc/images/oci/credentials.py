@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ _TOKEN = "<token>"  # noqa: S105 - what a helper says instead of a user
 class Credentials:
     """The entries of an authentication file by the place that they are for; `secrets` must never be shown."""
 
-    entries: Mapping[str, Mapping[str, str]]
+    entries: Mapping[str, Mapping[str, str]] = field(repr=False)
 
     def to_json(self) -> str:
         """The authentication file."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdc.confinement.sandbox import Bind
@@ -39,8 +39,8 @@ class Access:
     program: tuple[str, ...] = ("--insecure-policy",)
     source: tuple[str, ...] = ()
     binds: tuple[Bind, ...] = ()
-    auth_json: str = ""
-    secrets: tuple[str, ...] = ()
+    auth_json: str = field(default="", repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 def access_to(source: Source, options: RegistryOptions) -> Access:

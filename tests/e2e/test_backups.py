@@ -1,0 +1,80 @@
+"""Backups of protected VMs: taken in lockstep, of the changes alone where they are known, and made into VMs again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from testlab import VM, Lab
+
+from vdc.lab.sessions import check_store
+
+
+def backup(lab: Lab, place: Path, *options: str) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(
+        lab.ok("backup", "create", "web", "--to", str(place), "-o", "json", *options)
+    )
+    return made
+
+
+def chunks(place: Path, made: dict[str, Any]) -> list[list[str]]:
+    text = (place / "backups" / "web" / f"{made['id']}.json").read_text()
+    return [disk["chunks"] for disk in json.loads(text)["backup"]["disks"]]
+
+
+def has_all(lab: Lab, vm: VM, last: int) -> None:
+    """The guest's store has each number up to `last`, as it was written."""
+    lab.wait_answering(vm.address)
+    check_store(lab.in_client, vm.address, "w", 1, last)
+
+
+def test_backups_in_lockstep_and_after_a_failover_become_vms_again(
+    lab: Lab, protected_vm: Callable[..., VM], tmp_path: Path
+) -> None:
+    vm, place = protected_vm("web"), tmp_path / "backups"
+    before = vm.epoch
+    with lab.workload(vm, tag="w") as load:
+        load.wait_progress(more=60, deadline_s=30)
+        first = backup(lab, place)
+        assert first["full_because"] and not first["since"]
+        load.wait_progress(more=60, deadline_s=30)
+    known = load.report.acknowledged
+    assert not load.report.errors
+    second = backup(lab, place)
+    assert second["since"] == first["id"] and 0 < second["read_bytes"] < first["read_bytes"]
+    vm.wait_lockstep()
+    assert vm.epoch == before, "a backup is no fault"
+
+    # Nothing writes while it is paused, so a backup of the changes has to be the same as one of everything.
+    lab.ok("pause", "web", "--wait")
+    changes, whole = backup(lab, place), backup(lab, place, "--full")
+    assert changes["since"] == second["id"] and not whole["since"]
+    assert whole["written_bytes"] == 0 and chunks(place, changes) == chunks(place, whole)
+    lab.ok("start", "web", "--wait")
+    vm.wait_lockstep()
+
+    vm.kill(vm.primary)
+    vm.wait_lockstep(90)
+    after = backup(lab, place)
+    assert not after["since"] and "not known" in after["full_because"]
+    assert backup(lab, place)["since"] == after["id"]
+    has_all(lab, vm, known)
+
+    assert json.loads(lab.ok("backup", "verify", str(place), "-o", "json"))["damaged"] == {}
+    taken = lab.cli("backup", "restore", str(place), f"web@{second['id']}")
+    assert taken.code == 1 and "name-taken" in taken.stderr
+    lab.ok("backup", "restore", str(place), f"web@{second['id']}", "--as", "copy", "--wait")
+    has_all(lab, VM(lab, "copy"), known)
+    pruned = json.loads(lab.ok("backup", "prune", str(place), "--keep", "1", "-o", "json"))
+    assert len(pruned["backups"]) == 5 and pruned["kept"] == 1
+    assert json.loads(lab.ok("backup", "verify", str(place), "-o", "json"))["backups"] == 1
+    lab.ok("delete", "endophyte", "copy")
+    lab.ok("delete", "endophyte", "web")
+    lab.ok("backup", "restore", str(place), "web", "--wait")
+    has_all(lab, VM(lab, "web"), known)
+    for image in json.loads(lab.ok("image", "ls", "-o", "json"))["items"]:
+        for name in image["names"]:
+            if name.startswith("backups/") and not image["used_by"]:
+                lab.ok("image", "rm", name)

@@ -1,0 +1,251 @@
+"""A repository of backups: what is written once, what is found damaged, what a prune takes and what it must not."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from protection_world import endophyte
+
+from vdc.backup import locks
+from vdc.backup.pruning import Kept, prune
+from vdc.backup.reading import find, verify
+from vdc.backup.record import CHUNK_BYTES, ZEROS, Backup, BackupDisk
+from vdc.backup.repository import Repository, backup_key, chunk_key
+from vdc.backup.storage import Folder, checked_key
+from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
+from vdc.model.image import Image, ImageKind
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def silent(*_):
+    return None
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # half a second each on a busy machine
+    return Repository.create(str(tmp_path / "backups"))
+
+
+def chunk(number):
+    return number.to_bytes(4, "big") * (CHUNK_BYTES // 4)
+
+
+def backup(repository, contents, *, days=0, name="web", nth=0):
+    """One whose disk has these chunks; so many days old."""
+    chunks = tuple(repository.put(content)[0] for content in contents)
+    when = NOW - timedelta(days=days)
+    made = Backup(
+        id=f"{when:%Y%m%d-%H%M%S}-{nth:04x}", endophyte=name, uid="u", created_at=when.isoformat(),
+        image=Image(kind=ImageKind.DISK), manifest=endophyte().manifest,
+        disks=(BackupDisk(name="root", virtual_bytes=len(contents) * CHUNK_BYTES, chunks=chunks),),
+    )  # fmt: skip
+    repository.add(made)
+    return made
+
+
+def files(repository, prefix="chunks/"):
+    return {one.key for one in repository.storage.list(prefix)}
+
+
+def path_of(repository, key):
+    return repository.storage._path(key)
+
+
+def test_what_is_there_is_not_written_again_and_zeros_never(repository):
+    digest, written = repository.put(chunk(7))
+    assert 0 < written < CHUNK_BYTES, "it is packed"
+    assert repository.put(chunk(7)) == (digest, 0)
+    assert repository.put(bytes(CHUNK_BYTES)) == (ZEROS, 0)
+    assert files(repository) == {chunk_key(digest)}
+    assert repository.get(digest, CHUNK_BYTES) == chunk(7)
+    assert repository.get(ZEROS, 5) == bytes(5)
+    noise = os.urandom(CHUNK_BYTES)
+    digest, written = repository.put(noise)
+    assert written == CHUNK_BYTES + 1
+    assert repository.get(digest, CHUNK_BYTES) == noise
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\x00other", b"\x01no deflate", b"\x02", b"\x00" + bytes(CHUNK_BYTES + 1)]
+)
+def test_a_damaged_chunk_is_found_and_a_full_backup_writes_it_anew(repository, damage):
+    made = backup(repository, [chunk(1)])
+    digest = made.disks[0].chunks[0]
+    path_of(repository, chunk_key(digest)).write_bytes(damage)
+    with pytest.raises(InvalidError) as caught:
+        repository.get(digest, CHUNK_BYTES)
+    assert caught.value.code == "chunk-damaged"
+    found = verify(repository, silent)
+    assert list(found.damaged) == [f"web@{made.id}"]
+    assert repository.put(chunk(1)) == (digest, 0), "it is looked for by its name alone"
+    assert repository.put(chunk(1), again=True)[1] > 0
+    assert not verify(repository, silent).damaged
+
+
+def test_a_missing_chunk_and_a_changed_description_are_found(repository):
+    whole, lacking = backup(repository, [chunk(1)], days=2), backup(repository, [chunk(1), chunk(2)], days=1)
+    path_of(repository, chunk_key(lacking.disks[0].chunks[1])).unlink()
+    changed = backup(repository, [chunk(1)])
+    path = path_of(repository, backup_key("web", changed.id))
+    path.write_text(path.read_text().replace('"uid": "u"', '"uid": "v"'))
+    found = verify(repository, silent)
+    assert found.backups == 3
+    assert set(found.damaged) == {f"web@{lacking.id}", f"web@{changed.id}"}
+    assert find(repository, "web", None) == lacking, "the newest that can be read"
+    assert verify(repository, silent, endophyte="web", backup_id=whole.id).damaged == {}
+    with pytest.raises(InvalidError, match="checksum"):
+        find(repository, "web", changed.id)
+    for missing in ((("db"), None), ("web", "20200101-000000-0000")):
+        with pytest.raises(NotFoundError):
+            find(repository, *missing)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: body["disks"][0].update(chunks=["../../../etc/passwd"]),
+        lambda body: body["disks"][0].update(chunks=[]),
+        lambda body: body.update(created_at="yesterday"),
+        lambda body: body.update(format=2),
+        lambda body: body.pop("manifest"),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_refused_though_its_checksum_is_right(repository, change):
+    from vdc.backup.record import _checksum
+
+    made = backup(repository, [chunk(1)])
+    body = json.loads(made.to_text())["backup"]
+    change(body)
+    text = json.dumps({"sha256": _checksum(body), "backup": body})
+    with pytest.raises(InvalidError):
+        Backup.from_text(text.encode(), "it")
+
+
+def test_a_prune_takes_what_no_backup_needs_and_nothing_else(repository):
+    old, middle, new = (
+        backup(repository, [chunk(1), chunk(100 + day)], days=day, nth=day) for day in (30, 10, 1)
+    )
+    other = backup(repository, [chunk(99)], days=40, name="db")
+    repository.put(chunk(1234))  # of a backup that broke off
+    done = prune(repository, Kept(count=2), NOW, is_dry=True)
+    assert done.backups == (f"web@{old.id}",) and done.chunks == 2
+    assert len(files(repository)) == 6
+    done = prune(repository, Kept(count=2), NOW)
+    assert done.chunks == 2 and done.kept == 3 and done.freed_bytes > 0
+    assert repository.names() == [("db", other.id), ("web", middle.id), ("web", new.id)]
+    assert not verify(repository, silent).damaged
+    done = prune(repository, Kept(days=5), NOW, endophyte="web")
+    assert done.backups == (f"web@{middle.id}",)
+    assert len(files(repository)) == 3
+    assert prune(repository, Kept(count=1, days=100), NOW).backups == ()
+    assert prune(repository, Kept(days=5), NOW).backups == (f"db@{other.id}",)
+    assert not files(repository, "locks/")
+
+
+def test_a_prune_that_breaks_off_leaves_every_backup_whole(repository, monkeypatch):
+    backup(repository, [chunk(1), chunk(2)], days=9)
+    backup(repository, [chunk(2), chunk(3)])
+    count = len(files(repository))
+    for survived in range(4):
+        deleted = []
+
+        def delete(self, key, survived=survived, deleted=deleted, whole=Folder.delete):
+            if not key.startswith("locks/"):
+                if len(deleted) >= survived:
+                    raise OSError(errno.EIO, "gone")
+                deleted.append(key)
+            whole(self, key)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Folder, "delete", delete)
+            try:
+                prune(repository, Kept(count=1), NOW)
+            except OSError:
+                assert survived < 2
+        assert not verify(repository, silent).damaged
+    assert len(files(repository)) == count - 1
+
+
+def test_nothing_is_pruned_while_a_description_cannot_be_read(repository):
+    backup(repository, [chunk(1)], days=9)
+    made = backup(repository, [chunk(2)])
+    path_of(repository, backup_key("web", made.id)).write_text("{")
+    before = files(repository, "")
+    with pytest.raises(RefusedError) as caught:
+        prune(repository, Kept(count=1), NOW)
+    assert caught.value.code == "backup-damaged"
+    assert files(repository, "") == before
+
+
+def test_who_removes_is_alone_and_what_was_killed_lets_go(repository):
+    storage = repository.storage
+    with locks.shared(storage, "a"), locks.shared(storage, "b"):
+        with pytest.raises(ConflictError, match="process"):
+            prune(repository, Kept(count=1), NOW)
+        assert len(files(repository, "locks/")) == 2
+    with locks.alone(storage, "c"):
+        for other in (locks.shared, locks.alone):
+            with pytest.raises(ConflictError) as caught, other(storage, "d"):
+                pass
+            assert caught.value.code == "repository-busy"
+    storage.write("locks/alone-dead", b"{}")
+    path = path_of(repository, "locks/alone-dead")
+    os.utime(path, (0, path.stat().st_mtime - locks.STALE_S - 5))
+    with locks.shared(storage, "e"):
+        assert len(files(repository, "locks/")) == 1
+
+
+def test_who_stood_still_for_too_long_adds_nothing(repository):
+    now = [0.0]
+    with locks.shared(repository.storage, "a", clock=lambda: now[0]) as lock:
+        lock.check()
+        now[0] = locks.STALE_S
+        with pytest.raises(ConflictError):
+            lock.check()
+        now[0] = 0.0
+        repository.storage.delete(lock.key)
+        with pytest.raises(ConflictError) as caught:
+            lock.check()
+        assert caught.value.code == "lock-lost"
+
+
+def test_only_a_repository_is_written_to(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter").write_text("x")
+    cases = {
+        str(tmp_path / "home"): "not-empty",
+        str(tmp_path / "missing" / "backups"): "no-folder",
+        "https://example.org/x": "repository-invalid",
+        "s3://": "repository-invalid",
+    }
+    for place, code in cases.items():
+        with pytest.raises((RefusedError, NotFoundError, InvalidError)) as caught:
+            Repository.create(place)
+        assert caught.value.code == code
+    with pytest.raises(NotFoundError) as missing:
+        Repository.open(str(tmp_path / "home"))
+    assert missing.value.code == "not-a-repository"
+    assert (
+        Repository.create(str(tmp_path / "new")).storage.name
+        == Repository.open(str(tmp_path / "new")).storage.name
+    )
+
+
+@pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a//b", "a/../b", ".hidden", "", "a\n", "chunks/"])
+def test_no_key_leads_out_of_the_repository(key):
+    with pytest.raises(InvalidError):
+        checked_key(key)
+
+
+def test_a_write_that_fails_leaves_nothing(repository, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(RefusedError) as caught:
+        repository.put(chunk(1))
+    assert caught.value.code == "repository-full"
+    assert not [path for path in path_of(repository, "chunks").rglob("*") if path.is_file()]
