@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CLIENTS = Path(__file__).with_name("program_clients.py")
 START_S = 120.0
+WORK_S = 120.0  # for what clients are waited for to do
 PATIENCE_S = 60.0  # that a client waits for an answer: a lab on a busy machine, not what is promised
 
 needs_programs = pytest.mark.skipif(bool(missing()), reason=missing())

@@ -30,8 +30,10 @@ class Redis(LineSession):
 
     def finish(self) -> None:
         """Read them all."""
-        for count in range(1, self.figures.acknowledged + 1):
+        counts = range(1, self.figures.acknowledged + 1)
+        for count in counts:
             self._connection.send(f"GET {self._key(count)}")
+        for count in counts:
             expect(self._connection.receive(), f"${len(self._value(count))}\r")
             expect(self._connection.receive(), f"{self._value(count)}\r")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from labprogram import (
     PATIENCE_S,
     START_S,
+    WORK_S,
     imported,
     lose_the_primary,
     needs_programs,
@@ -27,7 +28,7 @@ from tests.debian_programs import program_image
 
 pytestmark = [needs_programs, needs_registry]
 IMAGE = "test/postgresql:17"
-TRANSACTIONS = 50
+TRANSACTIONS = 30
 # SIGALRM is how its own clock tells pgbench that its time is over: it ends and says how many transactions there were.
 _UNTIL_EOF = ("sh", "-c", '"$@" & read end; kill -ALRM $! && wait $!', "sh")
 # What TPC-B has to hold whatever was lost: branches, tellers and accounts have what the history says.
@@ -61,10 +62,10 @@ def test_no_confirmed_transaction_is_lost(lab: Lab, tmp_path: Path) -> None:
 
 def check(lab: Lab, vm: VM, work: Path) -> None:
     with benchmark(lab, vm, work) as load:
-        wait_for(lambda: count_of(lab, vm, work) > TRANSACTIONS, PATIENCE_S, "pgbench goes on")
+        wait_for(lambda: count_of(lab, vm, work) > TRANSACTIONS, WORK_S, "pgbench goes on")
         lose_the_primary(lab, vm)
         wanted = count_of(lab, vm, work) + TRANSACTIONS
-        wait_for(lambda: count_of(lab, vm, work) > wanted, PATIENCE_S, "pgbench goes on")
+        wait_for(lambda: count_of(lab, vm, work) > wanted, WORK_S, "pgbench goes on")
         assert load.poll() is None
         said, _ = load.communicate(timeout=PATIENCE_S)
     assert load.returncode == 0 and "number of failed transactions: 0 " in said, said
@@ -75,9 +76,9 @@ def check(lab: Lab, vm: VM, work: Path) -> None:
 
     # and they are on the disk of the promoted copy: after an immediate shutdown the server recovers from there
     lab.ok("exec", vm.name, "--", "sh", "-c", "kill -QUIT 1")
-    vm.wait("started again", lambda view: bool(view.status.program and view.status.program.restarts), 60)
-    wait_for(lambda: query(lab, vm, work, SUMS) == f"{confirmed}|t", PATIENCE_S, "all of them are there")
-    vm.wait_lockstep(PATIENCE_S)
+    vm.wait("started again", lambda view: bool(view.status.program and view.status.program.restarts), WORK_S)
+    wait_for(lambda: query(lab, vm, work, SUMS) == f"{confirmed}|t", WORK_S, "all of them are there")
+    vm.wait_lockstep(START_S)
 
 
 @contextmanager
@@ -107,9 +108,7 @@ def query(lab: Lab, vm: VM, work: Path, text: str) -> str:
 def run(lab: Lab, vm: VM, work: Path, *words: str, check: bool = True) -> str:
     """What a tool says."""
     argv, errors = command(lab, vm, work, *words), None if check else subprocess.DEVNULL
-    done = subprocess.run(
-        argv, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=2 * PATIENCE_S, check=check
-    )
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=WORK_S, check=check)
     return done.stdout.strip()
 
 

@@ -14,6 +14,7 @@ from labprogram import (
     CLIENTS,
     PATIENCE_S,
     START_S,
+    WORK_S,
     imported,
     lose_the_primary,
     needs_programs,
@@ -28,7 +29,7 @@ from tests.oci_layout import docker_archive
 
 pytestmark = needs_programs
 IMAGE = "test/redis:7"
-WRITES = 200
+WRITES = 60
 MANIFEST = """
 apiVersion: v1
 kind: Service
@@ -72,11 +73,11 @@ def test_no_confirmed_write_is_lost(lab: Lab, tmp_path: Path) -> None:
             benchmark(lab, vm, tmp_path) as load,
             lab.workload(vm, "redis", program=CLIENTS, patience_s=PATIENCE_S) as workload,
         ):
-            workload.wait_progress(more=WRITES, deadline_s=PATIENCE_S)
+            workload.wait_progress(more=WRITES, deadline_s=WORK_S)
             lose_the_primary(lab, vm)
             counted = count_of(lab, vm, tmp_path)
-            workload.wait_progress(more=WRITES, deadline_s=PATIENCE_S)
-            wait_for(lambda: count_of(lab, vm, tmp_path) > counted, PATIENCE_S, "redis-benchmark goes on")
+            workload.wait_progress(more=WRITES, deadline_s=WORK_S)
+            wait_for(lambda: count_of(lab, vm, tmp_path) > counted, WORK_S, "redis-benchmark goes on")
             assert load.poll() is None
         assert not workload.report.errors
         last = workload.report.sessions["redis"].acknowledged
@@ -88,7 +89,7 @@ def test_no_confirmed_write_is_lost(lab: Lab, tmp_path: Path) -> None:
         wait_listening(lab, vm, 6379)
         assert ask(lab, vm, tmp_path, "get", f"w:{last}").startswith(f"w-{last}-")
         assert int(ask(lab, vm, tmp_path, "eval", "return #redis.call('keys', 'w:*')", "0")) >= last
-        vm.wait_lockstep(PATIENCE_S)
+        vm.wait_lockstep(START_S)
 
 
 @contextmanager
@@ -97,7 +98,7 @@ def benchmark(lab: Lab, vm: VM, work: Path) -> Iterator[subprocess.Popen[bytes]]
     argv = ["redis-benchmark", "-h", vm.address, "-c", "2", "-q", "-l", "incr", "load"]
     with subprocess.Popen(own_client(lab, "redis", work, argv), stdout=subprocess.DEVNULL) as process:
         try:
-            wait_for(lambda: count_of(lab, vm, work) > 0, PATIENCE_S, "redis-benchmark counts")
+            wait_for(lambda: count_of(lab, vm, work) > 0, WORK_S, "redis-benchmark counts")
             yield process
         finally:
             process.terminate()
