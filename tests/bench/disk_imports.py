@@ -52,7 +52,9 @@ def import_figures(found: Mapping[str, Mapping[str, Sequence[float]]]) -> list[F
     for name, times in found.items():
         ours, theirs = times["import"], times["convert"]
         note = (
-            f"{size / median(ours):.0f} MiB/s; qemu-img convert alone {size / median(theirs):.0f} MiB/s"
+            f"{median(ours) / median(theirs):.2f} of the medians, {size / median(ours):.0f} and "
+            f"{size / median(theirs):.0f} MiB/s; CPU {median(times['import_cpu']):.2f} and "
+            f"{median(times['convert_cpu']):.2f} s"
             if ours and theirs
             else ""
         )
@@ -73,11 +75,11 @@ def _measure(folder: Path, rounds: int) -> dict[str, dict[str, list[float]]]:
     for name, driver, options in SOURCES:
         if name != "raw":
             _qemu_img(folder, "convert", "-f", "raw", "-O", driver, *options, "raw", name)
-        times: dict[str, list[float]] = {"import": [], "convert": []}
+        times: dict[str, list[float]] = {"import": [], "convert": [], "import_cpu": [], "convert_cpu": []}
         for number in range(rounds):
             for step in ("import", "convert") if number % 2 else ("convert", "import"):
                 _cool(folder / name)
-                began = time.perf_counter()
+                began, used_s = time.perf_counter(), _cpu_s()
                 if step == "import":
                     with plan_import(str(folder / name)):
                         times[step].append(time.perf_counter() - began)
@@ -85,6 +87,7 @@ def _measure(folder: Path, rounds: int) -> dict[str, dict[str, list[float]]]:
                     _qemu_img(folder, "convert", "-f", driver, "-O", "qcow2", name, "result")
                     times[step].append(time.perf_counter() - began)
                     (folder / "result").unlink()
+                times[f"{step}_cpu"].append(_cpu_s() - used_s)
         found[name] = times
         if name != "raw":
             (folder / name).unlink()
@@ -107,6 +110,11 @@ def _cool(path: Path) -> None:
     os.sync()
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _cpu_s() -> float:
+    """What this process and those that it waited for have used."""
+    return sum(os.times()[:4])
 
 
 def _qemu_img(folder: Path, *arguments: str) -> None:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from testlab import VM, Lab
+import pytest
+from failpoints import Failpoints, failpoints
+from test_snapshots import nothing_is_left
+from testlab import VM, Lab, wait_for
 
 from vdc.lab.sessions import check_store
+from vdc.model.step import Step
+
+
+@pytest.fixture(scope="module")
+def points(session_lab: Lab) -> Iterator[Failpoints]:
+    with failpoints(session_lab) as found:
+        yield found
 
 
 def backup(lab: Lab, place: Path, *options: str) -> dict[str, Any]:
@@ -60,6 +70,7 @@ def test_backups_in_lockstep_and_after_a_failover_become_vms_again(
     after = backup(lab, place)
     assert not after["since"] and "not known" in after["full_because"]
     assert backup(lab, place)["since"] == after["id"]
+    assert nothing_is_left(lab, "web")
     has_all(lab, vm, known)
 
     assert json.loads(lab.ok("backup", "verify", str(place), "-o", "json"))["damaged"] == {}
@@ -78,3 +89,26 @@ def test_backups_in_lockstep_and_after_a_failover_become_vms_again(
         for name in image["names"]:
             if name.startswith("backups/") and not image["used_by"]:
                 lab.ok("image", "rm", name)
+
+
+def test_an_agent_that_dies_on_the_way_leaves_nothing_and_the_changes_stay_known(
+    lab: Lab, points: Failpoints, protected_vm: Callable[..., VM], tmp_path: Path
+) -> None:
+    vm, place = protected_vm("web"), tmp_path / "backups"
+    first, before = vm.primary, vm.epoch
+    whole = backup(lab, place)
+    with lab.workload(vm) as load:
+        load.wait_progress(more=20, deadline_s=20)
+        for step in (Step.SNAPSHOT_BEGUN, Step.SNAPSHOT_FIXED, Step.SNAPSHOT_COPIED):
+            points.arm(first, step)
+            assert lab.cli("backup", "create", "web", "--to", str(place)).code == 1
+            points.wait_died_at(first, step)
+            wait_for(lambda: nothing_is_left(lab, "web"), 60, f"nothing is left after {step}")
+        assert len(list((place / "backups" / "web").iterdir())) == 1
+        assert not list((place / "locks").iterdir())
+        assert backup(lab, place)["since"] == whole["id"], "QEMU went on, and with it the mark"
+        load.wait_progress(more=20, deadline_s=30)
+    assert not load.report.errors
+    load.check_store()
+    vm.wait_lockstep()
+    assert (vm.primary, vm.epoch) == (first, before)

@@ -9,6 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.bench.containers import Boot, Copy, boot_figures, room_figures
+from tests.bench.disk_imports import import_figures
 from tests.bench.encryption import CLEAR, TLS, figures_of
 from tests.bench.figures import Figure, median, percentile, ratios
 from tests.bench.images import distribution_figures
@@ -155,3 +157,22 @@ def test_the_handshake_of_scp_does_not_count_for_the_product() -> None:
     ratio, rate = distribution_figures([1.0, 2.0, 4.0], [2.5, 2.5, 2.5], [0.5, 0.4, 0.6])
     assert ratio.values == (0.5, 1.0, 2.0) and ratio.is_met
     assert rate.values == (512.0, 256.0, 128.0)
+
+
+def test_an_import_is_compared_round_by_round_and_by_its_medians() -> None:
+    cpu = {"import_cpu": [0.5], "convert_cpu": [0.25]}
+    (figure,) = import_figures({"vdi": {"import": [1.0, 2.0, 6.0], "convert": [1.0, 1.0, 3.0], **cpu}})
+    assert figure.values == (1.0, 2.0, 2.0) and figure.is_met is False
+    assert figure.note == "2.00 of the medians, 512 and 1024 MiB/s; CPU 0.50 and 0.25 s"
+
+
+def test_a_boot_has_the_part_of_the_guest_beside_it() -> None:
+    whole, guest = boot_figures([Boot(4.0, 1.5), Boot(5.0, 2.0)])
+    assert (whole.values, guest.values) == ((4.0, 5.0), (1.5, 2.0))
+
+
+def test_the_room_of_a_copy_is_shown_by_its_role() -> None:
+    copies = [Copy("a", "h1", True, 2**20), Copy("a", "h2", False, 3 * 2**20), Copy("b", "h2", True, 2**21)]
+    primary, secondary = room_figures(copies, 55 * 2**20)
+    assert (primary.values, secondary.values) == ((1.0, 2.0), (3.0,))
+    assert "55 MiB" in primary.note

@@ -72,7 +72,7 @@ def prune(
             one
             for vm, found in sorted(by_vm.items())
             if endophyte in (None, vm)
-            for one in rule.splits(found, now)[1]
+            for one in reversed(rule.splits(found, now)[1])
         ]
         names = {(one.endophyte, one.id) for one in gone}
         kept = [one for one in backups if (one.endophyte, one.id) not in names]

@@ -77,16 +77,18 @@ class Backup(Record):
         try:
             outer = json.loads(text)
             body, checksum = outer["backup"], outer["sha256"]
-            if _checksum(body) != checksum:
-                raise _damaged(what, "its checksum is another")
-            if body.get("format") != 1:
-                raise InvalidError(
-                    f"{what} is of a later kind than this program knows", code="backup-newer",
-                    hint="use the program that wrote it",
-                )  # fmt: skip
-            found = cls.model_validate(body)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
+            is_whole = _checksum(body) == checksum
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise _damaged(what, "it is no description of a backup") from error
+        if not is_whole:
+            raise _damaged(what, "its checksum is another")
+        try:
+            found = cls.model_validate(body)
+        except ValidationError as error:  # it is what was written, by a program of another version
+            raise InvalidError(
+                f"{what} is of another kind than this program knows", code="backup-newer",
+                hint="use the program that wrote it",
+            ) from error  # fmt: skip
         found.check(what)
         return found
 
