@@ -46,7 +46,7 @@ class BackupHandlers:
             raise ConflictError(f"{name} has no disks yet", code="not-settled", hint="try again in a moment")
         if pair.primary != self._context.host.name:
             return await self._context.peer(pair.primary, person_of(request)).backups.create(name, body)
-        return self._shown(await self._of(name).begin(quiesce=body.quiesce, since=body.since))
+        return view_of(await self._of(name).begin(quiesce=body.quiesce, since=body.since))
 
     async def read_backup(self, request: web.Request) -> web.StreamResponse:
         """See the route table. A stream that breaks off has no last part."""
@@ -105,17 +105,19 @@ class BackupHandlers:
         except ValueError as error:
             raise InvalidError(f"host: {error}", code="query-invalid") from error
 
-    def _shown(self, held: HeldCopy) -> backups.BackupView:
-        snapshot = held.snapshot
-        shared = ("endophyte", "uid", "host", "created_at", "is_quiesced", "was_running")
-        return backups.BackupView(
-            **{name: getattr(snapshot, name) for name in shared},
-            id=held.id, since=held.since, full_because=held.full_because, image=held.image,
-            manifest=masked(snapshot.manifest),
-            disks=tuple(
-                backups.BackupDiskView(name=disk.name, virtual_bytes=disk.virtual_bytes) for disk in snapshot.disks
-            ),
-        )  # fmt: skip
+
+def view_of(held: HeldCopy) -> backups.BackupView:
+    """Of a copy, without secrets."""
+    snapshot = held.snapshot
+    shared = ("endophyte", "uid", "host", "created_at", "is_quiesced", "was_running")
+    return backups.BackupView(
+        **{name: getattr(snapshot, name) for name in shared},
+        id=held.id, since=held.since, full_because=held.full_because, image=held.image,
+        manifest=masked(snapshot.manifest).model_dump(mode="json", by_alias=True, exclude_none=True),
+        disks=tuple(
+            backups.BackupDiskView(name=disk.name, virtual_bytes=disk.virtual_bytes) for disk in snapshot.disks
+        ),
+    )  # fmt: skip
 
 
 async def _answered(request: web.Request, pieces: AsyncIterator[bytes]) -> web.StreamResponse:

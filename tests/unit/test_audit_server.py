@@ -358,6 +358,8 @@ async def test_no_secret_is_written(agent: Agent, who: str | None) -> None:
         path = (
             route.path.replace("{name}", "web")
             .replace("{snapshot}", "one")
+            .replace("{backup}", "20260131-235959-0a1b")
+            .replace("{disk}", "0")
             .replace("{digest}", "sha256:" + "0" * 64)
         )
         path = path.replace("{serial}", "5").replace("{id}", "7")  # not a token's secret

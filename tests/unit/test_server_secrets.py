@@ -15,10 +15,13 @@ from protection_world import endophyte
 from pydantic import BaseModel
 from server_support import Served, served
 
+from hostagent.server.backups import view_of
+from hostagent.supervisor.backups import HeldCopy
 from vdc.api import models as wire
 from vdc.api import snapshots
 from vdc.api.routes import ROUTES, Body, Route
 from vdc.model.endophyte import Endophyte
+from vdc.model.image import Image, ImageKind
 from vdc.model.manifest import EndophyteManifest
 from vdc.model.manifest_file import record_in
 from vdc.model.secrets import MASK
@@ -197,6 +200,13 @@ def test_no_model_of_the_api_holds_a_manifest_beside_the_view() -> None:
         if route.response is not None:
             held = [one for one in (EndophyteManifest, Endophyte) if contains(route.response, one)]
             assert held == [], route.name
+
+
+def test_the_view_of_a_backup_is_masked_too() -> None:
+    held = HeldCopy("20260131-235959-0a1b", SNAPSHOT, Image(kind=ImageKind.CONTAINER), [])
+    text = view_of(held).to_json()
+    assert MASK in text and not any(word in text for word in WORDS)
+    assert EndophyteManifest.model_validate(view_of(held).manifest).metadata.name == "web"
 
 
 def contains(model: type[BaseModel], wanted: type[BaseModel]) -> bool:

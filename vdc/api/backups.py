@@ -10,13 +10,12 @@ import struct
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 from vdc.model.base import Record, StrictRecord
 from vdc.model.errors import BugError, UnavailableError
 from vdc.model.ids import DnsLabel
 from vdc.model.image import Image
-from vdc.model.manifest import EndophyteManifest
 
 MOST_PART_BYTES: Final = 1024**2
 _HEAD = struct.Struct(">BQQ")
@@ -53,7 +52,7 @@ class BackupView(Record):
     full_because: str = ""
     disks: tuple[BackupDiskView, ...]
     image: Image
-    manifest: EndophyteManifest  # without secrets
+    manifest: dict[str, Any]  # without secrets
 
 
 class PartKind(IntEnum):

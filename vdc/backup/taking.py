@@ -15,6 +15,7 @@ from vdc.backup.repository import Repository
 from vdc.backup.writing import DiskWriter
 from vdc.model.errors import InvalidError, VdcError
 from vdc.model.image import Blob
+from vdc.model.manifest import EndophyteManifest
 from vdc.model.secrets import masked
 
 Told = Callable[[str, int, int], None]  # what, bytes done, bytes in all
@@ -102,7 +103,8 @@ class BackupTaker:
         return Backup(
             **{field: getattr(view, field) for field in shared},
             image=view.image.with_(disk=None, disk_virtual_bytes=0), files=tuple(files), disks=tuple(disks),
-            manifest=masked(view.manifest), read_bytes=read_bytes, written_bytes=written_bytes,
+            manifest=masked(EndophyteManifest.model_validate(view.manifest)),
+            read_bytes=read_bytes, written_bytes=written_bytes,
         )  # fmt: skip
 
     def _stream(
