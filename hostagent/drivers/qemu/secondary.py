@@ -72,6 +72,8 @@ async def promote(qmp: QmpSession, plan: LockstepPlan, *, keep_listening: bool =
     outgoing = [plan.secondary_filters(j)[1] for j in range(plan.nics)]
     incoming = [plan.secondary_filters(j)[0] for j in range(plan.nics)]
     await cut(qmp)
+    if not keep_listening:
+        await _shut_output(qmp, plan)
     if plan.disks:
         await attempt(qmp, Command.NBD_SERVER_STOP, {})  # refused when it has been stopped
     await _lost_heartbeat(qmp)
@@ -89,6 +91,18 @@ async def cut(qmp: QmpSession) -> None:
     """
     with suppress(QmpCommandError):
         await qmp.execute_oob(Command.YANK, {"instances": [{"type": "migration"}]})
+
+
+async def _shut_output(qmp: QmpSession, plan: LockstepPlan) -> None:
+    """End the ways to the primary's comparer, out of band.
+
+    A guest that sends much when its primary's host goes silent fills the socket, and QEMU's main loop waits there
+    until the kernel gives the connection up.
+    """
+    for j in range(plan.nics):
+        _, to_primary = plan.red_chardevs(j)
+        with suppress(QmpCommandError):
+            await qmp.execute_oob(Command.YANK, {"instances": [{"type": "chardev", "id": to_primary}]})
 
 
 async def announce(qmp: QmpSession) -> None:
