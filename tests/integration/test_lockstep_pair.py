@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lockstep_clients import Store, Talker, load, wait_for
-from lockstep_support import Copy, Pair, missing
+from lockstep_support import PROMPT_MS, Copy, Pair, missing
 
 from hostagent.drivers.qemu import primary, secondary
 from hostagent.drivers.qemu.entry import EntryFailedError
@@ -73,7 +73,7 @@ async def test_one_session_and_every_write_survive_a_life_in_lockstep() -> None:
             third.signal(signal.SIGSTOP)  # the secondary is lost, silently
             await asyncio.sleep(0.2)
             figures = await primary.leave(second.qmp, plan)
-            assert figures["total"] < 2000
+            assert figures["total"] < PROMPT_MS
             await progress_of(talker, store)
             await pair.kill(third)
             assert (await inspect(second.qmp)).epoch is None
