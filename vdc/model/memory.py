@@ -51,7 +51,7 @@ def difference(saved: SavedMachine, now: SavedMachine) -> str:
         before, after = getattr(saved, name), getattr(now, name)
         if before != after:
             word = _WORDS.get(name, name.removeprefix("has_"))
-            return f"the {word} was {_text(before)} and is {_text(after)}"
+            return f"{word} {_text(after)} in place of {_text(before)}"
     return ""
 
 
