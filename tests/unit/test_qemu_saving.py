@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from hostagent.drivers.qemu import saving
@@ -75,6 +77,17 @@ async def test_one_that_does_not_move_is_given_up(monkeypatch):
     monkeypatch.setattr(saving, "_STALL_S", 0)
     with pytest.raises(saving.SavingError, match="nothing moved"):
         await saving.save(Emulator(*[ram(3)] * 9))
+
+
+async def test_one_that_is_called_off_is_ended_before_anybody_lets_the_guest_run():
+    qemu = Emulator(*[ram(3)] * 9)
+    saved = asyncio.create_task(saving.save(qemu))
+    while qemu.migration["status"] != "active":
+        await asyncio.sleep(0)
+    saved.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await saved
+    assert qemu.migration["status"] == "cancelled" and qemu.has_disks
 
 
 @pytest.mark.parametrize("left", [ram(3), {"status": "completed"}], ids=["under way", "complete"])

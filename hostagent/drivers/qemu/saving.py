@@ -16,10 +16,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from hostagent.drivers.qemu.commands import Command
-from hostagent.drivers.qemu.qmp import QmpSession
+from hostagent.drivers.qemu.qmp import QmpError, QmpSession
 from hostagent.drivers.qemu.spec import VM_DIR
 from hostagent.drivers.qemu.steps import (
     MIGRATION_CAPABILITIES,
@@ -54,7 +55,8 @@ async def save(
 ) -> None:
     """Write memory and devices of a paused guest to `FILE`; its disks are to be copied before it runs again.
 
-    Raises SavingError, ConflictError (`memory-saved`), or a QmpError; whoever calls does `end` then.
+    Raises SavingError, ConflictError (`memory-saved`), or a QmpError. Whatever it ends with, nothing is saved any more
+    when it has ended, and QEMU has its disks, as far as it answers.
     """
     if await run_state(qmp) == _SAVED:
         raise ConflictError(
@@ -64,10 +66,15 @@ async def save(
     await set_capabilities(qmp, MIGRATION_CAPABILITIES, state=False)
     settings = {"max-bandwidth": bytes_per_s or _AS_FAST_AS_IT_GOES, "tls-creds": "", "tls-hostname": ""}
     await qmp.execute(Command.MIGRATE_SET_PARAMETERS, {"downtime-limit": 300, **settings})
-    await qmp.execute(Command.MIGRATE, {"uri": f"file:{VM_DIR}/{FILE}"}, deadline_s=5.0)
-    if why := await _ended(qmp, progress):
-        raise SavingError(f"the memory could not be saved: {why}")
-    await _take_disks_back(qmp)
+    try:
+        await qmp.execute(Command.MIGRATE, {"uri": f"file:{VM_DIR}/{FILE}"}, deadline_s=5.0)
+        if why := await _ended(qmp, progress):
+            raise SavingError(f"the memory could not be saved: {why}")
+        await _take_disks_back(qmp)
+    except BaseException:
+        with suppress(QmpError):
+            await asyncio.shield(end(qmp))
+        raise
 
 
 async def end(qmp: QmpSession) -> None:
