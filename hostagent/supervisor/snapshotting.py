@@ -9,10 +9,8 @@ is not its own work, with what belongs to it (`Snapshots.look`).
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, TypeVar
 
 from hostagent.drivers.disk.images import QemuImg
@@ -22,7 +20,7 @@ from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.drivers.qemu.snapshots import SnapshotPlan
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.quiescence import frozen, thaw
-from hostagent.supervisor.resync import ROOM_BYTES
+from hostagent.supervisor.snapshotroom import NO_MARKS, Marks, require_room, watch_room
 from vdc.control.images import ImageRecords
 from vdc.control.snapshots import SnapshotRecords
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
@@ -36,21 +34,8 @@ from vdc.model.units import format_size
 T = TypeVar("T")
 
 _RUNS: Final = (CopyStage.RUNNING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP, CopyStage.PAUSED)
-_LOOK_S: Final = 0.5  # at the room that is left
 _BYTES_PER_MBIT: Final = 125_000
 _LET_GO_S: Final = 35.0
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """Dirty bitmaps (drivers/qemu/marks.py): the one that begins, and the one whose changes alone are copied."""
-
-    begin: str = ""
-    since: str = ""
-    changed_bytes: int = 0  # since `since`
-
-
-NO_MARKS: Final = Marks()
 
 
 class Snapshots:
@@ -62,7 +47,7 @@ class Snapshots:
         self._deciding = deciding  # held while a job of the supervisor changes the copy
         self._task: asyncio.Task[Any] | None = None
         self._mine: Snapshot | None = None
-        self._sweeping: asyncio.Task[None] | None = None
+        self._removing: asyncio.Task[None] | None = None  # what is left of another one, under the same names
         self.progress: tuple[int, int] = (0, 0)
 
     # ---- what the API asks for
@@ -88,7 +73,7 @@ class Snapshots:
                 code="snapshot-busy",
                 hint="try again later",
             )
-        self._task = task = asyncio.create_task(work(), name=f"{self._copy.name} snapshot")
+        self._task = task = asyncio.create_task(self._in_turn(work), name=f"{self._copy.name} snapshot")
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             return await asyncio.shield(task)
@@ -100,6 +85,12 @@ class Snapshots:
                 ) from None  # fmt: skip
             raise
 
+    async def _in_turn(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """When nothing of another one is being removed any more; none begins to be while this task is there."""
+        if self._removing is not None:
+            await asyncio.wait({self._removing})
+        return await work()
+
     async def call_off(self) -> None:
         """End the one under way, for something that cannot be done beside it. Raises a QmpError."""
         if self._task is not None and not self._task.done():
@@ -110,22 +101,21 @@ class Snapshots:
 
     async def close(self) -> None:
         """The agent stops: the next one removes what is left."""
-        tasks = [task for task in (self._task, self._sweeping) if task is not None]
+        tasks = [task for task in (self._task, self._removing) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def look(self) -> None:
         """Remove what was left by a snapshot that nobody takes any more. Never waits."""
-        copy, is_busy = self._copy, self._sweeping is not None and not self._sweeping.done()
-        pair = copy.host.mirror.pair(copy.name)
-        if is_busy or pair is None or pair.primary != copy.host.name or copy.state.role is CopyRole.SECONDARY:
+        copy, pair = self._copy, self._copy.host.mirror.pair(self._copy.name)
+        if any(task is not None and not task.done() for task in (self._task, self._removing)):
             return
-        if self._task is not None and not self._task.done():
+        if pair is None or pair.primary != copy.host.name or copy.state.role is CopyRole.SECONDARY:
             return
         left = [one for one in self._pending() if one != self._mine]
         if left:
-            self._sweeping = asyncio.create_task(self._sweep(left), name=f"{copy.name} snapshots left")
+            self._removing = asyncio.create_task(self._sweep(left), name=f"{copy.name} snapshots left")
 
     def _pending(self) -> list[Snapshot]:
         found = self._copy.host.mirror.snapshots.items()
@@ -218,7 +208,7 @@ class Snapshots:
         record = await self._record(endophyte, name, quiesce=quiesce, is_running=is_running)
         self._mine = record
         try:
-            await self._records.begin(record)
+            await self._records.begin(record, is_passing=marks != NO_MARKS)
             await copy.reach(Step.SNAPSHOT_BEGUN)
             if is_running:
                 await self._copy_live(endophyte, quiesce=quiesce, marks=marks)
@@ -227,8 +217,8 @@ class Snapshots:
             await copy.reach(Step.SNAPSHOT_COPIED)
             yield endophyte, record
         except BaseException as error:
-            undoing = asyncio.create_task(self._undo(record), name=f"{copy.name} snapshot undone")
-            await asyncio.wait({undoing}, timeout=_LET_GO_S)
+            self._removing = asyncio.create_task(self._undo(record), name=f"{copy.name} snapshot undone")
+            await asyncio.wait({self._removing}, timeout=_LET_GO_S)
             if isinstance(error, QmpError):
                 raise ConflictError(
                     f"the snapshot broke off: {error}", code="snapshot-failed",
@@ -274,7 +264,7 @@ class Snapshots:
     async def _copy_live(self, endophyte: Endophyte, *, quiesce: bool, marks: Marks) -> None:
         copy, plan = self._copy, self._plan(marks)
         sizes = await copy.disks.virtual_sizes()
-        await self._require_room(marks)
+        await require_room(copy, self._tool, marks)
         await snapshots.end(copy.session(), plan)
         for i, size_bytes in enumerate(sizes):
             (copy.guest / plan.file(i)).unlink(missing_ok=True)
@@ -285,7 +275,7 @@ class Snapshots:
         else:
             await self._fix(plan, quiesce=False)
         await copy.reach(Step.SNAPSHOT_FIXED)
-        watching = asyncio.create_task(self._watch_room(), name=f"{copy.name} snapshot room")
+        watching = asyncio.create_task(watch_room(copy), name=f"{copy.name} snapshot room")
         copying = asyncio.create_task(
             snapshots.finish(copy.session(), plan, self._note), name=f"{copy.name} snapshot copy"
         )
@@ -310,7 +300,7 @@ class Snapshots:
     async def _copy_idle(self, marks: Marks) -> None:
         """Of a stopped VM, which cannot be started meanwhile."""
         copy, plan = self._copy, self._plan()
-        await self._require_room(marks)
+        await require_room(copy, self._tool, marks)
         async with self._deciding:
             self._require_fit(quiesce=False)
             record = await copy.disks.bootable(copy.state.uid)
@@ -321,36 +311,6 @@ class Snapshots:
 
     def _note(self, done: int, total: int) -> None:
         self.progress = (done, total)
-
-    async def _require_room(self, marks: Marks) -> None:
-        """For a snapshot twice, since the image store takes a copy before the first one goes."""
-        copy = self._copy
-        record = await copy.disks.load()
-        needed = 0
-        for head in record.heads if record else ():
-            info, base = await self._tool.info(head), await self._tool.base_of(head)
-            below = (await self._tool.base_info(base)).actual_bytes if base else 0
-            needed += min(info.virtual_bytes, info.actual_bytes + below)
-        needed = (
-            2 * needed if not marks.begin else min(needed, marks.changed_bytes) if marks.since else needed
-        )
-        free = shutil.disk_usage(copy.host.vms_dir).free - ROOM_BYTES
-        if needed > free:
-            raise RefusedError(
-                f"there is no space for a snapshot on {copy.host.name}: it may need {format_size(needed)}, "
-                f"and {format_size(max(0, free))} are free",
-                code="no-space", hint="vdc snapshot rm, vdc image prune, or a larger disk",
-            )  # fmt: skip
-
-    async def _watch_room(self) -> None:
-        """Raises RefusedError as soon as the guests' disks have little room left."""
-        while True:
-            if shutil.disk_usage(self._copy.host.vms_dir).free < ROOM_BYTES:
-                raise RefusedError(
-                    f"the disk of {self._copy.host.name} became too full for a snapshot", code="no-space",
-                    hint="vdc image prune, or a larger disk",
-                )  # fmt: skip
-            await asyncio.sleep(_LOOK_S)
 
     async def _store(self, endophyte: Endophyte, record: Snapshot) -> list[SnapshotDisk]:
         """Make images of the copies; every host fetches them from here."""
