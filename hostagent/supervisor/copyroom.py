@@ -1,10 +1,12 @@
-"""Room for copies of a guest's disks and memory on this host: asked for before, watched while they are made."""
+"""Room for copies of a guest's disks and memory on this host: asked for before, watched while they are made; and
+which of the disks' bytes they are made of."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any, Final
 
 from hostagent.drivers.disk.images import QemuImg
@@ -14,6 +16,18 @@ from vdc.model.errors import RefusedError
 from vdc.model.units import format_size
 
 _LOOK_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Dirty bitmaps (drivers/qemu/marks.py): the one that begins, and the one whose changes alone are copied."""
+
+    begin: str = ""
+    since: str = ""
+    changed_bytes: int = 0  # since `since`
+
+
+NO_MARKS: Final = Marks()
 
 
 async def bytes_of_disks(copy: Copy, tool: QemuImg) -> int:

@@ -39,18 +39,19 @@ async def ask_guest(copy: Copy) -> None:
         asyncio.create_task(copy.powered_off.wait(), name=f"{copy.name} shutdown"),
         agent := asyncio.create_task(asked, name=f"{copy.name} asked"),
     ]
+    now = asyncio.get_running_loop().time
+    began_s = now()
+    pressed_s = began_s if copy.agent.has_port else began_s - REPEAT_S
     try:
-        second = 0
-        while second < _patience_s(stop_s, is_heard=_was_heard(agent)):
+        while now() - began_s < _patience_s(stop_s, is_heard=_was_heard(agent)):
             if is_forced(copy) or copy.powered_off.is_set():
                 return
-            has_button = stop_s is None and not (second == 0 and copy.agent.has_port)
-            if has_button and second % REPEAT_S == 0:
+            if stop_s is None and now() - pressed_s >= REPEAT_S:
+                pressed_s = now()
                 await _press_button(copy)
             done, _ = await asyncio.wait(waiting[:2], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
             if done:
                 return
-            second += 1
     finally:
         for task in waiting:
             task.cancel()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, TypeVar
 
 from hostagent.drivers.disk.images import QemuImg
@@ -21,7 +20,7 @@ from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.drivers.qemu.snapshots import SnapshotPlan
 from hostagent.supervisor import remembering
 from hostagent.supervisor.copy import Copy
-from hostagent.supervisor.copyroom import bytes_of_disks, require_room, while_there_is_room
+from hostagent.supervisor.copyroom import NO_MARKS, Marks, bytes_of_disks, require_room, while_there_is_room
 from hostagent.supervisor.quiescence import frozen, thaw
 from vdc.control.images import ImageRecords
 from vdc.control.snapshots import SnapshotRecords
@@ -40,18 +39,6 @@ _BYTES_PER_MBIT: Final = 125_000
 _LET_GO_S: Final = 35.0
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """Dirty bitmaps (drivers/qemu/marks.py): the one that begins, and the one whose changes alone are copied."""
-
-    begin: str = ""
-    since: str = ""
-    changed_bytes: int = 0  # since `since`
-
-
-NO_MARKS: Final = Marks()
-
-
 class Snapshots:
     """One per supervisor. `wake` is called when one has ended."""
 
@@ -61,7 +48,7 @@ class Snapshots:
         self._deciding = deciding  # held while a job of the supervisor changes the copy
         self._task: asyncio.Task[Any] | None = None
         self._mine: Snapshot | None = None
-        self._sweeping: asyncio.Task[None] | None = None
+        self._removing: asyncio.Task[None] | None = None  # what is left of another one, under the same names
         self.progress: tuple[int, int] = (0, 0)
 
     # ---- what the API asks for
@@ -87,7 +74,7 @@ class Snapshots:
                 code="snapshot-busy",
                 hint="try again later",
             )
-        self._task = task = asyncio.create_task(work(), name=f"{self._copy.name} snapshot")
+        self._task = task = asyncio.create_task(self._in_turn(work), name=f"{self._copy.name} snapshot")
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             return await asyncio.shield(task)
@@ -99,6 +86,12 @@ class Snapshots:
                 ) from None  # fmt: skip
             raise
 
+    async def _in_turn(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """When nothing of another one is being removed any more; none begins to be while this task is there."""
+        if self._removing is not None:
+            await asyncio.wait({self._removing})
+        return await work()
+
     async def call_off(self) -> None:
         """End the one under way, for something that cannot be done beside it. Raises a QmpError."""
         if self._task is not None and not self._task.done():
@@ -109,22 +102,21 @@ class Snapshots:
 
     async def close(self) -> None:
         """The agent stops: the next one removes what is left."""
-        tasks = [task for task in (self._task, self._sweeping) if task is not None]
+        tasks = [task for task in (self._task, self._removing) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def look(self) -> None:
         """Remove what was left by a snapshot that nobody takes any more. Never waits."""
-        copy, is_busy = self._copy, self._sweeping is not None and not self._sweeping.done()
-        pair = copy.host.mirror.pair(copy.name)
-        if is_busy or pair is None or pair.primary != copy.host.name or copy.state.role is CopyRole.SECONDARY:
+        copy, pair = self._copy, self._copy.host.mirror.pair(self._copy.name)
+        if any(task is not None and not task.done() for task in (self._task, self._removing)):
             return
-        if self._task is not None and not self._task.done():
+        if pair is None or pair.primary != copy.host.name or copy.state.role is CopyRole.SECONDARY:
             return
         left = [one for one in self._pending() if one != self._mine]
         if left:
-            self._sweeping = asyncio.create_task(self._sweep(left), name=f"{copy.name} snapshots left")
+            self._removing = asyncio.create_task(self._sweep(left), name=f"{copy.name} snapshots left")
 
     def _pending(self) -> list[Snapshot]:
         found = self._copy.host.mirror.snapshots.items()
@@ -221,7 +213,7 @@ class Snapshots:
         record = record.with_(memory=SnapshotMemory() if memory else None)
         self._mine = record
         try:
-            await self._records.begin(record)
+            await self._records.begin(record, is_passing=marks != NO_MARKS)
             await copy.reach(Step.SNAPSHOT_BEGUN)
             if is_running:
                 await self._copy_live(endophyte, quiesce=quiesce, memory=memory, marks=marks)
@@ -230,8 +222,8 @@ class Snapshots:
             await copy.reach(Step.SNAPSHOT_COPIED)
             yield endophyte, record
         except BaseException as error:
-            undoing = asyncio.create_task(self._undo(record), name=f"{copy.name} snapshot undone")
-            await asyncio.wait({undoing}, timeout=_LET_GO_S)
+            self._removing = asyncio.create_task(self._undo(record), name=f"{copy.name} snapshot undone")
+            await asyncio.wait({self._removing}, timeout=_LET_GO_S)
             if isinstance(error, QmpError):
                 raise ConflictError(
                     f"the snapshot broke off: {error}", code="snapshot-failed",

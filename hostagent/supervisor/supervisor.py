@@ -19,6 +19,7 @@ from hostagent.supervisor.backups import Backups
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.ending import end_copy
 from hostagent.supervisor.handover import AskPrimary, Handover, NetworkFollows, fence
+from hostagent.supervisor.hanging import Hang
 from hostagent.supervisor.host import HostContext
 from hostagent.supervisor.program import ProgramWatch
 from hostagent.supervisor.publisher import Publisher
@@ -65,6 +66,7 @@ class Supervisor:
         self._publisher = Publisher(host, name, self._observed)
         self._program = ProgramWatch(self.copy, self.wake)
         self._exclusive = asyncio.Lock()
+        self._hang = Hang(self.copy)
         self.freezer = Freezer(self.copy)
         self.snapshots = Snapshots(self.copy, self.wake, self._exclusive)
         self.backups = Backups(self.copy, self.snapshots)
@@ -200,9 +202,8 @@ class Supervisor:
                 if decision.action is Action.ENTER:
                     await self.snapshots.call_off()
                 await act(self.copy, decision)
-            self._failures, self._failed_action = 0, None
-            self._error = ""
-            self._retry_at_s = 0.0
+            self._failures, self._failed_action, self._error, self._retry_at_s = 0, None, "", 0.0
+            self._hang.forget()
         except FencedError as error:
             self.host.log.info("somebody else was faster", endophyte=self.name, why=str(error))
         except VdcError as error:
@@ -226,6 +227,7 @@ class Supervisor:
         self._retry_at_s = self.host.clock.boottime_s() + pause
         self._error = str(error)
         asyncio.get_running_loop().call_later(pause, self.wake)
+        await self._hang.failed(error, is_stop_wanted=snapshot(self.copy, retry_due=False).is_stop_wanted)
         if action is Action.PREPARE:
             await secondary.failed(self.copy, error)
         elif action is Action.START:

@@ -24,5 +24,6 @@ python3 -m venv "$tools"
 cd "$root"
 compile requirements/build.in -o requirements/build.txt
 compile pyproject.toml -o requirements/base.txt
-compile pyproject.toml --extra dev --constraint requirements/base.txt -o requirements/dev.txt
+compile pyproject.toml --extra s3 --constraint requirements/base.txt -o requirements/s3.txt
+compile pyproject.toml --extra dev --constraint requirements/s3.txt -o requirements/dev.txt
 compile requirements/libvirt.in -o requirements/libvirt.txt

@@ -304,6 +304,23 @@ async def test_noise_before_the_answer_to_reset_has_an_end(
             await GuestChannel.connect(socket, guest="web", deadline_s=SOON_S)
 
 
+async def test_a_deadline_is_one_also_where_the_guest_takes_nothing(socket: Path) -> None:
+    async def script(end: Guest) -> None:
+        await end.answer_reset()
+        await asyncio.Event().wait()
+
+    async with scripted(socket, script):
+        channel = await GuestChannel.connect(socket, guest="web")
+        filling = [await channel.open({"op": "write"}) for _ in range(4)]
+        writing = [asyncio.create_task(stream.write(b"x" * FIRST_CREDIT)) for stream in filling]
+        async with asyncio.timeout(SOON_S):
+            with pytest.raises(GuestGoneError) as caught:
+                await channel.ask("status", deadline_s=0.1)
+        assert caught.value.code == "guest-silent"
+        await channel.close()
+        await asyncio.gather(*writing, return_exceptions=True)
+
+
 async def test_a_guest_that_takes_nothing_ends_the_connection(
     socket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from qga_support import Server, played, said, serving
 
+from hostagent.drivers.guest import qgareplies as replies
 from hostagent.drivers.guest.agent import GuestCommand
 from hostagent.drivers.guest.errors import GuestGoneError, GuestRefusedError
 from hostagent.drivers.guest.qga import QemuGuestAgent
@@ -199,6 +201,50 @@ async def test_where_nobody_answers_that_is_said_in_time(socket: Path, who: Serv
             await agent.ping()
         assert caught.value.code == ("guest-agent-nonsense" if who is endless else "guest-agent-silent")
         assert not (await ask_status(agent)).is_answering
+
+
+async def test_answers_to_others_without_end_hold_nobody_up(socket: Path) -> None:
+    """Two bytes each: looking at them all would take the whole agent seconds."""
+
+    async def others(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"\xff\n" * 30_000)
+            await writer.drain()
+
+    async with serving(socket, others):
+        with pytest.raises(GuestGoneError) as caught:
+            await QemuGuestAgent(socket, answer_s=1.0).ping()
+    assert caught.value.code == "guest-agent-nonsense"
+
+
+async def test_long_output_is_read_beside_everything_else(
+    socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, threads = base64.b64encode(b"x" * 3_000_001).decode(), set()
+    ended = replies.ended
+
+    def spy(value: Any) -> Any:
+        threads.add(threading.current_thread())
+        return ended(value)
+
+    monkeypatch.setattr(replies, "ended", spy)
+
+    def answer(request: dict[str, Any]) -> bytes:
+        if request["execute"] == "guest-exec":
+            return said({"pid": 7})
+        return said({"exited": True, "exitcode": 0, "out-data": out})
+
+    async with played(socket, answer) as (agent, _):
+        done = await agent.execute(GuestCommand(argv=("cat",)), deadline_s=5)
+    assert done.stdout == b"x" * 3_000_001
+    assert threads.isdisjoint({threading.main_thread()})
+
+
+@pytest.mark.parametrize(("ask", "kib"), [("ping", 65), ("thaw", 65), ("interfaces", 1025)])
+async def test_an_answer_is_no_longer_than_such_a_one_may_be(socket: Path, ask: str, kib: int) -> None:
+    async with played(socket, lambda _: said("x" * (kib << 10))) as (agent, _):
+        with pytest.raises(GuestGoneError, match="more than"):
+            await getattr(agent, ask)()
 
 
 async def test_no_port_and_a_link_in_its_place_are_the_same(socket: Path, tmp_path: Path) -> None:

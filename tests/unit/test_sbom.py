@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tomllib
 import uuid
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from vdc.cli.main import cli
-from vdc.cli.sbom import document, read_lock, runtime_components, sbom
+from vdc.cli.sbom import _FILES, document, read_lock, runtime_components, sbom
 from vdc.model.errors import InvalidError, NotFoundError
 
 ROOT = Path(__file__).parents[2]
@@ -64,9 +65,19 @@ def test_every_installed_package_is_listed_with_the_hashes_of_its_lock(runtime: 
     aiohttp = by_name["aiohttp"]
     assert aiohttp["purl"] == f"pkg:pypi/aiohttp@{version('aiohttp')}"
     assert aiohttp["scope"] == "required" and by_name["pytest"]["scope"] == "excluded"
+    assert by_name["minio"]["scope"] == "optional" and by_name["minio"]["hashes"]
     lock = read_lock((ROOT / "requirements/base.txt").read_text())
     assert [one["content"] for one in aiohttp["hashes"]] == list(lock["aiohttp", version("aiohttp")])
     assert aiohttp["properties"][0]["name"] == "vdc:record-sha256"
+
+
+def test_no_extra_is_left_out_of_the_product() -> None:
+    """Every extra but the one for development has a lock of its own, by which its parts are told."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    locks = {path.stem for path in (ROOT / "requirements").glob("*.txt")}
+    assert extras.keys() <= locks
+    optional = {name.removesuffix(".txt") for name in _FILES["optional"]}
+    assert optional == extras.keys() - {"dev"}
 
 
 def test_the_runtime_root_is_listed_by_package_and_by_file(runtime: Path) -> None:

@@ -79,6 +79,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(snapshotting.snapshots, "begin", made.begin)
     monkeypatch.setattr(snapshotting.snapshots, "end", nothing)
     monkeypatch.setattr(Snapshots, "_plan", lambda self, marks: None)
+    monkeypatch.setattr(Snapshots, "_tool", None)
     monkeypatch.setattr(Snapshots, "_require_room", nothing)
     return made
 

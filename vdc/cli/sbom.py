@@ -30,13 +30,19 @@ _CHUNK_BYTES = 1024**2
 
 Component = dict[str, Any]
 Lock = Mapping[tuple[str, str], tuple[str, ...]]  # hashes by name and version
+Locks = Mapping[str, Lock]  # by the scope of what is in no lock before
+_FILES = {
+    "required": ("base.txt",),
+    "optional": ("s3.txt", "libvirt.txt"),  # extras, part of a deployment that wants them
+    "excluded": ("dev.txt", "build.txt"),
+}
 
 
 def sbom(part: str, *, runtime_root: Path, requirements: Path | None) -> str:
     """The document of a part as JSON text. Raises NotFoundError where there is no runtime root to look at."""
     components: list[Component] = []
     if part in ("python", "all"):
-        components += python_components(distributions(), *_locks(requirements))
+        components += python_components(distributions(), _locks(requirements))
     if part in ("runtime", "all"):
         components += runtime_components(runtime_root)
     return json.dumps(document(part, components), indent=2, sort_keys=True, ensure_ascii=True) + "\n"
@@ -68,8 +74,8 @@ def _timestamp(epoch: str) -> dict[str, str]:
     return {"timestamp": datetime.fromtimestamp(int(epoch), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
-def python_components(found: Iterable[Distribution], needed: Lock, known: Lock) -> list[Component]:
-    """One component a package; `needed` is the lock of what is deployed, `known` that of development."""
+def python_components(found: Iterable[Distribution], locks: Locks) -> list[Component]:
+    """One component a package."""
     components: dict[str, Component] = {}
     for one in found:
         name, version = re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower(), one.version
@@ -77,11 +83,12 @@ def python_components(found: Iterable[Distribution], needed: Lock, known: Lock) 
         component: Component = {
             "type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl,
         }  # fmt: skip
-        if hashes := needed.get((name, version)) or known.get((name, version)):
+        scope = next((scope for scope, lock in locks.items() if (name, version) in lock), None)
+        if scope is not None:
+            hashes = locks[scope][name, version]
             component["hashes"] = [{"alg": "SHA-256", "content": digest} for digest in hashes]
-        if needed:
-            is_needed = name == "vdc" or (name, version) in needed
-            component["scope"] = "required" if is_needed else "excluded"
+        if locks.get("required"):
+            component["scope"] = "required" if name == "vdc" else scope or "excluded"
         if record := one.read_text("RECORD"):
             digest = hashlib.sha256(record.encode()).hexdigest()
             component["properties"] = [{"name": "vdc:record-sha256", "value": digest}]
@@ -97,15 +104,15 @@ def read_lock(text: str) -> dict[tuple[str, str], tuple[str, ...]]:
     }
 
 
-def _locks(folder: Path | None) -> tuple[Lock, Lock]:
-    found: list[Lock] = []
-    for names in (("base.txt",), ("dev.txt", "build.txt", "libvirt.txt")):
+def _locks(folder: Path | None) -> Locks:
+    found: dict[str, Lock] = {}
+    for scope, names in _FILES.items():
         pins: dict[tuple[str, str], tuple[str, ...]] = {}
         for name in names:
             if folder is not None and (folder / name).is_file():
                 pins |= read_lock((folder / name).read_text())
-        found.append(pins)
-    return found[0], found[1]
+        found[scope] = pins
+    return found
 
 
 def runtime_components(root: Path) -> list[Component]:

@@ -27,11 +27,14 @@ class SnapshotRecords:
         self._store = store
         self._images = ImageRecords(store, clock)
 
-    async def begin(self, snapshot: Snapshot) -> None:
-        """Raises ConflictError (`snapshot-exists`), and where there are too many."""
+    async def begin(self, snapshot: Snapshot, *, is_passing: bool = False) -> None:
+        """Raises ConflictError (`snapshot-exists`), and where there are too many.
+
+        One that `is_passing` is forgotten when it is complete (a backup's), so it is not one too many.
+        """
         key = keys.snapshot(snapshot.endophyte, snapshot.name)
         prefix = keys.snapshot(snapshot.endophyte, "")
-        if len((await self._store.list(prefix)).items) >= MOST_PER_VM:
+        if not is_passing and len((await self._store.list(prefix)).items) >= MOST_PER_VM:
             raise ConflictError(
                 f"{snapshot.endophyte} has {MOST_PER_VM} snapshots",
                 code="too-many-snapshots",

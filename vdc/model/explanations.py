@@ -99,6 +99,10 @@ EXPLANATIONS: Mapping[str, Explanation] = {
         "nothing for the VM; find out what became of the host that it left",
     ),
     "copy-died": Explanation(_W, "a copy's QEMU ended", "`qemu.log` in that host's VM folder says why"),
+    "qemu-hung": Explanation(
+        _W, "a QEMU did nothing any more, and was ended because its VM could not go on or be stopped without it",
+        "it is started again where it shall run; `qemu.log` in that host's VM folder",
+    ),
     "discarded": Explanation(_N, "a host ended its copy, because a newer epoch is in force"),
     "tidy-failed": Explanation(_W, "clean-up after a promotion failed; the guest runs", "nothing: it is done again"),
     "went-on": Explanation(

@@ -51,6 +51,7 @@ class GuestChannel:
         self._streams: dict[int, GuestStream] = {}
         self._last = 0
         self._sending = asyncio.Lock()
+        self._later: set[asyncio.Task[None]] = set()
         self._task = asyncio.create_task(self._receive(), name=f"{guest} guest channel")
 
     @classmethod
@@ -90,13 +91,13 @@ class GuestChannel:
         if len(payload) > MOST_PAYLOAD:
             raise GuestRefusedError(f"{self._guest}: the request is too long", code="request-too-long")
         self._last += 1
-        stream = GuestStream(self._last, self._guest, self._send)
+        stream = GuestStream(self._last, self._guest, self._send, self._send_later)
         self._streams[stream.number] = stream
         try:
             await self._send(Frame(FrameType.OPEN, stream.number, payload))
         except BaseException:
             if stream.is_open:
-                await stream.cancel()  # the guest will answer
+                stream.cancel()  # the guest will answer
             else:
                 self._forget(stream.number)
             raise
@@ -116,8 +117,9 @@ class GuestChannel:
     async def close(self) -> None:
         """Idempotent; streams that are under way end with GuestGoneError."""
         self._end("the connection to the guest was closed")
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        for task in (tasks := [self._task, *self._later]):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # ---- inside
 
@@ -140,6 +142,17 @@ class GuestChannel:
         except OSError as error:
             self._end(_GONE)
             raise GuestGoneError(f"{self._guest}: {_GONE}") from error
+
+    def _send_later(self, frame: Frame) -> None:
+        """After whatever is under way; nobody waits for it. Where it cannot be sent the connection has ended."""
+
+        async def send() -> None:
+            with contextlib.suppress(GuestGoneError):
+                await self._send(frame)
+
+        task = asyncio.create_task(send(), name=f"{self._guest} guest channel, called off")
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
 
     def _forget(self, number: int) -> None:
         self._streams.pop(number, None)

@@ -14,10 +14,10 @@ import asyncio
 import base64
 import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hostagent.drivers.guest import qgareplies as replies
 from hostagent.drivers.guest.agent import CommandResult, GuestCommand
@@ -25,10 +25,13 @@ from hostagent.drivers.guest.errors import GuestGoneError, GuestRefusedError
 from hostagent.drivers.process.foreign import stream_foreign
 from vdc.model.guest import GuestInterface
 
+T = TypeVar("T")
 _DELIMITER: Final = b"\xff"
 _MOST_BYTES: Final = 48 << 20  # of an answer: both outputs of a program, 16 MiB each, as base64
-_SMALL_BYTES: Final = 1 << 20  # of any other
+_LIST_BYTES: Final = 1 << 20  # of a list
+_SMALL_BYTES: Final = 64 << 10  # of any other; what is longer is read in a thread
 _SYNC_BYTES: Final = 1 << 10  # of one that has a number in it and nothing else
+_MOST_STALE: Final = 256  # answers to others before ours
 _MOST_INPUT_BYTES: Final = 1 << 20
 _CHUNK_BYTES: Final = 64 << 10
 _ANSWER_S: Final = 5.0
@@ -46,11 +49,11 @@ class QemuGuestAgent:
 
     async def ping(self) -> None:
         """See the protocol."""
-        await self._ask("guest-ping")
+        await self._ask("guest-ping", replies.anything)
 
     async def interfaces(self) -> tuple[GuestInterface, ...]:
         """See the protocol."""
-        return replies.interfaces(await self._ask("guest-network-get-interfaces"))
+        return await self._ask("guest-network-get-interfaces", replies.interfaces, most_bytes=_LIST_BYTES)
 
     async def shut_down(self) -> None:
         """See the protocol. An agent that does as it is told may not answer any more."""
@@ -71,7 +74,7 @@ class QemuGuestAgent:
             arguments["env"] = list(command.env)
         if command.stdin:
             arguments["input-data"] = base64.b64encode(command.stdin).decode()
-        pid = replies.started(await self._ask("guest-exec", arguments))
+        pid = await self._ask("guest-exec", replies.started, arguments)
         try:
             async with asyncio.timeout(deadline_s):
                 return await self._end_of(pid)
@@ -84,37 +87,42 @@ class QemuGuestAgent:
     async def _end_of(self, pid: int) -> CommandResult:
         pause_s = _FIRST_POLL_S
         while True:
-            answer = await self._ask("guest-exec-status", {"pid": pid}, most_bytes=_MOST_BYTES)
-            if (result := replies.ended(answer)) is not None:
+            result = await self._ask("guest-exec-status", replies.ended, {"pid": pid}, most_bytes=_MOST_BYTES)
+            if result is not None:
                 return result
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LAST_POLL_S)
 
     async def freeze(self) -> int:
         """See the protocol."""
-        return replies.count(await self._ask("guest-fsfreeze-freeze", answer_s=_FREEZE_S))
+        return await self._ask("guest-fsfreeze-freeze", replies.count, answer_s=_FREEZE_S)
 
     async def thaw(self) -> int:
         """See the protocol."""
-        return replies.count(await self._ask("guest-fsfreeze-thaw", answer_s=_FREEZE_S))
+        return await self._ask("guest-fsfreeze-thaw", replies.count, answer_s=_FREEZE_S)
 
     async def _ask(
         self,
         command: str,
+        take: Callable[[Any], T],
         arguments: dict[str, Any] | None = None,
         *,
         most_bytes: int = _SMALL_BYTES,
         answer_s: float | None = None,
-    ) -> Any:
+    ) -> T:
+        """What `take` makes of the answer."""
         async with self._connection() as connection:
             try:
                 async with asyncio.timeout(answer_s or self._answer_s):
                     await connection.send(command, arguments)
-                    return replies.returned(command, await connection.line(most_bytes))
+                    line = await connection.line(most_bytes)
             except (TimeoutError, OSError) as error:
                 raise GuestGoneError(
                     f"the guest's agent did not answer {command}", code="guest-agent-silent"
                 ) from error
+        if len(line) <= _SMALL_BYTES:
+            return take(replies.returned(command, line))
+        return await asyncio.to_thread(lambda: take(replies.returned(command, line)))
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[_Connection]:
@@ -158,15 +166,16 @@ class _Connection:
         number = secrets.randbits(31)
         self._writer.write(_DELIMITER)  # what an earlier one sent by half is over with this
         await self.send("guest-sync-delimited", {"id": number})
-        thrown_away = 0
+        thrown_away = stale = 0
         while True:
             before, found, after = self._left.partition(_DELIMITER)
             thrown_away += len(before)
-            if thrown_away > _MOST_BYTES:
+            if thrown_away > _MOST_BYTES or stale > _MOST_STALE:
                 raise replies.nonsense("no end")
             self._left = after if found else await self._more()
             if found and await self._is_answer(number):
                 return
+            stale += bool(found)
 
     async def _is_answer(self, number: int) -> bool:
         """Whether what follows is; if not it is thrown away."""
@@ -187,7 +196,7 @@ class _Connection:
             parts.append(before)
             size += len(before)
             if size > most_bytes:
-                raise replies.nonsense(f"more than {most_bytes >> 20} MiB")
+                raise replies.nonsense(f"more than {most_bytes >> 10} KiB")
             if found:
                 self._left = after
                 return b"".join(parts)

@@ -23,6 +23,7 @@ _MOST_VALUES: Final = (
     20_000  # of an answer, which may be long: to make objects of it holds up the whole agent
 )
 _MOST_WORDS: Final = 200  # characters of a complaint that are repeated
+_PIECE: Final = 4 << 18  # characters of base64, whole groups of four
 _LOOPBACK: Final = "lo"
 
 
@@ -72,6 +73,10 @@ def returned(command: str, line: bytes) -> Any:
     raise GuestRefusedError(f"the guest's agent refused {command.removeprefix('guest-')}: {shown}")
 
 
+def anything(value: Any) -> None:
+    """To what is answered with nothing of interest."""
+
+
 def interfaces(value: Any) -> tuple[GuestInterface, ...]:
     """To `guest-network-get-interfaces`: all but the loopback."""
     said = _checked(_INTERFACES, value)[:_MOST_INTERFACES]
@@ -92,7 +97,7 @@ def ended(value: Any) -> CommandResult | None:
     if not status.exited:
         return None
     try:
-        out, err = (base64.b64decode(text, validate=True) for text in (status.out, status.err))
+        out, err = _decoded(status.out), _decoded(status.err)
     except (binascii.Error, ValueError) as error:
         raise nonsense("output that is not base64") from error
     code = status.exit_code if status.signal is None else KILLED + status.signal
@@ -100,6 +105,12 @@ def ended(value: Any) -> CommandResult | None:
         raise nonsense("an end without an exit code")
     is_cut = status.is_out_cut or status.is_err_cut
     return CommandResult(exit_code=code, stdout=out, stderr=err, is_cut=is_cut)
+
+
+def _decoded(text: str) -> bytes:
+    """By pieces: no other thread runs while one is decoded."""
+    pieces = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+    return b"".join(base64.b64decode(piece, validate=True) for piece in pieces)
 
 
 def count(value: Any) -> int:

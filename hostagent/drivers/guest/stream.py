@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
 from hostagent.drivers.guest.arrivals import Arrivals, Errors, Output
-from hostagent.drivers.guest.errors import GuestError, GuestGoneError, GuestRefusedError
+from hostagent.drivers.guest.errors import GuestGoneError, GuestRefusedError
 from hostagent.drivers.guest.frames import (
     FIRST_CREDIT,
     MOST_CREDIT,
@@ -28,10 +27,16 @@ _MOST_SENTENCE: Final = 300
 class GuestStream:
     """Used as an async context manager: what is left when it is left is cancelled."""
 
-    def __init__(self, number: int, guest: str, send: Callable[[Frame], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        number: int,
+        guest: str,
+        send: Callable[[Frame], Awaitable[None]],
+        send_later: Callable[[Frame], None],
+    ) -> None:
         self.number = number
         self._guest = guest
-        self._send = send
+        self._send, self._send_later = send, send_later
         self._arrived = Arrivals()
         self._news = asyncio.Event()
         self._may_send = FIRST_CREDIT
@@ -50,7 +55,7 @@ class GuestStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.cancel()
+        self.cancel()
 
     # ---- for whoever asked
 
@@ -111,13 +116,12 @@ class GuestStream:
         """Whether the guest has answered, or never will."""
         return self._answer is not None or self._failure is not None
 
-    async def cancel(self) -> None:
-        """Have the guest end what runs for it, unless it has ended."""
+    def cancel(self) -> None:
+        """Have the guest end what runs for it, unless it has ended. Whoever has no time left waits for nothing."""
         if not self.has_ended and not self.is_abandoned:
             self.is_abandoned = True
             self._arrived.clear()
-            with suppress(GuestError):  # it has ended, then
-                await self._send(Frame(FrameType.CANCEL, self.number))
+            self._send_later(Frame(FrameType.CANCEL, self.number))
 
     # ---- for the channel
 
