@@ -13,7 +13,7 @@ from vdc.control.images import ImageRecords, users_of
 from vdc.images.stored import check_image
 from vdc.images.writing import in_thread
 from vdc.model.errors import ConflictError, RefusedError, VdcError
-from vdc.model.image import ImageEntry
+from vdc.model.image import ImageEntry, ImageKind
 from vdc.model.snapshot import IMAGE_PREFIX, is_of_snapshot
 
 _PEER_S = 30.0
@@ -39,6 +39,8 @@ class ImageHandlers:
         """See the route table."""
         body = wire.ImageRegistration.model_validate(await parse_body(request))
         _refuse_snapshots(body.name)
+        if body.image.kind is ImageKind.MEMORY:
+            raise RefusedError("a guest's memory is part of a snapshot alone", code="image-of-snapshot")
         blobs = self._context.blobs
         missing = [blob.digest for blob in body.image.blobs if not blobs.has(blob.digest)]
         if missing:

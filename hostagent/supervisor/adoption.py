@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from hostagent.drivers.qemu import saving
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.incoming import Incoming
 from hostagent.drivers.qemu.inspect import LiveRole, LiveState, inspect
@@ -80,6 +81,8 @@ async def look_again(copy: Copy) -> None:
         await _prepare_again(copy)
         copy.is_unread = False
         return
+    if state.stage is CopyStage.PAUSED:  # the earlier agent may have died while it saved the memory
+        await saving.end(copy.session())
     stage = _stage_now(copy, live)
     if live.is_colo:
         await after_restart(copy)
@@ -113,6 +116,8 @@ def _stage_now(copy: Copy, live: LiveState) -> CopyStage:
             copy.colo_ended = True
         return stage
     match stage, live.status:
+        case CopyStage.PREPARING, "paused" if _has_used_memory(copy):
+            return CopyStage.PAUSED  # the only one that has that memory now; the table lets it go on
         case CopyStage.PREPARING, status:
             return CopyStage.RUNNING if status == "running" and copy.state.machine else CopyStage.DEAD
         case CopyStage.ENTERING, _:  # lockstep is the last of an entry's steps
@@ -122,6 +127,10 @@ def _stage_now(copy: Copy, live: LiveState) -> CopyStage:
         case CopyStage.PAUSED, "running":
             return CopyStage.RUNNING
     return stage
+
+
+def _has_used_memory(copy: Copy) -> bool:
+    return copy.journal.has_reached(Step.LOAD_USED, since=Step.START_BEGUN)
 
 
 async def _unanswered(copy: Copy) -> None:

@@ -21,8 +21,8 @@ from typing import BinaryIO, Final
 
 from hostagent.drivers.qemu import marks
 from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.copyroom import Marks
 from hostagent.supervisor.resync import ROOM_BYTES
-from hostagent.supervisor.snapshotroom import Marks
 from hostagent.supervisor.snapshotting import Snapshots, how
 from vdc.model.endophyte import CopyRole
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, VdcError

@@ -28,6 +28,7 @@ from vdc.model.endophyte import Endophyte, MachineFacts
 from vdc.model.guest import CHANNEL_PORT, FW_CFG_NAME, OUTPUT_PORT, GuestConfig, GuestVolume
 from vdc.model.image import Blob, Image, ImageKind
 from vdc.model.manifest import ComputerType
+from vdc.model.memory import SavedMachine
 from vdc.model.network import Network
 from vdc.model.process import EnvField, ImageProcess, Process
 from vdc.model.program import guest_files, guest_process
@@ -65,6 +66,17 @@ def machine_spec(
         config_name=FW_CFG_NAME if is_container(endophyte) else "",
         has_seed=spec.cloud_init is not None,
     )
+
+
+def saved_machine(spec: MachineSpec, facts: MachineFacts) -> SavedMachine:
+    """What a memory that is saved of this machine has to find again."""
+    return SavedMachine(
+        machine=spec.machine, accelerator=spec.accelerator, qemu_version=facts.qemu_version,
+        cpu_model=spec.cpu_model, cpus=spec.cpus, memory_bytes=spec.memory_bytes, firmware=spec.firmware,
+        display=spec.display, disk_sizes_bytes=facts.disk_sizes_bytes, macs=tuple(nic.mac for nic in spec.nics),
+        ports=tuple(port.name for port in spec.guest_ports), has_config=bool(spec.config_name),
+        has_seed=spec.has_seed,
+    )  # fmt: skip
 
 
 def _ports(endophyte: Endophyte, facts: MachineFacts) -> tuple[GuestPort, ...]:

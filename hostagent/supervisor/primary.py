@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 from hostagent.drivers.disk.copy import disk_specs
 from hostagent.drivers.host.room import require_disk
 from hostagent.drivers.qemu import kept, primary
-from hostagent.supervisor import consent, credentials, resync
+from hostagent.supervisor import consent, credentials, remembering, resync
 from hostagent.supervisor.arbiter import swap_pair
 from hostagent.supervisor.booting import boot_settled
 from hostagent.supervisor.copy import Copy
@@ -51,7 +52,7 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         if pair.epoch == 1 and copy.disks.is_unmade(record):
             require_disk(copy.folder, f"the disks of {copy.name} on {host.name}")
             record = await copy.disks.create_primary(
-                endophyte.uid, pair.epoch, disk_sources(endophyte, images)
+                endophyte.uid, pair.epoch, disk_sources(endophyte, images), endophyte.memory_digest
             )
         elif record is None:
             raise RefusedError(f"the disks of {copy.name} are not on {host.name}", code="disk-missing")
@@ -69,7 +70,11 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
         await copy.save(machine=facts)  # before QEMU starts: the next agent can tell what it finds
         await copy.reach(Step.START_DISKS)
         spec = machine_spec(endophyte, image, facts, disk_specs(record))
+        memory = remembering.fitting(record.memory, images, spec, facts) if record.memory else None
+        spec = replace(spec, awaits_memory=memory is not None)
         await copy.start(endophyte, spec, CopyRole.PRIMARY, files_for(host, endophyte, image, facts))
+        if memory is not None:
+            await remembering.go_on(copy, memory)
     except BaseException:
         await copy.end_process()
         raise
@@ -77,8 +82,10 @@ async def start(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:
     older = await kept.kept(copy.session(), len(record.heads))  # stored when the guest was powered off
     await copy.save(stage=CopyStage.RUNNING, older=older)
     await copy.reach(Step.START_DONE)
+    await remembering.let_go(copy, endophyte)
     took_ms = round((host.clock.boottime_s() - began) * 1000, 1)
-    await host.tell(copy.name, "started", f"started on {host.name}", epoch=pair.epoch, start_ms=took_ms)
+    sentence = f"goes on on {host.name} where it was saved" if memory else f"started on {host.name}"
+    await host.tell(copy.name, "started", sentence, epoch=pair.epoch, start_ms=took_ms)
 
 
 async def adopt_epoch(copy: Copy, endophyte: Endophyte, pair: Pair) -> None:

@@ -18,16 +18,17 @@ from hostagent.drivers.process.foreign import open_foreign
 from hostagent.drivers.qemu import snapshots
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.drivers.qemu.snapshots import SnapshotPlan
+from hostagent.supervisor import remembering
 from hostagent.supervisor.copy import Copy
+from hostagent.supervisor.copyroom import NO_MARKS, Marks, bytes_of_disks, require_room, while_there_is_room
 from hostagent.supervisor.quiescence import frozen, thaw
-from hostagent.supervisor.snapshotroom import NO_MARKS, Marks, require_room, watch_room
 from vdc.control.images import ImageRecords
 from vdc.control.snapshots import SnapshotRecords
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, VdcError
 from vdc.model.event import Severity
 from vdc.model.image import Image, ImageKind
-from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotState, image_name
+from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotMemory, SnapshotState, image_name
 from vdc.model.step import Step
 from vdc.model.units import format_size
 
@@ -52,12 +53,12 @@ class Snapshots:
 
     # ---- what the API asks for
 
-    async def take(self, name: str, *, quiesce: bool) -> Snapshot:
-        """Take one; it is ready when this returns. Whoever asked may go away, it goes on.
+    async def take(self, name: str, *, quiesce: bool, memory: bool = False) -> Snapshot:
+        """Take one; it is ready when this returns. Whoever asked may go away, it goes on. `memory`: of a paused VM.
 
         Raises ConflictError, RefusedError (`no-space`), SnapshotError, UnavailableError; then nothing is left of it.
         """
-        return await self._alone(lambda: self._take(name, quiesce=quiesce))
+        return await self._alone(lambda: self._take(name, quiesce=quiesce, memory=memory))
 
     async def copy_out(self, name: str, *, quiesce: bool, marks: Marks) -> tuple[Snapshot, list[BinaryIO]]:
         """The same, for somebody who reads the copies: open files, which are gone when they are closed.
@@ -158,12 +159,13 @@ class Snapshots:
         speed = self._copy.host.config.resync_mbit * _BYTES_PER_MBIT
         return SnapshotPlan(disks, speed, mark=marks.begin, changed_since=marks.since)
 
-    async def _take(self, name: str, *, quiesce: bool) -> Snapshot:
+    async def _take(self, name: str, *, quiesce: bool, memory: bool) -> Snapshot:
         copy, host = self._copy, self._copy.host
-        async with self._made(name, quiesce=quiesce) as (endophyte, record):
+        async with self._made(name, quiesce=quiesce, memory=memory) as (endophyte, record):
             disks = await self._store(endophyte, record)
+            kept = await remembering.store(copy, endophyte, record) if memory else None
             await copy.reach(Step.SNAPSHOT_STORED)
-            ready = await self._records.complete(record, disks)
+            ready = await self._records.complete(record, disks, kept)
         with suppress(VdcError):
             await self._clean_up()
         await copy.reach(Step.SNAPSHOT_DONE)
@@ -194,7 +196,7 @@ class Snapshots:
 
     @asynccontextmanager
     async def _made(
-        self, name: str, *, quiesce: bool, marks: Marks = NO_MARKS
+        self, name: str, *, quiesce: bool, memory: bool = False, marks: Marks = NO_MARKS
     ) -> AsyncIterator[tuple[Endophyte, Snapshot]]:
         """The copies, complete in the guest's folder, and a record that says that it is being made.
 
@@ -205,13 +207,16 @@ class Snapshots:
         if endophyte is None or endophyte.deleting:
             raise NotFoundError(f"there is no Endophyte named {copy.name}", code="endophyte-not-found")
         is_running = self._require_fit(quiesce=quiesce)
+        if memory:
+            remembering.require_still(copy, endophyte)
         record = await self._record(endophyte, name, quiesce=quiesce, is_running=is_running)
+        record = record.with_(memory=SnapshotMemory() if memory else None)
         self._mine = record
         try:
             await self._records.begin(record, is_passing=marks != NO_MARKS)
             await copy.reach(Step.SNAPSHOT_BEGUN)
             if is_running:
-                await self._copy_live(endophyte, quiesce=quiesce, marks=marks)
+                await self._copy_live(endophyte, quiesce=quiesce, memory=memory, marks=marks)
             else:
                 await self._copy_idle(marks)
             await copy.reach(Step.SNAPSHOT_COPIED)
@@ -261,10 +266,12 @@ class Snapshots:
             ),
         )  # fmt: skip
 
-    async def _copy_live(self, endophyte: Endophyte, *, quiesce: bool, marks: Marks) -> None:
+    async def _copy_live(
+        self, endophyte: Endophyte, *, quiesce: bool, marks: Marks, memory: bool = False
+    ) -> None:
         copy, plan = self._copy, self._plan(marks)
         sizes = await copy.disks.virtual_sizes()
-        await require_room(copy, self._tool, marks)
+        await self._require_room(marks, endophyte.manifest.spec.resources.memory if memory else 0)
         await snapshots.end(copy.session(), plan)
         for i, size_bytes in enumerate(sizes):
             (copy.guest / plan.file(i)).unlink(missing_ok=True)
@@ -273,34 +280,30 @@ class Snapshots:
             async with frozen(copy, endophyte):  # the pair's own work waits for no guest
                 await self._fix(plan, quiesce=True)
         else:
-            await self._fix(plan, quiesce=False)
+            await self._fix(plan, quiesce=False, memory_of=endophyte if memory else None)
         await copy.reach(Step.SNAPSHOT_FIXED)
-        watching = asyncio.create_task(watch_room(copy), name=f"{copy.name} snapshot room")
-        copying = asyncio.create_task(
-            snapshots.finish(copy.session(), plan, self._note), name=f"{copy.name} snapshot copy"
-        )
-        try:
-            await asyncio.wait({watching, copying}, return_when=asyncio.FIRST_COMPLETED)
-            await (copying if copying.done() else watching)
-        finally:
-            for task in (watching, copying):
-                task.cancel()
-            await asyncio.gather(watching, copying, return_exceptions=True)
+        await while_there_is_room(copy, snapshots.finish(copy.session(), plan, self._note))
 
-    async def _fix(self, plan: SnapshotPlan, *, quiesce: bool) -> None:
-        """The moment itself. Raises ConflictError (`busy`) while a job of the supervisor changes the copy."""
+    async def _fix(self, plan: SnapshotPlan, *, quiesce: bool, memory_of: Endophyte | None = None) -> None:
+        """The moment itself. Raises ConflictError (`busy`) while a job of the supervisor changes the copy.
+
+        A memory is saved first: QEMU lets go of the disks for it. Nobody lets the guest run before both are fixed.
+        """
         if self._deciding.locked():
             raise ConflictError(
                 f"{self._copy.name} is being changed", code="busy", hint="try again in a moment"
             )
         async with self._deciding:
             self._require_fit(quiesce=quiesce)
+            if memory_of is not None:
+                remembering.require_still(self._copy, memory_of)
+                await while_there_is_room(self._copy, remembering.save(self._copy, self._note))
             await snapshots.begin(self._copy.session(), plan)
 
     async def _copy_idle(self, marks: Marks) -> None:
         """Of a stopped VM, which cannot be started meanwhile."""
         copy, plan = self._copy, self._plan()
-        await require_room(copy, self._tool, marks)
+        await self._require_room(marks)
         async with self._deciding:
             self._require_fit(quiesce=False)
             record = await copy.disks.bootable(copy.state.uid)
@@ -311,6 +314,15 @@ class Snapshots:
 
     def _note(self, done: int, total: int) -> None:
         self.progress = (done, total)
+
+    async def _require_room(self, marks: Marks, memory_bytes: int = 0) -> None:
+        """For a snapshot twice, since the image store takes a copy before the first one goes."""
+        needed = await bytes_of_disks(self._copy, self._tool)
+        if marks.begin:
+            needed = min(needed, marks.changed_bytes) if marks.since else needed
+        else:
+            needed = 2 * (needed + memory_bytes)
+        require_room(self._copy, needed)
 
     async def _store(self, endophyte: Endophyte, record: Snapshot) -> list[SnapshotDisk]:
         """Make images of the copies; every host fetches them from here."""
@@ -350,10 +362,13 @@ class Snapshots:
         finally:
             for i in range(plan.disks):
                 (copy.guest / plan.file(i)).unlink(missing_ok=True)
+            await remembering.clean_up(copy)
 
 
 def how(snapshot: Snapshot) -> str:
     """In which state its disks are."""
     if snapshot.is_quiesced:
         return "quiesced"
+    if snapshot.memory is not None:
+        return "paused, with its memory"
     return "as after a power cut" if snapshot.was_running else "stopped"

@@ -37,7 +37,7 @@ STARTING = (Step.START_DONE,)
 POWERING_OFF = (Step.RECORD_OFF_DONE, Step.POWER_DOWN_DONE)
 PLANNED = (*of("handover"), Step.PROMOTE_DONE)
 ISOLATED = of("isolate")
-SNAPSHOT = of("snapshot")  # test_snapshots.py
+SNAPSHOT = of("snapshot", "save", "load")  # test_snapshots.py
 
 
 def test_no_step_is_left_out() -> None:

@@ -131,3 +131,59 @@ def test_a_host_loses_its_copy_in_the_middle(
     if whose == "primary":
         assert done == [1]
         wait_for(lambda: nothing_is_left(lab, "web"), 30, "nothing is left")
+
+
+def uptime_s(vm: VM) -> float:
+    """Of the guest's kernel, which nothing but its memory knows."""
+    return float(vm.shell("cat /proc/uptime").split()[0])
+
+
+def test_a_paused_vm_goes_on_where_its_memory_was_kept(
+    lab: Lab, points: Failpoints, protected_vm: Callable[..., VM]
+) -> None:
+    vm = protected_vm("web")
+    refused = lab.cli("snapshot", "create", "web", "one", "--memory")
+    assert refused.code == 1 and "vdc pause web" in refused.stderr
+    with lab.workload(vm, tag="w") as load:
+        load.wait_progress(more=20, deadline_s=30)
+    known = load.report.acknowledged
+    vm.shell("echo kept > /tmp/note")  # in its memory alone
+    kept_s = uptime_s(vm)
+    lab.ok("pause", "web", "--wait")
+    before = vm.wait("alone", lambda view: view.status.secondary is None, 30).status.primary
+    assert before is not None
+    for step in (Step.SNAPSHOT_BEGUN, Step.SAVE_SAVED, Step.SNAPSHOT_FIXED):
+        points.arm(before.host, step)
+        assert lab.cli("snapshot", "create", "web", "one", "--memory").code == 1
+        points.wait_died_at(before.host, step)
+        wait_for(lambda: nothing_is_left(lab, "web"), 60, f"nothing is left after {step}")
+        if step is Step.SAVE_SAVED:  # QEMU saves once per pause
+            lab.ok("start", "web", "--wait")
+            assert vm.shell("cat /tmp/note") == "kept"
+            lab.ok("pause", "web", "--wait")
+            vm.wait("alone", lambda view: view.status.secondary is None, 30)
+    lab.ok("start", "web", "--wait")
+    lab.ok("pause", "web", "--wait")
+    vm.wait("alone", lambda view: view.status.secondary is None, 30)
+    lab.ok("snapshot", "create", "web", "one", "--memory")
+    lab.ok("start", "web", "--wait")
+    vm.shell("echo lost > /tmp/note")
+    second = lab.cli("snapshot", "restore", "web", "one", "--as", "copy")
+    assert second.code == 1 and "--no-memory" in second.stderr
+    uid = vm.view().metadata.uid
+    points.arm_everywhere(Step.LOAD_LOADED)  # it is loaded once more
+    lab.ok("snapshot", "restore", "web", "one", "--yes", "--wait")
+    assert vm.view().metadata.uid != uid
+    assert vm.shell("cat /tmp/note") == "kept"
+    assert uptime_s(vm) >= kept_s, "it has not booted"
+    points.disarm()
+    has_all(lab, vm, known)
+    vm.wait_lockstep()
+
+    lab.ok("stop", "web", "--wait")  # used up: from here on it boots from its disks
+    lab.ok("start", "web", "--wait")
+    assert "kept" not in vm.shell("cat /tmp/note 2>/dev/null; true")
+    has_all(lab, vm, known)
+    lab.ok("snapshot", "restore", "web", "one", "--as", "copy", "--no-memory", "--wait")
+    has_all(lab, VM(lab, "copy"), known)
+    lab.ok("delete", "endophyte", "copy")

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ from vdc.model.errors import VdcError
 T = TypeVar("T")
 
 _PASSED_ON = ("VDC_STATE_DIR", "VDC_CACHE_DIR", "VDC_FAILPOINTS", "PYTHONPATH")
+BACK_S = 5.0  # until an agent that died serves again
 QUIET_S = 30.0  # until a cluster that was left alone has tidied up
 _ASK_ETCD = """
 import ssl, sys, urllib.request
@@ -217,7 +219,17 @@ class Lab:
         return self._clients[host]
 
     def ask(self, question: Callable[[ApiClient], Coroutine[Any, Any, T]], *, avoid: Sequence[str] = ()) -> T:
-        """Ask the first agent that answers."""
+        """Ask the first agent that answers; where all have just died, wait until one is back."""
+        end = time.monotonic() + BACK_S * PATIENCE
+        while True:
+            try:
+                return self._ask_once(question, avoid)
+            except VdcError as error:
+                if error.code != "agent-unreachable" or time.monotonic() > end:
+                    raise
+            time.sleep(0.5)
+
+    def _ask_once(self, question: Callable[[ApiClient], Coroutine[Any, Any, T]], avoid: Sequence[str]) -> T:
         failure: Exception = AssertionError("no host is up")
         for host in self.hosts:
             if host in (*avoid, *self._cut_off) or not self.plan.host(host).api_socket.exists():

@@ -52,7 +52,7 @@ def run(*argv: str, check: bool = True) -> str:
     return done.stdout
 
 
-def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 5.0) -> T:
+def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 20.0) -> T:
     """Poll until the condition is true; returns its value, or fails with `what`."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -131,7 +131,7 @@ class Place:
         sock.settimeout(0.05)
         return sock
 
-    def ping(self, address: str, timeout_s: float = 5.0) -> None:
+    def ping(self, address: str, timeout_s: float = 20.0) -> None:
         """Ping until the first answer; fails after the time."""
         wait_until(lambda: self.reaches(address), f"{self.netns} reaches {address}", timeout_s)
 

@@ -120,7 +120,7 @@ async def strike(prime: Copy, second: Copy, victim: Copy, fault: signal.Signals,
         second.qmp.add_listener(lambda event, _d, _a: began.set() if event == "STOP" else None),
         prime.qmp.add_listener(on_prime),
     ]
-    await asyncio.wait_for(began.wait(), 5)
+    await asyncio.wait_for(began.wait(), 30)
     end = time.monotonic() + after_s
     while time.monotonic() < end:
         await asyncio.sleep(0)

@@ -106,7 +106,7 @@ async def start(vm_dir: Path) -> AsyncIterator[StartMachine]:
 
 
 async def connected(qemu: ProcessHandle, vm_dir: Path) -> QmpSession:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not (vm_dir / QMP_SOCKET).is_socket():
             assert qemu.is_alive(), (vm_dir.parent / "qemu.log").read_text()
             await asyncio.sleep(0.02)
@@ -136,7 +136,7 @@ async def test_a_machine_with_firmware_tpm_and_screen_runs(
 
 
 async def vnc_banner(vm_dir: Path) -> bytes:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         reader, writer = await asyncio.open_unix_connection(str(vm_dir / VNC_SOCKET))
         try:
             return await reader.readexactly(12)
@@ -182,7 +182,7 @@ async def test_the_tpm_ends_with_its_qemu_and_leaves_no_pidfile(start: StartMach
     machine = await start(SPEC)
     assert machine.tpm is not None
     machine.qemu.kill()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await machine.tpm.wait_gone()
     assert not (vm_dir.parent / "swtpm.pid").exists()
     assert (vm_dir.parent / "tpm/tpm2-00.permall").exists(), "the TPM's memory outlives a power cut"
@@ -215,7 +215,7 @@ async def test_a_socket_left_by_a_killed_tpm_is_not_taken_for_a_living_one(vm_di
     state.touch()  # it was killed before it made one
     state.chmod(0)  # the next one ends over it
     with pytest.raises(TpmError, match="swtpm did not start"):
-        async with asyncio.timeout(2):  # it is not waited for until the deadline
+        async with asyncio.timeout(4):  # it is not waited for until the deadline
             await start_tpm(vm_dir.parent, vm_dir, runtime_root=RUNTIME.resolve())
     assert not (vm_dir.parent / "swtpm.pid").exists()
 

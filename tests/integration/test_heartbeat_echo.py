@@ -19,7 +19,7 @@ class Heard(list[tuple[str, float]]):
         self.append((source, asked_at_s))
 
     async def wait(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not self:
                 await asyncio.sleep(0.001)
 

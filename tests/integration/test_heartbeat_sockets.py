@@ -44,7 +44,7 @@ async def agent(
 
 async def until_heard(by: Heartbeats, peer: str, incarnation: int) -> None:
     """TimeoutError after five seconds."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while by._peers[peer].heard != incarnation:
             await asyncio.sleep(0.001)
 
@@ -73,7 +73,7 @@ async def test_an_outsider_is_not_heard_whatever_it_sends() -> None:
                 b'9\n{"v":2,"h":"h2","i":"a","d":[]}',
             ):
                 attacker.sendto(data, (ADDRESSES["h1"], PORT))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while first.refused("h2").get(Refusal.FORGED) != 6:
                 await asyncio.sleep(0.001)
     assert first._peers["h2"].heard == 0
@@ -81,7 +81,7 @@ async def test_an_outsider_is_not_heard_whatever_it_sends() -> None:
 
 async def test_a_peer_with_another_key_is_not_heard() -> None:
     async with agent("h1", 100, "h2", knows=200) as first, agent("h2", 200, "h1", knows=100, key=b"x" * 32):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while first.refused("h2").get(Refusal.FORGED, 0) < 3:
                 await asyncio.sleep(0.001)
         assert first._peers["h2"].heard == 0

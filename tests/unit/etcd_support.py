@@ -224,7 +224,7 @@ class Agent:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -261,7 +261,7 @@ async def power_cycled(agent: Agent, etcd: Etcd, config: AgentConfig) -> Agent:
 
 async def assert_begun(agent: Agent, etcd: Etcd, config: AgentConfig, *, by: str = "somebody") -> None:
     """Lineage 1 is in force: in the store, on the disk, in what is told and what is stamped."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await etcd.recorded() is None:
             await asyncio.sleep(0.005)
     found = await etcd.recorded()

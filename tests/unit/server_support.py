@@ -139,7 +139,7 @@ async def made_context(folder: Path) -> AsyncIterator[ServerContext]:
     async with aiohttp.ClientSession() as session:
         following = asyncio.create_task(mirror.run())
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await mirror.synced.wait()
             yield ServerContext(
                 host=node, desired=desired, maintenance=MaintenanceWishes(store, mirror, clock, desired),
@@ -164,7 +164,7 @@ async def served(folder: Path) -> AsyncIterator[Served]:
         )
         running = asyncio.create_task(api.run())
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await ready.wait()
             forwarder = await asyncio.start_server(_forward_to(path), "127.0.0.1", 0)
             async with forwarder:

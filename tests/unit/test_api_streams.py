@@ -120,7 +120,7 @@ async def test_a_silent_stream_of_a_dead_agent_is_left(tmp_path: Path) -> None:
         ApiClient([first.endpoint, second.endpoint], deadlines=QUICK) as api,
     ):
         stream = api.watch_events()
-        assert (await asyncio.wait_for(anext(stream), 5)).id == "0007"
+        assert (await asyncio.wait_for(anext(stream), 30)).id == "0007"
         await stream.aclose()  # type: ignore[attr-defined]
 
 

@@ -96,7 +96,7 @@ def ids(entries: list[AuditEntry]) -> list[int]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 

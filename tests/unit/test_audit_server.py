@@ -200,7 +200,7 @@ async def test_a_client_that_leaves(agent: Agent, monkeypatch: pytest.MonkeyPatc
     request = asyncio.create_task(agent.ask("DELETE", "/v1/endophytes/web"))
     await begun.wait()
     request.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await agent.audit.spool.changed.wait()
     assert [brief(entry) for entry in agent.entries] == [("delete_endophyte", "web", "cancelled")]
 
@@ -219,7 +219,7 @@ async def test_a_console_is_told_of_when_it_is_opened(
     await agent.serve()
     path = "/v1/endophytes/web/console"
     async with agent.session.ws_connect(path, headers={"Test-Who": ALICE}) as socket:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await agent.audit.spool.changed.wait()
         assert [brief(entry) for entry in agent.entries] == [("endophyte_console", "web", "ok")]
         await socket.close()

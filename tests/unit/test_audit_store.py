@@ -184,7 +184,7 @@ async def test_the_mirror_carries_none_of_it(store: MemoryStore) -> None:
     await mirror.synced.wait()
     await AuditLog(store).append(many(4), 0)
     await store.commit([], [Put(keys.image_name("x"), "y")])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while keys.image_name("x") not in seen:
             await asyncio.sleep(0)
     task.cancel()

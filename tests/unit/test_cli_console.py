@@ -63,7 +63,7 @@ def output(monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
 
 async def stay(api: Api, keys: asyncio.Queue[bytes | None], said: list[str] | None = None) -> None:
     say = said.append if said is not None else lambda _: None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await terminal._stay_joined(api, "web", keys, say)  # type: ignore[arg-type]
 
 

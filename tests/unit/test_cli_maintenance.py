@@ -144,7 +144,7 @@ async def test_ctrl_c_ends_the_waiting_and_says_how_to_take_the_wish_back(capsys
             return await asyncio.Future()
 
     task = asyncio.create_task(_drain(Api(), "h1", wire.DrainRequest(), 60.0))  # type: ignore[arg-type]
-    await asyncio.wait_for(Api.asked.wait(), 10)
+    await asyncio.wait_for(Api.asked.wait(), 30)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -263,7 +263,7 @@ async def test_the_arbiter_is_looked_after_while_pass_follows_pass(cluster, monk
     )  # fmt: skip
     leader.reconcile = busy_pass
     term = asyncio.create_task(leader.run())
-    await asyncio.wait_for(twice.wait(), 5)
+    await asyncio.wait_for(twice.wait(), 30)
     assert not term.done()
     term.cancel()
     await asyncio.gather(term, return_exceptions=True)

@@ -7,17 +7,21 @@ from protection_world import endophyte
 from test_control_controller import Cluster
 from test_control_desired import FixedClock
 
-from vdc.control.images import ImageRecords
+from vdc.control.desired import DesiredState
+from vdc.control.images import ImageRecords, remove_unneeded_images
 from vdc.control.snapshots import MOST_PER_VM, SnapshotRecords, manifest_of
+from vdc.images.reference import candidates, digest_of
 from vdc.model.endophyte import CopyStage
-from vdc.model.errors import ConflictError, FencedError, NotFoundError
+from vdc.model.errors import ConflictError, FencedError, InvalidError, NotFoundError
 from vdc.model.image import Blob, Image, ImageKind
-from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotState, image_name
+from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotMemory, SnapshotState, image_name, memory_name
 from vdc.model.units import MIB
 from vdc.store import keys
 
 BLOB = Blob(digest="sha256:" + "c" * 64, size_bytes=5)
 IMAGE = Image(kind=ImageKind.DISK, disk=BLOB, disk_virtual_bytes=64 * MIB)
+
+MEMORY = Image(kind=ImageKind.MEMORY, memory=BLOB.with_(digest="sha256:" + "e" * 64, size_bytes=7))
 
 
 def making(name="one", **spec):
@@ -39,14 +43,20 @@ def records(cluster):
     return SnapshotRecords(cluster.store, FixedClock())
 
 
-async def finish(cluster, records, snapshot):
+async def keep_memory(cluster):
+    name = memory_name("web", "one")
+    await ImageRecords(cluster.store, FixedClock()).register(name, MEMORY, host="h1", chunks={})
+    return SnapshotMemory(image=name, size_bytes=MEMORY.size_bytes)
+
+
+async def finish(cluster, records, snapshot, memory=None):
     images = ImageRecords(cluster.store, FixedClock())
     disks = []
     for number, disk in enumerate(snapshot.disks):
         name = image_name("web", snapshot.name, number)
         await images.register(name, IMAGE, host="h1", chunks={})
         disks.append(disk.with_(image=name, size_bytes=5))
-    return await records.complete(snapshot, disks)
+    return await records.complete(snapshot, disks, memory)
 
 
 async def image_names(cluster):
@@ -66,6 +76,48 @@ async def test_it_is_known_from_its_beginning_to_its_end(cluster, records):
     assert await image_names(cluster) == before
     with pytest.raises(NotFoundError):
         await records.find("web", "one")
+
+
+async def test_its_memory_comes_and_goes_with_it(cluster, records):
+    before = await image_names(cluster)
+    begun = making().with_(memory=SnapshotMemory())
+    await records.begin(begun)
+    memory = await keep_memory(cluster)
+    assert "snapshots/web/memory:one" in await image_names(cluster)
+    disks = [disk.with_(image="x", size_bytes=5) for disk in begun.disks]
+    assert (await records.complete(begun, disks, memory)).size_bytes == 17
+    await records.remove("web", "one")
+    assert await image_names(cluster) == before
+    await records.begin(begun)
+    await keep_memory(cluster)
+    await records.forget(begun)  # it was cut off
+    assert await image_names(cluster) == before
+
+
+@pytest.mark.parametrize("with_memory", [True, False])
+async def test_a_vm_begins_with_the_memory_where_that_is_asked_for(cluster, records, with_memory):
+    await cluster.put((keys.endophyte("web"), endophyte(run="stopped").to_json()))
+    await records.begin(making().with_(memory=SnapshotMemory()))
+    ready = await finish(
+        cluster, records, making().with_(memory=SnapshotMemory()), await keep_memory(cluster)
+    )
+    desired = DesiredState(cluster.store, cluster.mirror, FixedClock(), candidates)
+    after = (await desired.restore(ready, run=True, with_memory=with_memory)).successor
+    assert after.memory_digest == (digest_of(MEMORY) if with_memory else "")
+    assert (after.memory_digest in after.image_digests) is with_memory
+    await records.remove("web", "one")  # the VM that will need it keeps it
+    await cluster.refresh()
+    removed = await remove_unneeded_images(cluster.store, cluster.mirror)
+    assert (digest_of(MEMORY) in removed) is not with_memory
+
+
+async def test_no_vm_is_made_of_a_memory(cluster):
+    await keep_memory(cluster)
+    desired = DesiredState(cluster.store, cluster.mirror, FixedClock(), candidates)
+    wanted = endophyte("new").manifest
+    wanted = wanted.with_(spec=wanted.spec.with_(image="snapshots/web/memory:one"))
+    with pytest.raises(InvalidError, match="memory"):
+        await desired.create(wanted)
 
 
 async def test_a_name_is_given_once_and_a_vm_has_so_many_at_most(records):

@@ -113,7 +113,7 @@ async def test_a_shutdown_waits_for_no_answer(socket: Path) -> None:
 
     async with played(socket, answer) as (agent, _):
         await agent.shut_down()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await received.wait()
 
 

@@ -104,7 +104,7 @@ async def test_a_peer_that_stalls_is_left(
     start_peer: Start, http_session: aiohttp.ClientSession, blob_store: BlobStore
 ) -> None:
     one, other = await start_peer(stalls), await start_peer(serves)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         image_cache = ImageCache(blob_store, lambda: http_session, patience=Patience(stall_s=0.1))
         await image_cache.ensure(ENTRY, [one.url, other.url])
     assert_stored(blob_store)

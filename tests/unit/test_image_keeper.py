@@ -69,7 +69,7 @@ class World:
         await self.store.commit([], [Put(keys.image(e.digest), e.to_json()) for e in entries])
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():
                 await asyncio.sleep(0.005)
 

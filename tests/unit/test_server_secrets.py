@@ -53,7 +53,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Served]:
     (tmp_path / "audit").mkdir()
     async with served(tmp_path) as found:
         await found.context.host.store.commit([], [Put(keys.endophyte("web"), STORED.to_json())])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while found.context.host.mirror.endophyte("web") != STORED:
                 await asyncio.sleep(0)
         yield found
@@ -61,7 +61,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Served]:
 
 async def keep_snapshot(api: Served) -> None:
     await api.context.host.store.commit([], [Put(keys.snapshot("web", "one"), SNAPSHOT.to_json())])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not api.context.host.mirror.snapshots:
             await asyncio.sleep(0)
 
@@ -82,7 +82,7 @@ async def ask(api: Served, method: str, path: str, body: object = None) -> tuple
 
 
 async def first_line(api: Served, path: str) -> str:
-    async with aiohttp.ClientSession() as session, session.get(api.url + path) as answer, asyncio.timeout(5):
+    async with aiohttp.ClientSession() as session, session.get(api.url + path) as answer, asyncio.timeout(30):
         return (await answer.content.readline()).decode()
 
 

@@ -83,7 +83,7 @@ async def test_a_reader_that_takes_nothing_is_left(monkeypatch):
     app.router.add_get("/", handler)
     async with TestClient(TestServer(app)) as client:
         answer = await client.get("/")
-        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait_for(ended.wait(), 30)
         answer.close()
 
 
@@ -110,5 +110,5 @@ async def test_an_event_that_cannot_be_read_ends_no_stream(tmp_path):
         store, events = api.context.host.store, api.context.host.events
         await store.commit([], [Put(f"{keys.EVENTS}unreadable", "{}")])
         await events.append(events.make("web", "started", "started on h1"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert json.loads(await answer.content.readline())["code"] == "started"

@@ -130,7 +130,7 @@ async def test_an_armed_step_waits_until_it_is_released(tmp_path: Path) -> None:
     await points.reach(Step.MARK_COMMITTED)
     reaching = asyncio.create_task(points.reach(Step.MARK_DONE))
     waiting = tmp_path / "failpoints" / "mark.done.waiting"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not waiting.exists():
             await asyncio.sleep(0.001)
         assert not reaching.done()

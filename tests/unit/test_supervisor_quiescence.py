@@ -80,7 +80,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(snapshotting.snapshots, "end", nothing)
     monkeypatch.setattr(Snapshots, "_plan", lambda self, marks: None)
     monkeypatch.setattr(Snapshots, "_tool", None)
-    monkeypatch.setattr(snapshotting, "require_room", nothing)
+    monkeypatch.setattr(Snapshots, "_require_room", nothing)
     return made
 
 

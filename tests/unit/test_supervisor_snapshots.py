@@ -56,7 +56,7 @@ class Bench:
         await self.may_go.wait()
         self.did.append("cleaned up")
 
-    async def take(self, name: str, *, quiesce: bool) -> Any:
+    async def take(self, name: str, *, quiesce: bool, memory: bool = False) -> Any:
         self.did.append(f"takes {name}")
         return name
 
@@ -97,7 +97,7 @@ async def test_a_new_one_waits_until_what_is_left_has_gone(
 async def test_nothing_is_removed_while_one_is_taken(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     goes_on = asyncio.Event()
 
-    async def slow(_name: str, *, quiesce: bool) -> Any:
+    async def slow(_name: str, *, quiesce: bool, memory: bool = False) -> Any:
         await goes_on.wait()
 
     monkeypatch.setattr(bench.snapshots, "_take", slow)

@@ -19,6 +19,12 @@ MOST_VOLUME_BYTES: Final = 15 * TIB  # it is made in a sparse file of the host's
 def check_kind(manifest: EndophyteManifest, image: Image) -> None:
     """Raises InvalidError (`type-mismatch`) where the image is of another kind than the manifest's type."""
     reference = manifest.spec.image
+    if image.kind is ImageKind.MEMORY:
+        raise InvalidError(
+            f"image {reference} is a guest's memory",
+            hint="vdc snapshot restore VM NAME",
+            code="type-mismatch",
+        )
     is_wanted = manifest.spec.virtual_computer.type is ComputerType.CONTAINER
     if (image.kind is ImageKind.CONTAINER) is is_wanted:
         return

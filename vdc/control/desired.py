@@ -137,8 +137,10 @@ class DesiredState:
             return after
         return await self.change(name, lambda e: e.with_(deleting=True))
 
-    async def restore(self, snapshot: Snapshot, *, run: bool) -> Endophyte:
+    async def restore(self, snapshot: Snapshot, *, run: bool, with_memory: bool = False) -> Endophyte:
         """Wish that a stopped VM begins anew from its snapshot, with its name and addresses.
+
+        `with_memory`: it goes on where it was, at its first start; whoever asks has looked whether it can.
 
         Its disks become another VM's in all but the name: a new uid, so that no copy of the old ones is ever booted.
         Raises ConflictError (`not-stopped`, `snapshot-not-ready`), NotFoundError.
@@ -154,13 +156,16 @@ class DesiredState:
             wanted = wanted.with_(spec=wanted.spec.with_(networks=present.manifest.spec.networks))
             entry, named = await self._find_image(wanted.spec.image)
             digests, disks_named = await self._find_disk_images(wanted)
+            memory = snapshot.memory if with_memory else None
+            kept, kept_named = await self._find_image(memory.image) if memory else (None, None)
             successor = Endophyte(
                 manifest=wanted, uid=new_uid(), image_digest=entry.digest, disk_image_digests=digests,
                 image_firmware=entry.image.firmware, nics=present.nics, created_at=self._clock.wall(),
+                memory_digest=kept.digest if kept else "",
                 run=RunState.RUNNING if run else RunState.STOPPED, protect=present.protect,
             )  # fmt: skip
             key = keys.endophyte(name)
-            compares = [Unchanged(key, found[1]), named, *disks_named]
+            compares = [Unchanged(key, found[1]), named, *disks_named, *([kept_named] if kept_named else [])]
             after = present.with_(deleting=True, successor=successor)
             if (await self._store.commit(compares, [Put(key, after.to_json())])).succeeded:
                 return after

@@ -13,7 +13,7 @@ from vdc.control.clock import Clock
 from vdc.control.images import ImageRecords
 from vdc.model.errors import ConflictError, FencedError, NotFoundError
 from vdc.model.manifest import EndophyteManifest
-from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotState, made_of
+from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotMemory, SnapshotState, made_of
 from vdc.store import keys
 from vdc.store.protocol import Delete, Put, StateStore, Unchanged
 
@@ -47,7 +47,9 @@ class SnapshotRecords:
                 hint=f"choose another name, or: vdc snapshot rm {snapshot.endophyte} {snapshot.name}",
             )
 
-    async def complete(self, snapshot: Snapshot, disks: Iterable[SnapshotDisk]) -> Snapshot:
+    async def complete(
+        self, snapshot: Snapshot, disks: Iterable[SnapshotDisk], memory: SnapshotMemory | None = None
+    ) -> Snapshot:
         """Its images are registered. Raises FencedError where it was taken away meanwhile."""
         key = keys.snapshot(snapshot.endophyte, snapshot.name)
         item = await self._store.get(key)
@@ -55,7 +57,7 @@ class SnapshotRecords:
             raise FencedError(
                 f"snapshot {snapshot.name} of {snapshot.endophyte} was removed while it was made"
             )
-        ready = snapshot.with_(state=SnapshotState.READY, disks=tuple(disks))
+        ready = snapshot.with_(state=SnapshotState.READY, disks=tuple(disks), memory=memory)
         compares = [Unchanged(key, item.mod_revision)]
         if not (await self._store.commit(compares, [Put(key, ready.to_json())])).succeeded:
             raise FencedError(

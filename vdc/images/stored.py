@@ -15,6 +15,7 @@ _NEEDED = {
     ImageKind.KERNEL: ("kernel",),
     ImageKind.DISK: ("disk",),
     ImageKind.CONTAINER: ("disk", "kernel", "initrd"),
+    ImageKind.MEMORY: ("memory", "machine"),
 }
 _ARCH = re.compile(r"[a-z0-9_]{1,32}")
 

@@ -68,6 +68,9 @@ class Endophyte(Record):
     # Of the manifest's disks, in their order; an empty one names no image.
     disk_image_digests: tuple[str, ...] = ()
     image_firmware: Firmware | None = None  # what its image says that boots it
+    memory_digest: str = (
+        ""  # the image of the memory that its first start goes on with; a restored snapshot's
+    )
     nics: tuple[Nic, ...]
     created_at: str
     successor: Endophyte | None = None  # takes its name and addresses when it is gone: a restored snapshot
@@ -81,7 +84,9 @@ class Endophyte(Record):
     def image_digests(self) -> frozenset[str]:
         """Every image that it is made of."""
         later = self.successor.image_digests if self.successor else ()
-        return frozenset((self.image_digest, *filter(None, self.disk_image_digests), *later))
+        return frozenset(
+            (self.image_digest, *filter(None, (*self.disk_image_digests, self.memory_digest)), *later)
+        )
 
     @property
     def firmware(self) -> Firmware:

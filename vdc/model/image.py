@@ -8,6 +8,7 @@ from pydantic import Field
 
 from vdc.model.base import Record
 from vdc.model.manifest import Firmware
+from vdc.model.memory import SavedMachine
 from vdc.model.process import ImageProcess
 
 
@@ -19,6 +20,7 @@ class ImageKind(StrEnum):
     CONTAINER = (
         "container"  # kernel and initrd of ours boot the disk, a container image's files, and run its program
     )
+    MEMORY = "memory"  # of a snapshot: what a guest goes on with, on that snapshot's disks
 
 
 class Blob(Record):
@@ -42,11 +44,13 @@ class Image(Record):
     min_memory_bytes: int = 0
     firmware: Firmware | None = None  # what boots the disk, where the disk says so
     process: ImageProcess | None = None  # of a container image
+    memory: Blob | None = None  # QEMU's migration stream of a guest that stood still
+    machine: SavedMachine | None = None  # that the memory was saved of
 
     @property
     def blobs(self) -> tuple[Blob, ...]:
         """Every file of the image."""
-        return tuple(blob for blob in (self.disk, self.kernel, self.initrd) if blob)
+        return tuple(blob for blob in (self.disk, self.kernel, self.initrd, self.memory) if blob)
 
     @property
     def size_bytes(self) -> int:

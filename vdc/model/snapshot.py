@@ -1,4 +1,4 @@
-"""A snapshot: the disks of a VM as they were at one moment, as images of the image store."""
+"""A snapshot: the disks of a VM, and its memory where it stood still, as images of the image store."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ class SnapshotDisk(Record):
     size_bytes: int = 0
 
 
+class SnapshotMemory(Record):
+    """What the guest had in memory at that moment. `image`: as of a disk."""
+
+    image: str = ""
+    size_bytes: int = 0
+
+
 class Snapshot(Record):
     """What `vdc snapshot` makes. It outlives the VM, whose manifest it keeps (with secrets: mask it to show it)."""
 
@@ -44,23 +51,31 @@ class Snapshot(Record):
     is_quiesced: bool = False  # the guest's file systems were frozen for the moment
     was_running: bool = True
     disks: tuple[SnapshotDisk, ...] = ()
+    memory: SnapshotMemory | None = None
     manifest: EndophyteManifest = Field(repr=False)
 
     @property
     def images(self) -> tuple[str, ...]:
         """Names of its images, also of those that are not there yet."""
-        return tuple(image_name(self.endophyte, self.name, number) for number in range(len(self.disks)))
+        names = [image_name(self.endophyte, self.name, number) for number in range(len(self.disks))]
+        return (*names, *([memory_name(self.endophyte, self.name)] if self.memory else []))
 
     @property
     def size_bytes(self) -> int:
         """Of all its images' files."""
-        return sum(disk.size_bytes for disk in self.disks)
+        memory_bytes = self.memory.size_bytes if self.memory else 0
+        return sum(disk.size_bytes for disk in self.disks) + memory_bytes
 
 
 def image_name(endophyte: str, snapshot: str, disk: int) -> str:
     """The name of the image that a disk becomes."""
     further = f"/disk{disk}" if disk else ""
     return f"{IMAGE_PREFIX}{endophyte}{further}:{snapshot}"
+
+
+def memory_name(endophyte: str, snapshot: str) -> str:
+    """The name of the image that the memory becomes."""
+    return f"{IMAGE_PREFIX}{endophyte}/memory:{snapshot}"
 
 
 def is_of_snapshot(image: str) -> bool:

@@ -119,6 +119,10 @@ class Step(StrEnum):
     SNAPSHOT_COPIED = "snapshot.copied", "the copies of the disks are complete, in the guest's folder"
     SNAPSHOT_STORED = "snapshot.stored", "the image store has them; the record does not say so"
     SNAPSHOT_DONE = "snapshot.done", "its record says that it is ready"
+    SAVE_SAVED = "save.saved", "the guest's memory is in a file of its folder; its disks are not copied yet"
+    LOAD_LOADED = "load.loaded", "QEMU has the memory, which could be loaded once more"
+    LOAD_USED = "load.used", "the disks' record says that the memory is used up; the guest stands still"
+    LOAD_DONE = "load.done", "the guest goes on"
     # ---- pausing and ending
     ISOLATE_STOPPED = "isolate.stopped", "the guest was paused because nobody answers"
     ISOLATE_DONE = "isolate.done", "the isolation is remembered"

@@ -6,6 +6,8 @@ Invariants (I7, docs/failover.md):
 - A dirty copy is never booted, only thrown away and filled again.
 - An older copy is never booted either. It is a complete disk as of its epoch, kept so that a later resync need
   bring only what was written since; with the first byte of that it is dirty.
+- A saved memory fits the disks as they were made with it. The record names it until the first guest is about to go
+  on, and never again: a memory over disks that were written since would destroy them.
 - `heads` are the files that a cold start opens. A promoted secondary's heads are its active layers until QEMU
   has written them back (`settled`), then its parents.
 
@@ -51,6 +53,7 @@ class CopyRecord(Record):
     epoch: int
     state: CopyState
     heads: tuple[str, ...]
+    memory: str = ""  # digest of the image of the memory that belongs to these disks: they were never started
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,10 @@ class DiskSet:
             return not any(self._folder.glob("*.qcow2"))
         return record.state is CopyState.DIRTY and not record.heads
 
-    async def create_primary(self, uid: str, epoch: int, sources: Sequence[DiskSource]) -> CopyRecord:
-        """Make the disks of a new VM, replacing whatever is there."""
+    async def create_primary(
+        self, uid: str, epoch: int, sources: Sequence[DiskSource], memory: str = ""
+    ) -> CopyRecord:
+        """Make the disks of a new VM, replacing whatever is there. `memory`: of `CopyRecord`."""
         await self._begin(uid, epoch)
         heads = tuple(f"disk{i}.qcow2" for i in range(len(sources)))
         for head, source in zip(heads, sources, strict=True):
@@ -99,7 +104,12 @@ class DiskSet:
                 await self._tool.create(head, source.size_bytes)
             else:
                 raise ValueError("a disk needs a base or a size")
-        return await self._store(CopyRecord(uid=uid, epoch=epoch, state=CopyState.CLEAN, heads=heads))
+        made = CopyRecord(uid=uid, epoch=epoch, state=CopyState.CLEAN, heads=heads, memory=memory)
+        return await self._store(made)
+
+    async def use_memory(self) -> CopyRecord:
+        """The memory that belongs to these disks is used up, on disk when this returns."""
+        return await self._change(memory="")
 
     async def create_secondary(
         self, uid: str, epoch: int, sizes_bytes: Sequence[int], bases: Sequence[DiskSource | None] = ()

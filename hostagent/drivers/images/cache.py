@@ -12,7 +12,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import aiohttp
 
@@ -78,8 +78,10 @@ class ImageCache:
             }
         )
 
-    async def take(self, path: Path, image: Image) -> tuple[Image, dict[str, str]]:
-        """Copy a guest's file into the store, as the disk of `image`; that image, and its chunk lists.
+    async def take(
+        self, path: Path, image: Image, part: Literal["disk", "memory"] = "disk"
+    ) -> tuple[Image, dict[str, str]]:
+        """Copy a guest's file into the store, as this part of `image`; that image, and its chunk lists.
 
         The copy is what is looked at: whoever wrote the file may go on. Raises as BlobStore.write and check_image.
         """
@@ -89,7 +91,7 @@ class ImageCache:
             blob = await self._store.add(_contents(file), size_bytes)
         finally:
             file.close()
-        made = image.with_(disk=blob)
+        made = image.with_(**{part: blob})
         try:
             await asyncio.to_thread(check_image, self._store, made)
         except InvalidError:

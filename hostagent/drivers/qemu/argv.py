@@ -42,7 +42,8 @@ _DISK_ERRORS = "werror=stop,rerror=stop"
 
 def primary_argv(spec: MachineSpec, taps: Sequence[int]) -> list[str]:
     """The command line of a VM that runs on its own and may be protected later. `taps`: a descriptor per NIC."""
-    return [*_common(spec), *_primary_disks(spec), *_devices(spec, taps), *spec.extra]
+    waiting = ["-incoming", "defer", "-S"] if spec.awaits_memory else []
+    return [*_common(spec), *_primary_disks(spec), *_devices(spec, taps), *waiting, *spec.extra]
 
 
 def secondary_argv(spec: MachineSpec, taps: Sequence[int]) -> list[str]:

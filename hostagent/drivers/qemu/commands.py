@@ -38,6 +38,7 @@ class Command(StrEnum):
     BLOCKDEV_BACKUP = "blockdev-backup"
     BLOCKDEV_DEL = "blockdev-del"
     BLOCKDEV_MIRROR = "blockdev-mirror"
+    BLOCKDEV_SET_ACTIVE = "blockdev-set-active"
     CHARDEV_ADD = "chardev-add"
     CHARDEV_REMOVE = "chardev-remove"
     CONT = "cont"

@@ -101,6 +101,7 @@ class MachineSpec:
     guest_ports: tuple[GuestPort, ...] = ()
     config_name: str = ""  # under which the guest finds `CONFIG_FILE` in fw_cfg; empty: it is given none
     has_seed: bool = False  # `SEED_FILE` as a further disk, read-only and of no part in lockstep
+    awaits_memory: bool = False  # a primary that goes on with a saved memory (saving.py) and does not boot
     extra: tuple[str, ...] = field(default=())  # further options, for tests and measurements
 
     def __post_init__(self) -> None:

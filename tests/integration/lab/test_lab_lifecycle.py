@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,9 +60,7 @@ async def test_nothing_of_it_is_in_this_namespace(lab: str) -> None:
 async def test_a_second_up_finds_it_and_says_so(lab: str, settings: Settings) -> None:
     said: list[str] = []
     before = await api.status(lab, settings=settings)
-    started = time.monotonic()
     assert await api.up(lab, 3, said.append, settings=settings) == before
-    assert time.monotonic() - started < 5
     assert said == [f"lab {lab} is up already"]
     with pytest.raises(ConflictError) as caught:
         await api.up(lab, 2, settings=settings)
@@ -306,7 +303,7 @@ async def test_the_audit_sees_a_stray_process_and_a_lost_tap(lab: str, settings:
             f"process sleep ({stray.pid}) on h1 belongs to nobody",
             f"process sleep ({client.pid}) still runs in vdc-{lab}-client",
         }
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while set(audit(lab, settings=settings)) != expected:
                 await asyncio.sleep(0.02)
     finally:

@@ -1,4 +1,4 @@
-"""`vdc snapshot`: the disks of a VM as they were at one moment, and VMs that are made of them."""
+"""`vdc snapshot`: disks and memory of a VM as they were at one moment, and VMs that are made of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vdc.cli.base import VdcGroup, output_option, to_name, wait_options
 
 if TYPE_CHECKING:
     from vdc.api.client import ApiClient
-    from vdc.api.snapshots import SnapshotView
+    from vdc.api.snapshots import RestoreRequest, SnapshotView
     from vdc.cli.text import Column
 
 
@@ -25,27 +25,32 @@ def snapshot() -> None:
 
 
 @snapshot.command(
-    "create", example="vdc snapshot create web\nvdc snapshot create web before-upgrade --quiesce"
+    "create",
+    example="vdc snapshot create web\nvdc snapshot create web before-upgrade --quiesce\n"
+    "vdc pause web && vdc snapshot create web as-it-is --memory",
 )
 @click.argument("name", callback=to_name)
 @click.argument("snapshot_name", metavar="[SNAPSHOT]", required=False, callback=to_name)
 @click.option(
     "--quiesce", is_flag=True, help="Freeze the guest's file systems for the moment, by its guest agent."
 )
+@click.option(
+    "--memory", is_flag=True, help="Keep the memory too, of a paused VM: restored, it goes on there."
+)
 @output_option(table=False)
-def create(name: str, snapshot_name: str | None, quiesce: bool, output: str | None) -> None:
+def create(*, name: str, snapshot_name: str | None, quiesce: bool, memory: bool, output: str | None) -> None:
     """Copy all disks of a VM as they are at one moment, while it runs, in lockstep too.
 
-    Memory is not part of it: a VM that is made of a snapshot boots as after a power cut, which --quiesce makes gentler.
+    Without --memory a VM that is made of a snapshot boots as after a power cut, which --quiesce makes gentler.
     """
     from vdc.api.snapshots import SnapshotRequest
     from vdc.cli.progress import StatusLine
     from vdc.cli.session import call
     from vdc.model.units import format_size
 
-    request = SnapshotRequest(name=snapshot_name, quiesce=quiesce)
+    request = SnapshotRequest(name=snapshot_name, quiesce=quiesce, memory=memory)
     with StatusLine() as line:
-        line.show(f"copying the disks of {name}")
+        line.show(f"copying the disks {'and the memory ' if memory else ''}of {name}")
         made = call(lambda api: api.snapshots.create(name, request))
     if output is not None:
         _print(made, output)
@@ -108,25 +113,41 @@ def remove(name: str, snapshot_names: tuple[str, ...]) -> None:
 @click.argument("snapshot_name", metavar="SNAPSHOT", callback=to_name)
 @click.option("--as", "as_name", metavar="NAME", callback=to_name, help="Make a new VM of it, of this name.")
 @click.option("--yes", is_flag=True, help="Do not ask before the VM's present disks are given up.")
+@click.option(
+    "--no-memory", is_flag=True, help="Boot from the disks, though the snapshot has the memory too."
+)
 @wait_options("the VM runs")
 def restore(
-    *, name: str, snapshot_name: str, as_name: str | None, yes: bool, wait: bool, timeout: float
+    *,
+    name: str,
+    snapshot_name: str,
+    as_name: str | None,
+    yes: bool,
+    no_memory: bool,
+    wait: bool,
+    timeout: float,
 ) -> None:
     """Make a new VM of a snapshot (--as), or let the VM itself begin anew from it.
 
     In place the VM is stopped, and its present disks are gone for good; name, addresses and MACs stay, and to its
     guest the machine is another one (its UUID changes). It runs afterwards if it ran before. A new VM has what the
     snapshot's VM had, with addresses of its own.
+
+    Of a snapshot with memory the VM itself goes on where it was. A new one cannot, as it has other addresses: it needs
+    --no-memory.
     """
+    from vdc.api.snapshots import RestoreRequest
     from vdc.cli.session import call
 
     wait_s = timeout if wait else None
     if as_name is not None:
-        call(lambda api: _restore_as(api, name, snapshot_name, as_name, wait_s))
+        wanted = RestoreRequest(as_name=as_name, memory=not no_memory)
+        call(lambda api: _restore_as(api, name, snapshot_name, wanted, wait_s))
         return
     if not yes:
         _ask(name, snapshot_name)
-    call(lambda api: _restore_in_place(api, name, snapshot_name, timeout, is_waited_for=wait))
+    wanted = RestoreRequest(memory=not no_memory)
+    call(lambda api: _restore_in_place(api, name, snapshot_name, wanted, timeout, is_waited_for=wait))
 
 
 def _ask(name: str, snapshot_name: str) -> None:
@@ -146,31 +167,38 @@ def _ask(name: str, snapshot_name: str) -> None:
     )
 
 
-async def _restore_as(api: ApiClient, name: str, snapshot: str, as_name: str, wait_s: float | None) -> None:
-    from vdc.api.snapshots import RestoreRequest
-
-    await api.snapshots.restore(name, snapshot, RestoreRequest(as_name=as_name))
+async def _restore_as(
+    api: ApiClient, name: str, snapshot: str, wanted: RestoreRequest, wait_s: float | None
+) -> None:
+    as_name = wanted.as_name or ""
+    await api.snapshots.restore(name, snapshot, wanted)
     print(f"endophyte/{as_name} created from snapshot/{name}/{snapshot}", flush=True)
     if wait_s is not None:
         await _wait_up(api, as_name, wait_s)
 
 
 async def _restore_in_place(
-    api: ApiClient, name: str, snapshot: str, timeout_s: float, *, is_waited_for: bool
+    api: ApiClient,
+    name: str,
+    snapshot: str,
+    wanted: RestoreRequest,
+    timeout_s: float,
+    *,
+    is_waited_for: bool,
 ) -> None:
-    from vdc.api.snapshots import RestoreRequest
     from vdc.cli.progress import StatusLine
     from vdc.cli.waiting import STOPPED, Goal, wait_for
     from vdc.model.endophyte import Phase, RunState
 
-    await api.snapshots.get(name, snapshot)  # nothing is stopped for one that does not exist
+    # Nothing is stopped for one that does not exist, or whose memory does not fit.
+    await api.snapshots.restore(name, snapshot, wanted.with_(dry_run=True))
     before = await api.get_endophyte(name)
     was_off = before.status.phase is Phase.STOPPED
     with StatusLine() as line:
         if not was_off:
             await api.run_endophyte(name, RunState.STOPPED)
             await wait_for(api, name, STOPPED, timeout_s, line)
-        await api.snapshots.restore(name, snapshot, RestoreRequest(run=not was_off))
+        await api.snapshots.restore(name, snapshot, wanted.with_(run=not was_off))
         again = Goal("begun anew", lambda view: view.metadata.uid != before.metadata.uid, lambda _: False)
         await wait_for(api, name, again, timeout_s, line)
     print(f"endophyte/{name} restored from snapshot/{name}/{snapshot}", flush=True)
@@ -208,6 +236,7 @@ def _columns() -> list[Column[SnapshotView]]:
         Column("STATE", lambda s: s.state.value),
         Column("QUIESCED", lambda s: "yes" if s.is_quiesced else "no"),
         Column("DISKS", lambda s: len(s.disks)),
+        Column("MEMORY", lambda s: "yes" if s.memory else "no"),
         Column("SIZE", lambda s: format_size(s.size_bytes)),
         Column("AGE", lambda s: age(s.created_at, datetime.now(UTC))),
         Column("HOST", lambda s: s.host, wide=True),

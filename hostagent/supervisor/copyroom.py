@@ -1,11 +1,13 @@
-"""The room that a copy of a guest's disks takes beside them, and which of their bytes it is made of."""
+"""Room for copies of a guest's disks and memory on this host: asked for before, watched while they are made; and
+which of the disks' bytes they are made of."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from hostagent.drivers.disk.images import QemuImg
 from hostagent.supervisor.copy import Copy
@@ -28,15 +30,19 @@ class Marks:
 NO_MARKS: Final = Marks()
 
 
-async def require_room(copy: Copy, tool: QemuImg, marks: Marks) -> None:
-    """For a snapshot twice, since the image store takes a copy before the first one goes. Raises RefusedError."""
+async def bytes_of_disks(copy: Copy, tool: QemuImg) -> int:
+    """What copies of the disks may take, bases included."""
     record = await copy.disks.load()
     needed = 0
     for head in record.heads if record else ():
         info, base = await tool.info(head), await tool.base_of(head)
         below = (await tool.base_info(base)).actual_bytes if base else 0
         needed += min(info.virtual_bytes, info.actual_bytes + below)
-    needed = 2 * needed if not marks.begin else min(needed, marks.changed_bytes) if marks.since else needed
+    return needed
+
+
+def require_room(copy: Copy, needed: int) -> None:
+    """Raises RefusedError (`no-space`)."""
     free = shutil.disk_usage(copy.host.vms_dir).free - ROOM_BYTES
     if needed > free:
         raise RefusedError(
@@ -46,8 +52,20 @@ async def require_room(copy: Copy, tool: QemuImg, marks: Marks) -> None:
         )  # fmt: skip
 
 
-async def watch_room(copy: Copy) -> None:
-    """Raises RefusedError as soon as the guests' disks have little room left."""
+async def while_there_is_room(copy: Copy, work: Coroutine[Any, Any, None]) -> None:
+    """Do it; ended by RefusedError (`no-space`) as soon as the guests' disks have little room left."""
+    watching = asyncio.create_task(_watch(copy), name=f"{copy.name} snapshot room")
+    working = asyncio.create_task(work, name=f"{copy.name} snapshot copy")
+    try:
+        await asyncio.wait({watching, working}, return_when=asyncio.FIRST_COMPLETED)
+        await (working if working.done() else watching)
+    finally:
+        for task in (watching, working):
+            task.cancel()
+        await asyncio.gather(watching, working, return_exceptions=True)
+
+
+async def _watch(copy: Copy) -> None:
     while True:
         if shutil.disk_usage(copy.host.vms_dir).free < ROOM_BYTES:
             raise RefusedError(
