@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,11 +14,11 @@ from protection_world import endophyte
 from vdc.backup import locks
 from vdc.backup.pruning import Kept, prune
 from vdc.backup.reading import find, verify
-from vdc.backup.record import CHUNK_BYTES, ZEROS, Backup, BackupDisk
+from vdc.backup.record import CHUNK_BYTES, ZEROS, Backup, BackupDisk, BackupFile
 from vdc.backup.repository import Repository, backup_key, chunk_key
 from vdc.backup.storage import Folder, checked_key
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
-from vdc.model.image import Image, ImageKind
+from vdc.model.image import Blob, Image, ImageKind
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -249,3 +250,80 @@ def test_a_write_that_fails_leaves_nothing(repository, monkeypatch):
         repository.put(chunk(1))
     assert caught.value.code == "repository-full"
     assert not [path for path in path_of(repository, "chunks").rglob("*") if path.is_file()]
+
+
+def test_what_lies_in_the_place_of_a_chunk_is_damage_whatever_it_is(repository, tmp_path):
+    """A pipe would be waited for, a link leads elsewhere, and what is large would fill the memory."""
+    made = backup(repository, [chunk(1), chunk(2), chunk(3)])
+    pipe, link, large = (path_of(repository, chunk_key(digest)) for digest in made.disks[0].chunks)
+    (tmp_path / "copy").write_bytes(link.read_bytes())
+    for path in (pipe, link):
+        path.unlink()
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "copy")
+    os.truncate(large, 1 << 40)
+    assert "and 2 more" in verify(repository, silent).damaged[f"web@{made.id}"][0]
+    assert not any(repository.is_whole(digest) for digest in made.disks[0].chunks)
+
+
+def test_a_description_that_is_no_file_hides_no_other(repository):
+    good = backup(repository, [chunk(1)])
+    os.mkfifo(path_of(repository, backup_key("web", "20260131-120001-0000")))
+    assert repository.newest("web") == good
+
+
+def test_a_prune_leaves_what_is_no_chunk(repository):
+    """Files that a file manager left; their names are no keys even."""
+    made = backup(repository, [chunk(1)], days=9)
+    others = [path_of(repository, "chunks/ab/x").with_name(".DS_Store"), path_of(repository, "chunks/notes")]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    assert prune(repository, Kept(count=0), NOW).backups == (f"web@{made.id}",)
+    assert all(path.exists() for path in others) and files(repository) <= {
+        "chunks/ab/.DS_Store",
+        "chunks/notes",
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {
+            "files": (
+                BackupFile(
+                    blob=Blob(digest="sha256:" + "0" * 64, size_bytes=1 << 40), chunks=(ZEROS,) * (1 << 18)
+                ),
+            )
+        },
+        {"disks": (BackupDisk(name="\x1b]0;x\x07", virtual_bytes=1, chunks=(ZEROS,)),)},
+        {"since": "\x1b[2J"},
+    ],
+    ids=["memory", "terminal", "terminal too"],
+)
+def test_a_hostile_description_is_refused_though_its_checksum_is_right(repository, change):
+    made = backup(repository, [chunk(1)]).with_(**change)
+    with pytest.raises(InvalidError):
+        Backup.from_text(made.to_text().encode(), "it")
+
+
+def test_a_lock_that_is_just_being_renewed_does_not_outlive_its_work(repository, monkeypatch):
+    storage, looked, go = repository.storage, threading.Event(), threading.Event()
+    monkeypatch.setattr(locks, "RENEW_S", 0.001)
+    has = storage.has
+
+    def slow(key):
+        found = has(key)
+        looked.set()
+        go.wait(5)
+        return found
+
+    monkeypatch.setattr(storage, "has", slow)
+    with locks.shared(storage, "work"):
+        assert looked.wait(5)
+        monkeypatch.setattr(locks, "RENEW_S", 60.0)
+        threading.Timer(0.05, go.set).start()
+    for thread in threading.enumerate():
+        if thread.name == "repository lock":
+            thread.join(5)
+    assert files(repository, "locks/") == set()

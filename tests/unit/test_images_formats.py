@@ -28,7 +28,7 @@ from vdc.images.formats.archive import Entry, read_archive
 from vdc.images.formats.detect import detect
 from vdc.images.formats.examine import DiskFile, examine, format_of
 from vdc.images.formats.ovf import OvfDisk, parse_ovf
-from vdc.images.formats.vmdk import Extent, describe, parse_descriptor
+from vdc.images.formats.vmdk import Extent, _check_embedded, describe, parse_descriptor
 from vdc.model.errors import InvalidError
 from vdc.model.manifest import Firmware
 from vdc.model.units import GIB
@@ -221,6 +221,21 @@ def test_vhdx_vdi_and_qed() -> None:
 def test_others_that_are_cut_off_or_over_another_one_are_refused(name: str, data: bytes, word: str) -> None:
     error = refused(data, name)
     assert (error.code, word in str(error)) == ("image-unsafe", True), error
+
+
+def test_a_vmdk_description_is_read_in_no_time_whatever_is_in_it() -> None:
+    """Backtracking over this line would take days."""
+    with pytest.raises(InvalidError):
+        parse_descriptor(b"version=1\na=" + b" " * 60_000 + b'"x"y\n')
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['parentFileNameHint="/etc/shadow"', '# parentFileNameHint="/etc/shadow"', 'a=parentfilenamehint="x'],
+)
+def test_a_parent_is_found_wherever_a_sparse_file_names_it(line: str) -> None:
+    with pytest.raises(InvalidError, match="snapshot"):
+        _check_embedded(f'createType="monolithicSparse"\n{line}\n'.encode())
 
 
 # ---- archives

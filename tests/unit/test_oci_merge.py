@@ -51,6 +51,23 @@ def test_whiteouts(upper: bytes, gone: set[str]) -> None:
     assert listing(LOWER, upper) == {path: what for path, what in lower.items() if path not in gone}
 
 
+@pytest.mark.parametrize(
+    "upper",
+    [
+        tar_of(*(entry(f"{'x/' * 50}{n}/f") for n in range(30))),
+        tar_of(*(entry(f"w/{n}") for n in range(40)), *(entry("w/.wh..wh..opq") for _ in range(40))),
+        tar_of(link("l", "d/../" * 30), *(entry(f"{'l/' * 9}d{n}/f") for n in range(4))),
+    ],
+    ids=["deep", "opaque", "links"],
+)
+def test_layers_that_take_for_ever_are_given_up(upper: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert listing(LOWER, upper)
+    monkeypatch.setattr(merge, "MAX_STEPS", 1000)
+    assert listing(LOWER, LOWER)
+    with pytest.raises(LayerError, match="too long"):
+        listing(LOWER, upper)
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_whiteout_spares_its_own_layer(is_first: bool) -> None:
     """Whichever of them comes first in the archive."""

@@ -208,6 +208,8 @@ def test_sparse_files_of_many_parts() -> None:
         (header(b"a", 10, b"x") + padded(b"10 path a\n"), "pax"),
         (header(b"a", 10, b"x") + padded(b"-1 path=a\n"), "pax"),
         (pax((b"path", b"a\0b")) + header(b"a"), "NUL"),
+        (b"".join(pax((b"k%d" % n, b"v" * 999_000)) for n in range(5)) + header(b"a"), "too many headers"),
+        (pax() * 9000 + header(b"a"), "too many headers"),
         (pax((b"path", b"a" * 5000)) + header(b"a"), "too long"),
         (pax((b"size", b"99999999999999999999999")) + header(b"a"), "size"),
         (pax((b"uid", b"-1")) + header(b"a"), "owner"),

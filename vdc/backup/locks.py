@@ -41,6 +41,7 @@ class Lock:
         holder = {"what": what, "host": socket.gethostname(), "pid": os.getpid()}
         self._text = json.dumps(holder).encode()
         self._ended = threading.Event()
+        self._keeping: threading.Thread | None = None
         self._written_s = 0.0
 
     def write(self) -> None:
@@ -60,15 +61,21 @@ class Lock:
             )
 
     def keep(self) -> None:
-        """Until `end`; runs in a thread of its own."""
+        """Until `end`, in a thread of its own."""
+        self._keeping = threading.Thread(target=self._keep, name="repository lock", daemon=True)
+        self._keeping.start()
+
+    def _keep(self) -> None:
         while not self._ended.wait(RENEW_S):
             with suppress(VdcError):  # `check` says so where it goes on
                 if self._storage.has(self.key):
                     self.write()
 
     def end(self) -> None:
-        """Give it up."""
+        """Give it up. What is being written is waited for: it would be there again."""
         self._ended.set()
+        if self._keeping is not None:
+            self._keeping.join(RENEW_S)
         with suppress(VdcError):
             self._storage.delete(self.key)
 
@@ -105,8 +112,7 @@ def _held(storage: Storage, kind: str, what: str, clock: Callable[[], float]) ->
     try:
         lock.write()
         _check_others(storage, lock, kind)
-        renewing = threading.Thread(target=lock.keep, name="repository lock", daemon=True)
-        renewing.start()
+        lock.keep()
         yield lock
     finally:
         lock.end()

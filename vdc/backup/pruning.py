@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from vdc.backup import locks
 from vdc.backup.record import Backup
-from vdc.backup.repository import CHUNKS, Repository
+from vdc.backup.repository import CHUNKS, Repository, is_chunk
 from vdc.backup.storage import Folder
 from vdc.model.errors import RefusedError
 
@@ -81,7 +81,8 @@ def prune(
                 lock.check()
                 repository.remove(one.endophyte, one.id)
         needed = frozenset[str]().union(*(one.chunks for one in kept))
-        unused = [found for found in storage.list(CHUNKS) if found.key.rpartition("/")[2] not in needed]
+        chunks = (found for found in storage.list(CHUNKS) if is_chunk(found.key))
+        unused = [found for found in chunks if found.key.rpartition("/")[2] not in needed]
         if not is_dry:
             for place, found in enumerate(unused):
                 if place % 100 == 0:

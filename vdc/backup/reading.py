@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -105,7 +104,7 @@ def _file(repository: Repository, blob: Blob, chunks: Sequence[str], owned: Exit
     path = scratch.own("file")
     with scratch.filling():
         _write(repository, path, chunks, blob.size_bytes, lambda done, total: None)
-    if "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest() != blob.digest:
+    if hash_file(path, lambda what, done, total: None).digest != blob.digest:
         raise InvalidError("a file of the image is another than it is called", code="backup-damaged")
     return path
 

@@ -10,23 +10,26 @@ from typing import Final, Literal
 
 from pydantic import Field, ValidationError
 
+from vdc.images.formats.problems import MAX_VIRTUAL_BYTES
 from vdc.model.base import Record
 from vdc.model.errors import InvalidError
 from vdc.model.ids import DnsLabel
 from vdc.model.image import Blob, Image
 from vdc.model.manifest import EndophyteManifest
+from vdc.model.units import GIB
 
 CHUNK_BYTES: Final = 4 * 1024**2  # part of what is stored: never change it
 ZEROS: Final = ""  # in place of the digest of a chunk that holds nothing else
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}")
-_CHUNK = r"^([0-9a-f]{64})?$"
+_CHUNK = re.compile(r"([0-9a-f]{64})?")
+_MOST_FILE_BYTES: Final = GIB  # of a kernel or an initrd
 
 
 class BackupDisk(Record):
     """One disk. `chunks`: the sha256 of each 4 MiB, the last one may be shorter."""
 
     name: str
-    virtual_bytes: int = Field(gt=0)
+    virtual_bytes: int = Field(gt=0, le=MAX_VIRTUAL_BYTES)
     chunks: tuple[str, ...] = Field(repr=False)
 
 
@@ -105,11 +108,17 @@ class Backup(Record):
             is_dated = False
         if not is_dated or not _ID.fullmatch(self.id):
             raise _damaged(what, "its time or its id is none")
+        if len(self.files) > 2 or any(file.blob.size_bytes > _MOST_FILE_BYTES for file in self.files):
+            raise _damaged(what, "it holds more than a kernel and an initrd")
+        if not all(
+            text.isprintable() for text in (self.uid, self.since, *(disk.name for disk in self.disks))
+        ):
+            raise _damaged(what, "a name in it cannot be shown")
         parts = [(disk.virtual_bytes, disk.chunks) for disk in self.disks]
         parts += [(file.blob.size_bytes, file.chunks) for file in self.files]
         for size_bytes, chunks in parts:
             is_whole = len(chunks) == chunk_count(size_bytes)
-            if not is_whole or not all(re.match(_CHUNK, chunk) for chunk in chunks):
+            if not is_whole or not all(_CHUNK.fullmatch(chunk) for chunk in chunks):
                 raise _damaged(what, "its list of chunks is not right")
 
 

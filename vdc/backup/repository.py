@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zlib
 from typing import Final
 
@@ -18,6 +19,7 @@ BACKUPS: Final = "backups/"
 _KIND = {"kind": "vdc-backup-repository", "format": 1, "chunk_bytes": CHUNK_BYTES}
 _PLAIN, _DEFLATED = b"\x00", b"\x01"
 _LEVEL = 1  # a fifth of the time of the usual one, and little larger
+_CHUNK_KEY = re.compile(r"chunks/[0-9a-f]{2}/[0-9a-f]{64}")
 _NOTHING = bytes(CHUNK_BYTES)
 
 
@@ -82,12 +84,11 @@ class Repository:
         if digest == ZEROS:
             return _NOTHING[:length]
         try:
-            stored = self.storage.read(chunk_key(digest))
+            content = self._content(digest)
         except NotFoundError as error:
             raise NotFoundError(
                 f"chunk {digest[:12]} is missing in {self.storage.name}", code="chunk-missing", hint=_REPAIR
             ) from error
-        content = _unpacked(stored)
         if content is None or hashlib.sha256(content).hexdigest() != digest or len(content) != length:
             raise InvalidError(
                 f"chunk {digest[:12]} in {self.storage.name} is damaged", code="chunk-damaged", hint=_REPAIR
@@ -97,10 +98,17 @@ class Repository:
     def is_whole(self, digest: str) -> bool:
         """Whether a chunk is there and is what it is called."""
         try:
-            content = _unpacked(self.storage.read(chunk_key(digest)))
+            content = self._content(digest)
         except NotFoundError:
             return False
         return content is not None and hashlib.sha256(content).hexdigest() == digest
+
+    def _content(self, digest: str) -> bytes | None:
+        """Of a chunk; None where what is there is none. Raises NotFoundError."""
+        try:
+            return _unpacked(self.storage.read(chunk_key(digest), CHUNK_BYTES + 1))
+        except InvalidError:
+            return None
 
     # ---- backups
 
@@ -162,6 +170,11 @@ class Repository:
 _REPAIR: Final = (
     "vdc backup create VM --to REPOSITORY --full writes damaged chunks anew where the VM still has them"
 )
+
+
+def is_chunk(key: str) -> bool:
+    """Whether a chunk can lie there; other files are not ours."""
+    return _CHUNK_KEY.fullmatch(key) is not None and key == chunk_key(key.rpartition("/")[2])
 
 
 def chunk_key(digest: str) -> str:

@@ -15,7 +15,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from vdc.backup.storage import S3_SCHEME, Stored, checked_key, no_object
+from vdc.backup.storage import MOST_BYTES, S3_SCHEME, Stored, bounded, checked_key, no_object
 from vdc.model.errors import InvalidError, RefusedError, UnavailableError, VdcError
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ class Bucket:
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes:
         """See `Storage`."""
         with self._refusing(key):
             response = self._client.get_object(self._bucket, self._path(key))
             try:
-                return bytes(response.read())
+                return bounded(key, bytes(response.read(most_bytes + 1)), most_bytes)
             finally:
                 response.close()
                 response.release_conn()

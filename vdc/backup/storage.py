@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from vdc.model.errors import InvalidError, NotFoundError, RefusedError, UnavailableError, VdcError
+from vdc.model.units import MIB
 
 S3_SCHEME: Final = "s3://"
+MOST_BYTES: Final = 512 * MIB  # of one object: the description of a backup of some 25 TiB
 _TEMPORARY = ".new-"
 _KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*(/[a-zA-Z0-9][a-zA-Z0-9._-]*)*")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -39,8 +42,8 @@ class Storage(Protocol):
 
     name: str
 
-    def read(self, key: str) -> bytes:
-        """Raises NotFoundError (`object-not-found`)."""
+    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes:
+        """Raises NotFoundError (`object-not-found`), InvalidError (`object-invalid`) for one that is longer."""
         ...
 
     def write(self, key: str, content: bytes) -> None:
@@ -67,13 +70,22 @@ class Folder:
         self.name = str(path)
         self._root = path
 
-    def read(self, key: str) -> bytes:
-        """See `Storage`."""
+    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes:
+        """See `Storage`. Nobody waits for a pipe, and no link leads out of it."""
         with self._refusing():
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
             try:
-                return self._path(key).read_bytes()
+                descriptor = os.open(self._path(key), flags)
             except FileNotFoundError as error:
                 raise no_object(key) from error
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+                    raise bad_object(key, "no plain file") from error
+                raise
+            with os.fdopen(descriptor, "rb") as file:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise bad_object(key, "no plain file")
+                return bounded(key, file.read(most_bytes + 1), most_bytes)
 
     def write(self, key: str, content: bytes) -> None:
         """See `Storage`. Written beside it, flushed to the disk, renamed."""
@@ -184,6 +196,18 @@ def checked_key(key: str) -> str:
 def no_object(key: str) -> NotFoundError:
     """What `read` raises."""
     return NotFoundError(f"the repository has no {key}", code="object-not-found")
+
+
+def bad_object(key: str, what: str) -> InvalidError:
+    """What `read` raises for what nobody wrote who wrote a repository."""
+    return InvalidError(f"{key} in the repository is {what}", code="object-invalid")
+
+
+def bounded(key: str, content: bytes, most_bytes: int) -> bytes:
+    """What was read of an object, of which one byte more than it may have."""
+    if len(content) > most_bytes:
+        raise bad_object(key, f"longer than {most_bytes} bytes")
+    return content
 
 
 def _sync(folder: Path) -> None:

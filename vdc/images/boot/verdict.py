@@ -25,6 +25,7 @@ _LOADERS = {
 }  # fmt: skip
 _SHORT = {"BOOTRI~1.EFI": "riscv64", "BOOTLO~1.EFI": "loongarch64"}
 _OURS = "x86_64"
+_MOST_PLACES = 16  # that are looked into; a table has room for hundreds
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def inspect_boot(disk: Content, *, is_iso: bool = False) -> BootFacts:
     if is_iso:
         places += [(place, disk.size_bytes - place) for place in read_catalogue(disk).efi_images]
     found: set[str] | None = None
-    for place, size_bytes in places:
+    for place, size_bytes in places[:_MOST_PLACES]:
         names = list_folder(Window(disk, place, size_bytes), "EFI", "BOOT")
         if names is not None:
             found = (found or set()) | {arch for name, arch in (_LOADERS | _SHORT).items() if name in names}

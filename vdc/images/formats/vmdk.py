@@ -31,7 +31,7 @@ _ONE_FILE = ("monolithicsparse", "streamoptimized")
 _EXTENT = re.compile(
     r'(RW|RDONLY|NOACCESS)\s+(\d{1,15})\s+([A-Za-z]+)(?:\s+"([^"]*)"(?:\s+(\d{1,15}))?)?(?:\s.*)?'
 )
-_KEY = re.compile(r'\s*([A-Za-z0-9_.]+)\s*=\s*"?([^"]*)"?\s*')
+_KEY = re.compile(r"[A-Za-z0-9_.]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,8 @@ def _check_embedded(text: bytes) -> None:
     if not keys:
         raise unsafe(_NAME, "it is one part of a disk of several files", "import the description beside it")
     _check_keys(keys)
+    if b"parentfilenamehint" in text.lower():  # QEMU finds it wherever it stands, in a comment too
+        raise unsafe(_NAME, "it is a snapshot over another disk", FLATTEN)
     if keys.get("createtype", "").lower() not in _ONE_FILE or len(extents) > 1:
         raise unsafe(_NAME, "it describes a disk of several files", FLATTEN)
 
@@ -172,8 +174,8 @@ def _read(text: bytes) -> tuple[dict[str, str], tuple[Extent, ...]]:
             extents.append(_extent(*found.groups()))
         elif line.strip().split(" ", 1)[0] in ("RW", "RDONLY", "NOACCESS"):
             raise unsafe(_NAME, "a part of it is described in a way that is not understood", FLATTEN)
-        elif found := _KEY.fullmatch(line):
-            keys[found[1].lower()] = found[2]
+        elif _KEY.fullmatch(key := line.partition("=")[0].strip()):  # by hand: nothing to go back in
+            keys[key.lower()] = line.partition("=")[2].strip().strip('"')
     return keys, tuple(extents)
 
 

@@ -24,6 +24,7 @@ from vdc.model.units import MIB
 
 MAX_ENTRIES = 2_000_000  # of all layers
 MAX_HELD_BYTES = 512 * MIB  # of names, links, attributes and maps of sparse files
+MAX_STEPS = 200_000_000  # in all: paths and whiteouts can be such that each entry takes very many
 MAX_NAME_BYTES = 255
 _MAX_FOLLOWED = 40  # symbolic links in one path, as Linux
 _WHITEOUT, _AUFS, _OPAQUE = b".wh.", b".wh..wh.", b".wh..wh..opq"
@@ -45,6 +46,7 @@ class Merger:
         self.root = Node(Kind.FOLDER)
         self._entries = 0
         self._held_bytes = 0
+        self._steps = 0
         self._layer = -1
         self._fresh: defaultdict[Node, set[bytes]] = defaultdict(set)  # names that this layer brought
         self._last: tuple[bytes, Node] | None = None  # the last entry's folder, by its path
@@ -73,6 +75,11 @@ class Merger:
             raise LayerError(f"the image has more than {MAX_ENTRIES} entries")
         if self._held_bytes > MAX_HELD_BYTES:
             raise LayerError("the names and attributes of the image's files are too many")
+
+    def _step(self, count: int) -> None:
+        self._steps += count
+        if self._steps > MAX_STEPS:
+            raise LayerError("the layers take too long to be laid over each other")
 
     def _add(self, entry: TarEntry) -> None:
         parent, name = _split(entry.name)
@@ -119,7 +126,9 @@ class Merger:
         if folder is None or folder.kind is not Kind.FOLDER:
             return
         self._last = None
-        for victim in list(folder.children) if name == _OPAQUE else [hidden]:
+        victims = list(folder.children) if name == _OPAQUE else [hidden]
+        self._step(len(victims))
+        for victim in victims:
             self._remove_old(folder, victim)
 
     def _remove_old(self, folder: Node, name: bytes) -> None:
@@ -132,6 +141,7 @@ class Merger:
         while todo:
             order.append(todo.pop())
             inner = order[-1][2]
+            self._step(1)
             todo.extend((inner, below, child) for below, child in inner.children.items())
         for above, own, inner in reversed(order):
             if own not in self._fresh.get(above, ()) and not inner.children:
@@ -164,12 +174,14 @@ class Merger:
     def _walk(self, path: bytes, *, makes_folders: bool) -> Node | None:
         """Follow a path below the root, and the symbolic links in it; None where it ends."""
         way, todo, followed = [self.root], path.split(b"/")[::-1], 0
+        self._step(len(todo))
         while todo:
             part = todo.pop()
             if part in (b"", b"."):
                 continue
             if part == b"..":
-                way = way[:-1] or way
+                if len(way) > 1:
+                    way.pop()
                 continue
             node = way[-1].children.get(part)
             if node is None:
@@ -184,7 +196,8 @@ class Merger:
                 if followed > _MAX_FOLLOWED:
                     raise LayerError("its path has too many symbolic links")
                 way = [self.root] if node.target.startswith(b"/") else way
-                todo.extend(node.target.split(b"/")[::-1])
+                todo.extend(target := node.target.split(b"/")[::-1])
+                self._step(len(target))
                 continue
             way.append(node)
         return way[-1]

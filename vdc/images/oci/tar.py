@@ -19,6 +19,7 @@ from vdc.images.oci.window import BLOCK_BYTES, LayerError, Window, to_number
 from vdc.model.units import MIB
 
 MAX_SPECIAL_BYTES = MIB  # of a pax header or a long name; Go's limit too
+_MAX_SPECIALS_BYTES = 4 * MIB  # of all headers before one entry
 MAX_PATH_BYTES = 4095  # Linux cannot open longer ones
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
 _ZEROS = bytes(BLOCK_BYTES)
@@ -89,8 +90,12 @@ class _Special:
         self.link: bytes | None = None
         self.pax: dict[bytes, bytes] = {}
         self.sparse: list[tuple[bytes, bytes]] = []  # offsets and lengths in their order (GNU 0.0)
+        self._held_bytes = 0
 
     def take(self, letter: bytes, content: bytes) -> None:
+        self._held_bytes += BLOCK_BYTES + len(content)
+        if self._held_bytes > _MAX_SPECIALS_BYTES:
+            raise LayerError("too many headers describe one entry")
         if letter == _LONG_NAME:
             self.name = content.split(b"\0", 1)[0]
         elif letter == _LONG_LINK:
