@@ -11,9 +11,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 POLL_S = 0.1
-PATIENCE = (
-    3  # deadlines say what is expected of a quiet machine; one is missed by what hangs, not by what is slow
-)
+# Deadlines say what is expected of a quiet machine: one is missed by what hangs, not by what is slow.
+PATIENCE = 3
 # The longest silence that a client may see. TCP asks again 0.2, 0.6, 1.4, 3.0, 6.2 and 12.6 s after what was lost:
 # who misses one of these by little is heard at the next. How quick a failover is, the benchmarks measure.
 FAILOVER_GAP_MS = 13_500

@@ -244,7 +244,8 @@ class Mirror:
         while True:
             try:
                 await self.read_all()
-                await self._follow()
+                if self.is_current:  # else that was asked for while it was read
+                    await self._follow()
             except StoreUnavailableError:
                 await asyncio.sleep(RETRY_S)
 
