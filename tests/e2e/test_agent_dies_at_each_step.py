@@ -72,7 +72,8 @@ def protect_again(vm: VM) -> None:
 def test_while_a_vm_is_made_and_protected(lab: Lab, points: Failpoints) -> None:
     points.arm(lab.leader(), Step.PLACE_COMMITTED)
     points.arm_everywhere(*BORN_AS_PRIMARY, *BORN_AS_SECONDARY)
-    lab.ok("create", "web")
+    asked = lab.cli("create", "web")  # perhaps of an agent that dies before it has answered
+    assert asked.code == 0 or "is unknown" in asked.stderr
     vm = VM(lab, "web")
     view = vm.wait_lockstep(120)
     assert view.status.epoch == 2, "no attempt was given up"
@@ -258,7 +259,7 @@ def test_while_it_stops_and_is_deleted(lab: Lab, points: Failpoints, protected_v
     points.arm(first, *DISCARDING)
     points.arm(lab.leader(), Step.DELETE_READY)
     points.arm_everywhere(Step.DELETE_COMMITTED)  # whoever leads next
-    lab.ask(lambda api: api.delete_endophyte("web"))
+    lab.delete("web")
     points.wait_died_anywhere(Step.DELETE_READY)
     points.wait_died_anywhere(Step.DELETE_COMMITTED)
     wait_for(lambda: not lab.vm_names(), 30, "deleted")

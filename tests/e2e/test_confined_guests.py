@@ -65,7 +65,7 @@ def test_two_guests_and_the_helpers_are_six_users(lab: Lab, protected_vm: Callab
     lab.ok("promote", "replica", "web")
     assert web.wait_lockstep(30).status.epoch > before, "and lockstep works"
     host = other.primary
-    lab.ask(lambda api: api.delete_endophyte("other"))
+    lab.delete("other")
     wait_for(
         lambda: not [one for one in lab_groups(lab, host) if one.name == "vm-other"], 10, "its group goes"
     )

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +38,7 @@ from vdc.lab.processes import Process, kill_all
 from vdc.lab.sessions import Workload
 from vdc.lab.settings import Settings
 from vdc.lab.speakers import Verdict, judge, owners
-from vdc.model.errors import VdcError
+from vdc.model.errors import NotFoundError, VdcError
 
 T = TypeVar("T")
 
@@ -219,13 +220,16 @@ class Lab:
         return self._clients[host]
 
     def ask(self, question: Callable[[ApiClient], Coroutine[Any, Any, T]], *, avoid: Sequence[str] = ()) -> T:
-        """Ask the first agent that answers; where all have just died, wait until one is back."""
+        """Ask the first agent that answers; where all have just died, wait until one is back.
+
+        What a dying agent did of it is unknown, so `question` has to be one that may be asked twice.
+        """
         end = time.monotonic() + BACK_S * PATIENCE
         while True:
             try:
                 return self._ask_once(question, avoid)
             except VdcError as error:
-                if error.code != "agent-unreachable" or time.monotonic() > end:
+                if error.code not in ("agent-unreachable", "outcome-unknown") or time.monotonic() > end:
                     raise
             time.sleep(0.5)
 
@@ -241,6 +245,11 @@ class Lab:
                 if error.code != "agent-unreachable":
                     raise
         raise failure
+
+    def delete(self, name: str) -> None:
+        """Ask for a VM's deletion, and do not wait for it."""
+        with suppress(NotFoundError):  # asked twice, and gone by the second time
+            self.ask(lambda api: api.delete_endophyte(name))
 
     def qemus(self, host: str) -> tuple[Process, ...]:
         """The QEMU processes of a host."""
@@ -317,7 +326,7 @@ class Lab:
         """Delete every VM, by force."""
         names = self.vm_names()
         for name in names:
-            self.ask(lambda api, name=name: api.delete_endophyte(name))  # type: ignore[misc]
+            self.delete(name)
         wait_for(lambda: not self.vm_names(), 90.0, lambda: f"deleted: {', '.join(self.vm_names())}")
 
     def resume_all(self) -> None:
