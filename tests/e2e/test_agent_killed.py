@@ -20,13 +20,13 @@ def test_the_next_agent_takes_the_same_guest_over(
     with lab.workload(vm) as workload:
         workload.wait_progress(more=30, deadline_s=20)
         killed = kill_agent(lab, host)
-        wait_for(lambda: host not in _alive(lab, spare), 20, f"{host} is missed")
+        wait_for(lambda: host not in lab.alive(spare), 20, f"{host} is missed")
         workload.wait_progress(more=50, deadline_s=20)
         assert vm.view(spare).status.epoch == before, "a dead agent is no dead host"
 
         lab.heal(host)
         assert lab.agent(host).pid != killed
-        wait_for(lambda: host in _alive(lab, spare), 20, f"{host} is back")
+        wait_for(lambda: host in lab.alive(spare), 20, f"{host} is back")
         view = vm.wait_lockstep(20)
         assert view.status.epoch == before
         assert {name: vm.qemu(name).pid for name in (first, second)} == pids
@@ -41,8 +41,3 @@ def test_the_next_agent_takes_the_same_guest_over(
     assert not workload.report.errors
     assert workload.report.longest_gap_ms < FAILOVER_GAP_MS
     workload.check_store()
-
-
-def _alive(lab: Lab, asked: str) -> set[str]:
-    nodes = lab.run(lab.api(asked).list_nodes()).items
-    return {node.host.name for node in nodes if node.alive}

@@ -47,17 +47,13 @@ def test_a_sleep_alone_changes_nothing(lab: Lab, protected_vm: Callable[..., VM]
         workload.wait_progress(more=30, deadline_s=20)
         signal_all(agents, signal.SIGSTOP)
         try:
-            wait_for(lambda: not {first, second} & _alive(lab, spare), 20, "both are missed")
+            wait_for(lambda: not {first, second} & lab.alive(spare), 20, "both are missed")
             workload.wait_progress(more=100, deadline_s=20)
         finally:
             signal_all(agents, signal.SIGCONT)
-        wait_for(lambda: {first, second} <= _alive(lab, first), 20, "both are back")
+        wait_for(lambda: {first, second} <= lab.alive(first), 20, "both are back")
         assert vm.wait_lockstep(20).status.epoch == before
         workload.wait_progress(more=30, deadline_s=20)
     assert {host: vm.qemu(host).pid for host in (first, second)} == pids
     assert not workload.report.errors
     assert workload.report.longest_gap_ms < UNDISTURBED_GAP_MS
-
-
-def _alive(lab: Lab, asked: str) -> set[str]:
-    return {node.host.name for node in lab.run(lab.api(asked).list_nodes()).items if node.alive}

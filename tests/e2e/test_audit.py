@@ -103,7 +103,7 @@ def test_a_forced_promotion_is_in_it_when_the_store_is_back(own_lab: Callable[..
     vm = lab.create("web")
     first, second = vm.primary, vm.secondary
     lab.fault("power-off", first)
-    wait_for(lambda: not lab.run(lab.api(second).cluster()).majority, 30, "the majority is lost")
+    wait_for(lambda: not lab.ask(lambda api: api.cluster(), of=second).majority, 30, "the majority is lost")
     lab.ok("promote", "replica", "web", "--force", "--confirm", "web", timeout_s=120)
     until_written(lab, "web", ("promote_endophyte", "ok"))
     forced = [entry for entry in entries(lab, "--object", "web") if entry["what"] == "promote_endophyte"]

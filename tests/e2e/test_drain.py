@@ -39,11 +39,11 @@ def test_three_vms_leave_and_nobody_notices_that_the_host_is_switched_off(lab: L
         epochs = [vm.epoch for vm in vms]
 
         lab.fault("power-off", first)
-        wait_for(lambda: first not in _alive(lab, others[0]), 20, f"{first} is missed")
+        wait_for(lambda: first not in lab.alive(others[0]), 20, f"{first} is missed")
         all_go_on()
         assert [vm.epoch for vm in vms] == epochs, "it had no part in anything"
         lab.heal(first)
-        wait_for(lambda: first in _alive(lab, others[0]), 30, f"{first} is back")
+        wait_for(lambda: first in lab.alive(others[0]), 30, f"{first} is back")
         assert web.view().status.spares == (), "it is drained still"
         lab.ok("node", "resume", first)
         for vm in (web, db):
@@ -88,8 +88,3 @@ def _three_on(lab: Lab, host: str) -> tuple[VM, VM, VM]:
         vm.wait_lockstep(90)
     lab.wait_answering(vms[2].address)
     return vms
-
-
-def _alive(lab: Lab, asked: str) -> set[str]:
-    nodes = lab.run(lab.api(asked).list_nodes()).items
-    return {node.host.name for node in nodes if node.alive}

@@ -34,7 +34,7 @@ def test_its_vm_can_be_deleted_once_it_is_declared_dead(lab: Lab) -> None:
     done = _join_anew(lab, host)
     assert done.returncode == 0, done.stderr
     lab.heal(host)
-    wait_for(lambda: host in _alive(lab, others[0]), 30, f"{host} is back")
+    wait_for(lambda: host in lab.alive(others[0]), 30, f"{host} is back")
     folder = lab.plan.host(host).state_dir / "vms" / "solo"
     wait_for(lambda: not folder.exists(), 20, "the old copy is removed")
 
@@ -47,8 +47,3 @@ def _join_anew(lab: Lab, host: str) -> subprocess.CompletedProcess[str]:
         lab.name, host, [program, "join", "--anew", "--token", token, "--config", config]
     )
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-
-
-def _alive(lab: Lab, asked: str) -> set[str]:
-    nodes = lab.run(lab.api(asked).list_nodes()).items
-    return {node.host.name for node in nodes if node.alive}

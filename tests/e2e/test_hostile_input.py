@@ -125,6 +125,6 @@ def test_senders_that_never_finish_keep_nobody_waiting(lab: Lab) -> None:
             sock.connect(path)
             sock.sendall(halves[number % 2])
         with timed() as elapsed:
-            assert lab.run(lab.api("h1").list_nodes()).items
+            assert lab.ask(lambda api: api.list_nodes(), of="h1").items
         assert elapsed() < BODY_S
     assert not lab.vm_names()

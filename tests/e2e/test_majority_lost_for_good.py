@@ -35,7 +35,7 @@ def test_a_human_decides_and_the_other_host_stands_down(own_lab: Callable[..., L
         assert (result["primary"], result["previous"], result["lineage"]) == (second, first, 1)
         workload.wait_progress(more=100, deadline_s=60)
         assert vm.qemu(second).pid == survivor
-        status = lab.run(lab.api(second).cluster())
+        status = lab.ask(lambda api: api.cluster(), of=second)
         assert status.majority and status.lineage.number == 1 and status.lineage.left_out == (first,)
 
         # the other host comes back: its member may not vote, its copy ends, it serves as a host
@@ -67,7 +67,7 @@ def nobody_decides(lab: Lab, vm: VM, first: str, second: str) -> None:
     assert f"--force after you made sure that {first} is off" in vm.view(second).status.sentence
     wait_for(lambda: vm.view(first).status.phase is Phase.ISOLATED, 20, "the old primary has paused itself")
     assert vm.view(second).status.epoch == vm.view(first).status.epoch
-    described = lab.run(lab.api(second).describe_endophyte(vm.name))
+    described = lab.ask(lambda api: api.describe_endophyte(vm.name), of=second)
     assert "undecided" in [event.code for event in described.events]
 
 
@@ -88,7 +88,7 @@ def join_again(lab: Lab, first: str) -> None:
     lab.heal(first)
 
     def is_whole() -> bool:
-        status = lab.run(lab.api(first).cluster())
+        status = lab.ask(lambda api: api.cluster(), of=first)
         return [one["healthy"] for one in status.members] == [True, True] and status.lineage.number == 1
 
     wait_for(is_whole, 30, "both members vote again")

@@ -219,15 +219,21 @@ class Lab:
             self._clients[host] = ApiClient([f"unix://{socket}"], deadlines=Deadlines(last_s=3.0))
         return self._clients[host]
 
-    def ask(self, question: Callable[[ApiClient], Coroutine[Any, Any, T]], *, avoid: Sequence[str] = ()) -> T:
-        """Ask the first agent that answers; where all have just died, wait until one is back.
+    def ask(
+        self,
+        question: Callable[[ApiClient], Coroutine[Any, Any, T]],
+        *,
+        of: str | None = None,
+        avoid: Sequence[str] = (),
+    ) -> T:
+        """Ask the agent of one host, or the first that answers; where it has just died, wait until it is back.
 
         What a dying agent did of it is unknown, so `question` has to be one that may be asked twice.
         """
         end = time.monotonic() + BACK_S * PATIENCE
         while True:
             try:
-                return self._ask_once(question, avoid)
+                return self._ask_once(question, avoid) if of is None else self.run(question(self.api(of)))
             except VdcError as error:
                 if error.code not in ("agent-unreachable", "outcome-unknown") or time.monotonic() > end:
                     raise
@@ -360,9 +366,13 @@ class Lab:
 
     def view(self, name: str, host: str | None = None) -> EndophyteView:
         """One VM, as `host` sees it."""
-        if host is not None:
-            return self.run(self.api(host).get_endophyte(name))
-        return self.ask(lambda api: api.get_endophyte(name))
+        return self.ask(lambda api: api.get_endophyte(name), of=host)
+
+    def alive(self, asked: str) -> set[str]:
+        """The hosts that count as alive, as the agent of `asked` sees it."""
+        return {
+            node.host.name for node in self.ask(lambda api: api.list_nodes(), of=asked).items if node.alive
+        }
 
     def assert_clean(self, when: str, *, clients_may_run: bool = False) -> None:
         """Fail unless the audit finds nothing, once what was under way has ended."""
