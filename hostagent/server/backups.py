@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from functools import partial
@@ -14,6 +13,7 @@ from hostagent.server import views
 from hostagent.server.context import ServerContext
 from hostagent.server.http import number, parse_body
 from hostagent.server.identity import person_of
+from hostagent.server.streaming import answer_stream
 from hostagent.supervisor.backups import Backups, HeldCopy
 from vdc.api import backups
 from vdc.api import models as wire
@@ -56,9 +56,11 @@ class BackupHandlers:
         host = self._host(request)
         if host != self._context.host.name:
             peer = self._context.peer(host, person_of(request))
-            return await _answered(request, peer.backups.read(name, backup, host, disk, first))
+            return await answer_stream(
+                request, peer.backups.read(name, backup, host, disk, first), stuck_s=_STUCK_S
+            )
         with self._of(name).reading(backup, disk) as file:
-            return await _answered(request, self._parts(file, first))
+            return await answer_stream(request, self._parts(file, first), stuck_s=_STUCK_S)
 
     async def end_backup(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""
@@ -118,25 +120,3 @@ def view_of(held: HeldCopy) -> backups.BackupView:
             backups.BackupDiskView(name=disk.name, virtual_bytes=disk.virtual_bytes) for disk in snapshot.disks
         ),
     )  # fmt: skip
-
-
-async def _answered(request: web.Request, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
-    """The first piece is waited for: whoever has nothing to say but an error is answered with that."""
-    first = await anext(pieces, b"")
-    response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
-    await response.prepare(request)
-    try:
-        await _write(response, first)
-        async for piece in pieces:
-            await _write(response, piece)
-    except BaseException:
-        if request.transport is not None:
-            request.transport.abort()
-        raise
-    await response.write_eof()
-    return response
-
-
-async def _write(response: web.StreamResponse, piece: bytes) -> None:
-    async with asyncio.timeout(_STUCK_S):
-        await response.write(piece)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
@@ -17,6 +16,7 @@ from hostagent.server.http import WRITE_S
 from hostagent.server.identity import person_of
 from hostagent.server.limits import paced
 from hostagent.server.relay import accept, relay, running_host
+from hostagent.server.streaming import answer_stream
 from hostagent.supervisor.guestagent import agent_of
 from hostagent.supervisor.guestline import GuestLine, line_to
 from vdc.api.execution import MOST_COMMAND
@@ -63,10 +63,10 @@ class GuestHandlers:
         host = await running_host(self._context.host, name)
         if host != self._context.host.name:
             peer = self._context.peer(host, person_of(request))
-            return await _answered(request, peer.read_files(name, path))
+            return await answer_stream(request, peer.read_files(name, path), stuck_s=WRITE_S)
         line = await self._line(name)
         async with await line.open({"op": "read", "path": path}) as stream:
-            return await _answered(request, _archive(stream))
+            return await answer_stream(request, _archive(stream), stuck_s=WRITE_S)
 
     async def write_files(self, request: web.Request) -> FilesWritten:
         """See the route table."""
@@ -100,29 +100,6 @@ async def _archive(stream: GuestStream) -> AsyncIterator[bytes]:
         if not isinstance(piece, Errors):
             yield piece.data
     await stream.answer()
-
-
-async def _answered(request: web.Request, archive: AsyncIterator[bytes]) -> web.StreamResponse:
-    """The first piece is waited for: whoever has nothing to say but an error is answered with that."""
-    first = await anext(archive, b"")
-    response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
-    await response.prepare(request)
-    try:
-        await _write(response, first)
-        async for chunk in archive:
-            await _write(response, chunk)
-    except BaseException:
-        if request.transport is not None:
-            request.transport.abort()
-        raise
-    with suppress(ConnectionResetError):
-        await response.write_eof()
-    return response
-
-
-async def _write(response: web.StreamResponse, chunk: bytes) -> None:
-    async with asyncio.timeout(WRITE_S):
-        await response.write(chunk)
 
 
 def _command(request: web.Request) -> list[str]:
