@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from labconsole import consoles
 from testlab import VM, Lab
 
 from vdc.control.clock import SystemClock
@@ -127,7 +128,7 @@ def own_lab(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Callable[..
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """A failure shows the events and the ends of the agents' logs as they are at this moment."""
+    """A failure shows the events and the ends of the agents' logs and consoles as they are at this moment."""
     report = yield
     lab = item.config.stash.get(_LAB, None)
     if report.failed and lab is not None:
@@ -136,6 +137,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         described = lab.cli("get", "endophytes", "-o", "yaml", timeout_s=30)
         report.sections.append(("endophytes", described.stdout + described.stderr))
         report.sections += [(f"log of the agent of {host}", lab.agent_log(host)) for host in lab.hosts]
+        report.sections += consoles(lab)
     return report
 
 

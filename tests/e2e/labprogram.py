@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from labconsole import consoles_at_failure
 from labcontainer import KERNEL
 from pacing import wait_for
 from testlab import VM
@@ -33,7 +34,8 @@ def imported(lab: Lab, source: str, name: str, *options: str) -> Iterator[None]:
         pytest.skip(f"{KERNEL} was not built: make images")
     lab.ok("image", "import", source, "--name", name, *options)
     try:
-        yield
+        with consoles_at_failure(lab):
+            yield
     finally:
         lab.remove_all_vms()
         lab.ok("image", "rm", name)

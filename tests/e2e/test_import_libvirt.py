@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from testlab import VM, Lab
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 
-from embedded_libvirt import EmbeddedLibvirt, missing
+from embedded_libvirt import EmbeddedLibvirt, embedded_libvirt, missing
 
 from hostagent.drivers.libvirt import sandbox
 from vdc.confinement.roots import runtime_root
@@ -52,8 +53,18 @@ DOMAIN = """<domain type='qemu'>
 """
 
 
+@pytest.fixture
+def libvirt() -> Iterator[EmbeddedLibvirt]:
+    runtime = runtime_root()
+    assert runtime is not None
+    with embedded_libvirt(runtime, sandbox.emulator(runtime)) as libvirt:
+        yield libvirt
+
+
 @pytest.mark.skipif(bool(missing({"bwrap": "bubblewrap"})), reason=missing({"bwrap": "bubblewrap"}))
-def test_a_domain_is_brought_protected_and_fails_over(lab: Lab, tmp_path: Path) -> None:
+def test_a_domain_is_brought_protected_and_fails_over(
+    lab: Lab, libvirt: EmbeddedLibvirt, tmp_path: Path
+) -> None:
     folder, runtime = tmp_path / "images", runtime_root()
     assert runtime is not None
     mini = lab.settings.cache_root / "images/mini/current"
@@ -64,7 +75,6 @@ def test_a_domain_is_brought_protected_and_fails_over(lab: Lab, tmp_path: Path) 
     _image_tool(
         runtime, folder, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", "snapshot.qcow2"
     )
-    libvirt = EmbeddedLibvirt(tmp_path / "libvirt", runtime, sandbox.emulator(runtime))
     libvirt.define(DOMAIN.format(folder=folder, mac=MAC))
     before = {path.name: _digest(path) for path in folder.iterdir()}
 

@@ -12,12 +12,21 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # virt-install's
 TPM_PROGRAMS = ("swtpm", "swtpm_setup", "swtpm_ioctl")  # libvirt asks them what they can do
 QEMU_CONF = 'user = "root"\ngroup = "root"\nstdio_handler = "file"\nnamespaces = []\nremember_owner = 0\n'
+
+
+@contextmanager
+def embedded_libvirt(runtime: Path, emulator: Sequence[str]) -> Iterator[EmbeddedLibvirt]:
+    """One with an empty root, whose path is short: libvirt makes sockets far below it, with 107 bytes for a path."""
+    with TemporaryDirectory(prefix="lv", dir="/tmp") as root:
+        yield EmbeddedLibvirt(Path(root), runtime, emulator)
 
 
 class EmbeddedLibvirt:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from embedded_libvirt import EmbeddedLibvirt, missing
+from embedded_libvirt import EmbeddedLibvirt, embedded_libvirt, missing
 
 from hostagent.drivers.libvirt import sandbox
 from vdc.confinement.roots import runtime_root
@@ -54,13 +55,12 @@ COMMON = (
 
 
 @pytest.fixture(scope="module")
-def libvirt(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedLibvirt:
+def libvirt() -> Iterator[EmbeddedLibvirt]:
     """One for all tests: it remembers what QEMU can do."""
     runtime = runtime_root()
     assert runtime is not None
-    return EmbeddedLibvirt(
-        tmp_path_factory.mktemp("embed") / "libvirt", runtime.resolve(), sandbox.emulator(runtime.resolve())
-    )
+    with embedded_libvirt(runtime.resolve(), sandbox.emulator(runtime.resolve())) as libvirt:
+        yield libvirt
 
 
 def installed(libvirt: EmbeddedLibvirt, name: str, *more: str) -> None:
