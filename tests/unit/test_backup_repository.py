@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import threading
+import weakref
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -173,6 +175,47 @@ def test_a_prune_that_breaks_off_leaves_every_backup_whole(repository, monkeypat
     assert len(files(repository)) == count - 1
 
 
+@pytest.mark.parametrize(
+    "work",
+    [lambda one: prune(one, Kept(count=2), NOW), lambda one: verify(one, silent)],
+    ids=["prune", "verify"],
+)
+def test_descriptions_are_not_held_all_at_once(repository, monkeypatch, work):
+    """Each may be many megabytes."""
+    for day in range(6):
+        backup(repository, [chunk(1), chunk(day)], days=day)
+    held, most, read = weakref.WeakSet(), [], Repository.read
+
+    def watched(self, *which):
+        found = read(self, *which)
+        held.add(found)
+        most.append(len(held))
+        return found
+
+    monkeypatch.setattr(Repository, "read", watched)
+    monkeypatch.setattr(Backup, "__hash__", object.__hash__)
+    work(repository)
+    assert len(most) == 6 and max(most) <= 2
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(repository, monkeypatch):
+    """A prune would remove the chunks of the backups in it."""
+    made = backup(repository, [chunk(1)])
+    scandir = os.scandir
+
+    def failing(path):
+        if str(path).endswith("backups/web"):
+            raise PermissionError(errno.EACCES, "root made it")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(RefusedError) as caught:
+        prune(repository, Kept(count=1), NOW)
+    assert caught.value.code == "repository-denied"
+    monkeypatch.undo()
+    assert repository.get(made.disks[0].chunks[0], CHUNK_BYTES) == chunk(1)
+
+
 def test_nothing_is_pruned_while_a_description_cannot_be_read(repository):
     backup(repository, [chunk(1)], days=9)
     made = backup(repository, [chunk(2)])
@@ -250,6 +293,36 @@ def test_a_write_that_fails_leaves_nothing(repository, monkeypatch):
         repository.put(chunk(1))
     assert caught.value.code == "repository-full"
     assert not [path for path in path_of(repository, "chunks").rglob("*") if path.is_file()]
+
+
+def test_verify_finds_a_file_that_restore_would_refuse(repository):
+    """Its chunks are whole, and another file's."""
+    kernel, other = b"kernel", b"KERNEL"
+    blob = Blob(digest="sha256:" + hashlib.sha256(kernel).hexdigest(), size_bytes=len(kernel))
+    good, bad = backup(repository, [chunk(1)], days=1), backup(repository, [chunk(1)])
+    for made, content in ((good, kernel), (bad, other)):
+        file = BackupFile(blob=blob, chunks=(repository.put(content)[0],))
+        repository.add(made.with_(files=(file,)))
+    found = verify(repository, silent)
+    assert found.backups == 2
+    assert (
+        list(found.damaged) == [f"web@{bad.id}"] and "file of the image" in found.damaged[f"web@{bad.id}"][0]
+    )
+
+
+def test_verify_finds_a_chunk_of_another_length_whatever_the_others_say(repository):
+    good, bad = backup(repository, [b"x" * 4096], days=1), backup(repository, [b"x" * 4096])
+    repository.add(good.with_(disks=(good.disks[0].with_(virtual_bytes=4096),)))
+    assert list(verify(repository, silent).damaged) == [f"web@{bad.id}"]
+
+
+def test_nothing_is_added_that_could_not_be_read(repository):
+    made = backup(repository, [chunk(1)])
+    cut = BackupFile(blob=Blob(digest="sha256:" + "0" * 64, size_bytes=100), chunks=())
+    with pytest.raises(InvalidError) as caught:
+        repository.add(made.with_(id="20260131-120001-0000", files=(cut,)))
+    assert caught.value.code == "backup-damaged"
+    assert repository.names() == [("web", made.id)]
 
 
 def test_what_lies_in_the_place_of_a_chunk_is_damage_whatever_it_is(repository, tmp_path):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import zlib
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from vdc.backup.record import CHUNK_BYTES, ZEROS, Backup, check_id
@@ -113,7 +114,8 @@ class Repository:
     # ---- backups
 
     def add(self, backup: Backup) -> None:
-        """From here on it exists; all its chunks are there."""
+        """From here on it exists; all its chunks are there. InvalidError (`backup-damaged`), as it would be read."""
+        backup.check(f"{backup.endophyte}@{backup.id}")
         self.storage.write(backup_key(backup.endophyte, backup.id), backup.to_text().encode())
 
     def remove(self, endophyte: str, backup_id: str) -> None:
@@ -145,16 +147,17 @@ class Repository:
             raise InvalidError(f"{what} is another backup than it is called", code="backup-damaged")
         return found
 
-    def readable(self, endophyte: str | None = None) -> tuple[list[Backup], list[str]]:
-        """All backups that can be read, the oldest first, and what is wrong with each of the others."""
-        good: list[Backup] = []
-        bad: list[str] = []
-        for vm, backup_id in self.names(endophyte):
+    def each(
+        self, names: Iterable[tuple[str, str]]
+    ) -> Iterator[tuple[str, Backup | InvalidError | NotFoundError]]:
+        """`VM@ID` and the backup, or what is wrong with it. One after the other: each may be many megabytes."""
+        for vm, backup_id in names:
+            found: Backup | InvalidError | NotFoundError
             try:
-                good.append(self.read(vm, backup_id))
+                found = self.read(vm, backup_id)
             except (InvalidError, NotFoundError) as error:
-                bad.append(str(error))
-        return good, bad
+                found = error
+            yield f"{vm}@{backup_id}", found
 
     def newest(self, endophyte: str) -> Backup | None:
         """The latest one of a VM that can be read."""

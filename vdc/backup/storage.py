@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +114,7 @@ class Folder:
     def list(self, prefix: str) -> Iterator[Stored]:
         """See `Storage`; what was not written to its end is none."""
         with self._refusing():
-            for path in self._below(prefix):
+            for path in self._below(prefix, _failed):
                 with contextlib.suppress(FileNotFoundError):
                     found = path.stat()
                     key = path.relative_to(self._root).as_posix()
@@ -130,7 +130,7 @@ class Folder:
         """Remove what was not written to its end; nobody may write meanwhile. Returns how many."""
         count = 0
         with self._refusing():
-            for path in self._below(""):
+            for path in self._below("", lambda error: None):  # such as lost+found
                 if path.name.startswith(_TEMPORARY):
                     path.unlink(missing_ok=True)
                     count += 1
@@ -147,9 +147,12 @@ class Folder:
                     hint="name a folder of its own",
                 )  # fmt: skip
 
-    def _below(self, prefix: str) -> Iterator[Path]:
+    def _below(self, prefix: str, failed: Callable[[OSError], None]) -> Iterator[Path]:
+        """All files, in any order, a folder at a time."""
         start = self._root / prefix.rpartition("/")[0]
-        return (path for path in sorted(start.rglob("*")) if path.is_file() and not path.is_symlink())
+        for folder, _, files in os.walk(start, onerror=failed):
+            paths = (Path(folder, name) for name in files)
+            yield from (path for path in paths if path.is_file() and not path.is_symlink())
 
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
@@ -208,6 +211,12 @@ def bounded(key: str, content: bytes, most_bytes: int) -> bytes:
     if len(content) > most_bytes:
         raise bad_object(key, f"longer than {most_bytes} bytes")
     return content
+
+
+def _failed(error: OSError) -> None:
+    """What is not listed is taken for absent, so nothing is left out."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _sync(folder: Path) -> None:

@@ -96,16 +96,21 @@ def create(*, name: str, repository: str, quiesce: bool, full: bool, output: str
 @output_option("name")
 def list_backups(repository: str, name: str | None, output: str) -> None:
     """List the backups of a repository, of one VM or of all."""
-    from vdc.backup.record import BackupSummary
+    from vdc.backup.record import Backup, BackupSummary
     from vdc.backup.repository import Repository
     from vdc.cli.render import print_records
     from vdc.cli.text import clean
 
-    found, damaged = Repository.open(repository).readable(name)
-    rows = [BackupSummary.of(one) for one in found]
+    place = Repository.open(repository)
+    rows, damaged = [], []
+    for _, one in place.each(place.names(name)):
+        if isinstance(one, Backup):
+            rows.append(BackupSummary.of(one))
+        else:
+            damaged.append(str(one))
     if output == "name":
-        for one in rows:
-            print(f"backup/{one.endophyte}@{one.id}")
+        for row in rows:
+            print(f"backup/{row.endophyte}@{row.id}")
     else:
         print_records(rows, _columns(), output, empty="there are no backups")
     for problem in damaged:
