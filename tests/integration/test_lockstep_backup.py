@@ -84,19 +84,29 @@ async def test_the_changes_and_what_was_before_are_the_whole(tmp_path: Path) -> 
         assert await store.audit() == []
 
 
-async def test_the_oldest_marks_go_and_a_promoted_copy_has_none() -> None:
+async def test_a_repository_keeps_its_own_mark_and_a_promoted_copy_has_none() -> None:
     async with Pair() as pair:
         first = await pair.start_primary()
         await pair.guest_is_up()
         async with load(pair) as (talker, store):
             second, lockstep = await protect(pair, first)
-            names = [f"backup-20260101-00000{n}-0000" for n in range(6)]
-            for name in names:
-                await marks.make_room(first.qmp, 1, names[0])
+            weekly, *nightly, failed = [f"backup-20260101-00000{n}-0000" for n in range(8)]
+            await copied(first, SnapshotPlan(1, mark=weekly))
+            before = ""
+            for name in nightly:
                 await copied(first, SnapshotPlan(1, mark=name))
-            assert set(await marks.changed_bytes(first.qmp, 1)) == {names[0], *names[-3:]}
-            await marks.drop(first.qmp, 1, names[0])
-            assert names[0] not in await marks.changed_bytes(first.qmp, 1)
+                await marks.settle(first.qmp, 1, name, before)
+                before = name
+            assert set(await marks.changed_bytes(first.qmp, 1)) == {weekly, before}
+            await copied(first, SnapshotPlan(1, mark=failed))
+            await marks.drop(first.qmp, 1, failed)
+            assert set(await marks.changed_bytes(first.qmp, 1)) == {weekly, before}
+            await marks.drop(first.qmp, 1, weekly)
+            others = [f"backup-20260102-00000{n}-0000" for n in range(marks.MOST)]
+            for name in others:  # each into another repository
+                await copied(first, SnapshotPlan(1, mark=name))
+                await marks.settle(first.qmp, 1, name, "")
+            assert set(await marks.changed_bytes(first.qmp, 1)) == set(others)
             await pair.kill(first)
             await pair.take_over(second, lockstep)
             await more(talker, store)
