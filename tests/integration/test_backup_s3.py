@@ -61,7 +61,7 @@ def repository(request: pytest.FixtureRequest) -> Repository:
     client = open_bucket(place)._client
     if not client.bucket_exists("backups"):
         client.make_bucket("backups")
-    return Repository.create(place)
+    return Repository.init(place)[0]
 
 
 def test_objects_are_written_read_listed_and_deleted(repository: Repository) -> None:
@@ -101,7 +101,7 @@ def test_locks_exclude_each_other(repository: Repository) -> None:
 
 def test_what_is_wrong_is_said(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RefusedError) as missing:
-        Repository.create("s3://no-such-bucket/x")
+        Repository.init("s3://no-such-bucket/x")
     assert missing.value.code == "no-bucket"
     with pytest.raises(NotFoundError) as nothing:
         Repository.open("s3://backups/elsewhere")

@@ -32,7 +32,7 @@ def silent(*_):
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # half a second each on a busy machine
-    return Repository.create(str(tmp_path / "backups"))
+    return Repository.init(str(tmp_path / "backups"))[0]
 
 
 def chunk(number):
@@ -270,15 +270,20 @@ def test_only_a_repository_is_written_to(tmp_path):
     }
     for place, code in cases.items():
         with pytest.raises((RefusedError, NotFoundError, InvalidError)) as caught:
-            Repository.create(place)
+            Repository.init(place)
         assert caught.value.code == code
     with pytest.raises(NotFoundError) as missing:
         Repository.open(str(tmp_path / "home"))
     assert missing.value.code == "not-a-repository"
-    assert (
-        Repository.create(str(tmp_path / "new")).storage.name
-        == Repository.open(str(tmp_path / "new")).storage.name
-    )
+    new = str(tmp_path / "new")
+    for is_new in (True, False):
+        made, was_made = Repository.init(new)
+        assert was_made is is_new and made.storage.name == Repository.open(new).storage.name == new
+
+
+def test_a_repository_may_be_the_whole_of_a_disk(tmp_path):
+    (tmp_path / "lost+found").mkdir()
+    assert Repository.init(str(tmp_path))[1]
 
 
 @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a//b", "a/../b", ".hidden", "", "a\n", "chunks/"])

@@ -55,7 +55,7 @@ class Agent:
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    return Repository.create(str(tmp_path / "r"))
+    return Repository.init(str(tmp_path / "r"))[0]
 
 
 def taker(agent, repository):

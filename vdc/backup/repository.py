@@ -25,7 +25,7 @@ _NOTHING = bytes(CHUNK_BYTES)
 
 
 class Repository:
-    """Of a storage. `open` or `create` it, so that nobody else's folder is written to."""
+    """Of a storage. `open` or `init` it, so that nobody else's folder is written to."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -38,8 +38,8 @@ class Repository:
             kind = json.loads(storage.read(MARKER))
         except NotFoundError as error:
             raise NotFoundError(
-                f"there are no backups in {storage.name}", code="not-a-repository",
-                hint="vdc backup create VM --to makes a repository",
+                f"{storage.name} is no repository of backups", code="not-a-repository",
+                hint="mount what it is on, if that is missing; vdc backup init REPOSITORY makes a new one",
             ) from error  # fmt: skip
         except ValueError as error:
             raise InvalidError(f"{storage.name}: {MARKER} is damaged", code="backup-damaged") from error
@@ -51,16 +51,16 @@ class Repository:
         return cls(storage)
 
     @classmethod
-    def create(cls, place: str) -> Repository:
-        """The one that is there, or a new one. As `Folder.check_new`."""
+    def init(cls, place: str) -> tuple[Repository, bool]:
+        """The one that is there, or a new one; whether it is new. As `open` and `Folder.check_new`."""
         try:
-            return cls.open(place)
+            return cls.open(place), False
         except NotFoundError:
             storage = open_storage(place)
         if isinstance(storage, Folder):
             storage.check_new()
         storage.write(MARKER, json.dumps(_KIND).encode())
-        return cls(storage)
+        return cls(storage), True
 
     # ---- chunks
 

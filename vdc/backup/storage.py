@@ -20,6 +20,7 @@ from vdc.model.units import MIB
 S3_SCHEME: Final = "s3://"
 MOST_BYTES: Final = 512 * MIB  # of one object: the description of a backup of some 25 TiB
 _TEMPORARY = ".new-"
+_OF_THE_DISK: Final = "lost+found"
 _KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*(/[a-zA-Z0-9][a-zA-Z0-9._-]*)*")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -130,7 +131,7 @@ class Folder:
         """Remove what was not written to its end; nobody may write meanwhile. Returns how many."""
         count = 0
         with self._refusing():
-            for path in self._below("", lambda error: None):  # such as lost+found
+            for path in self._below("", lambda error: None):  # such as _OF_THE_DISK
                 if path.name.startswith(_TEMPORARY):
                     path.unlink(missing_ok=True)
                     count += 1
@@ -141,7 +142,7 @@ class Folder:
         with self._refusing():
             if not self._root.parent.is_dir():
                 raise NotFoundError(f"there is no folder {self._root.parent}", code="no-folder")
-            if self._root.exists() and any(self._root.iterdir()):
+            if self._root.exists() and any(one.name != _OF_THE_DISK for one in self._root.iterdir()):
                 raise RefusedError(
                     f"{self.name} holds other files and no backups", code="not-empty",
                     hint="name a folder of its own",
