@@ -81,6 +81,17 @@ def test_objects_are_written_read_listed_and_deleted(repository: Repository) -> 
         repository.get(digest, CHUNK_BYTES)
 
 
+def test_a_large_object_is_written_in_one_piece(repository: Repository) -> None:
+    """A description of a large disk; the tag of one that was put together of parts has a dash."""
+    storage = repository.storage
+    assert isinstance(storage, Bucket)
+    content = CONTENT * 3
+    storage.write("backups/large", content)
+    assert storage.read("backups/large") == content
+    tag = storage._client.stat_object("backups", storage._path("backups/large")).etag
+    assert tag and "-" not in tag
+
+
 def test_more_objects_than_one_answer_lists_are_all_found(repository: Repository) -> None:
     for number in range(1_001):
         repository.storage.write(f"chunks/{number}", b"x")
