@@ -6,20 +6,18 @@ import errno
 import hashlib
 import json
 import os
-import threading
 import weakref
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from protection_world import endophyte
 
-from vdc.backup import locks
 from vdc.backup.pruning import Kept, prune
 from vdc.backup.reading import find, verify
 from vdc.backup.record import CHUNK_BYTES, ZEROS, Backup, BackupDisk, BackupFile
 from vdc.backup.repository import Repository, backup_key, chunk_key
 from vdc.backup.storage import Folder, checked_key
-from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
+from vdc.model.errors import InvalidError, NotFoundError, RefusedError
 from vdc.model.image import Blob, Image, ImageKind
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -227,38 +225,6 @@ def test_nothing_is_pruned_while_a_description_cannot_be_read(repository):
     assert files(repository, "") == before
 
 
-def test_who_removes_is_alone_and_what_was_killed_lets_go(repository):
-    storage = repository.storage
-    with locks.shared(storage, "a"), locks.shared(storage, "b"):
-        with pytest.raises(ConflictError, match="process"):
-            prune(repository, Kept(count=1), NOW)
-        assert len(files(repository, "locks/")) == 2
-    with locks.alone(storage, "c"):
-        for other in (locks.shared, locks.alone):
-            with pytest.raises(ConflictError) as caught, other(storage, "d"):
-                pass
-            assert caught.value.code == "repository-busy"
-    storage.write("locks/alone-dead", b"{}")
-    path = path_of(repository, "locks/alone-dead")
-    os.utime(path, (0, path.stat().st_mtime - locks.STALE_S - 5))
-    with locks.shared(storage, "e"):
-        assert len(files(repository, "locks/")) == 1
-
-
-def test_who_stood_still_for_too_long_adds_nothing(repository):
-    now = [0.0]
-    with locks.shared(repository.storage, "a", clock=lambda: now[0]) as lock:
-        lock.check()
-        now[0] = locks.STALE_S
-        with pytest.raises(ConflictError):
-            lock.check()
-        now[0] = 0.0
-        repository.storage.delete(lock.key)
-        with pytest.raises(ConflictError) as caught:
-            lock.check()
-        assert caught.value.code == "lock-lost"
-
-
 def test_only_a_repository_is_written_to(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter").write_text("x")
@@ -383,25 +349,3 @@ def test_a_hostile_description_is_refused_though_its_checksum_is_right(repositor
     made = backup(repository, [chunk(1)]).with_(**change)
     with pytest.raises(InvalidError):
         Backup.from_text(made.to_text().encode(), "it")
-
-
-def test_a_lock_that_is_just_being_renewed_does_not_outlive_its_work(repository, monkeypatch):
-    storage, looked, go = repository.storage, threading.Event(), threading.Event()
-    monkeypatch.setattr(locks, "RENEW_S", 0.001)
-    has = storage.has
-
-    def slow(key):
-        found = has(key)
-        looked.set()
-        go.wait(5)
-        return found
-
-    monkeypatch.setattr(storage, "has", slow)
-    with locks.shared(storage, "work"):
-        assert looked.wait(5)
-        monkeypatch.setattr(locks, "RENEW_S", 60.0)
-        threading.Timer(0.05, go.set).start()
-    for thread in threading.enumerate():
-        if thread.name == "repository lock":
-            thread.join(5)
-    assert files(repository, "locks/") == set()
