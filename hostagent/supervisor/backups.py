@@ -5,7 +5,7 @@ process, when they are given up, when nobody has read them for ten minutes, and 
 room. The image store does not get them, from which every host would fetch them.
 
 What the guest writes after the moment is marked in QEMU (drivers/qemu/marks.py). The mark stays where the copy got
-into a repository; the next backup for that repository is then of the changes alone.
+into a repository, in place of the one before; the next backup for that repository is then of the changes alone.
 """
 
 from __future__ import annotations
@@ -103,7 +103,12 @@ class Backups:
     async def end(self, backup: str, *, is_kept: bool) -> None:
         """Give a copy up. `is_kept`: it is in a repository."""
         held = self.find(backup)
-        await self._give_up(held, is_kept=is_kept)
+        held.used_at_s = self._now_s()  # no other begins while its marks are put in order
+        try:
+            if is_kept:
+                await self._settle(held)
+        finally:
+            await self._give_up(held, is_kept=is_kept)
         if is_kept:
             what = f"changes since {held.since}" if held.since else "whole disks"
             await self._copy.host.tell(
@@ -126,8 +131,6 @@ class Backups:
         new = self._new_id()
         known, changed_bytes, why = await self._known(since)
         wanted = Marks(marks.mark_name(new), marks.mark_name(known) if known else "", changed_bytes)
-        if self._qmp_disks:
-            await marks.make_room(copy.session(), self._qmp_disks, wanted.since)
         try:
             snapshot, files = await self._snapshots.copy_out(f"backup-{new}", quiesce=quiesce, marks=wanted)
         except BaseException:
@@ -152,11 +155,7 @@ class Backups:
             return "", 0, "the VM does not run, so QEMU keeps no record of what has changed"
         found = await marks.changed_bytes(self._copy.session(), self._qmp_disks)
         if marks.mark_name(since) not in found:
-            return (
-                "",
-                0,
-                f"what has changed since {since} is not known: the VM was restarted, or changed its host",
-            )
+            return "", 0, marks.why_unknown(since, found)
         return since, found[marks.mark_name(since)], ""
 
     @property
@@ -190,6 +189,13 @@ class Backups:
         with suppress(VdcError):
             if self._qmp_disks:
                 await marks.drop(self._copy.session(), self._qmp_disks, marks.mark_name(backup))
+
+    async def _settle(self, held: HeldCopy) -> None:
+        """Its repository needs the mark that it was made from no more."""
+        replaced = marks.mark_name(held.since) if held.since else ""
+        with suppress(VdcError):
+            if self._qmp_disks:
+                await marks.settle(self._copy.session(), self._qmp_disks, marks.mark_name(held.id), replaced)
 
     async def _watch(self, held: HeldCopy) -> None:
         """Until nobody reads it any more, or its room is needed."""

@@ -22,6 +22,14 @@ def points(session_lab: Lab) -> Iterator[Failpoints]:
         yield found
 
 
+@pytest.fixture
+def place(lab: Lab, tmp_path: Path) -> Path:
+    """A repository."""
+    made = tmp_path / "backups"
+    lab.ok("backup", "init", str(made))
+    return made
+
+
 def backup(lab: Lab, place: Path, *options: str) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(
         lab.ok("backup", "create", "web", "--to", str(place), "-o", "json", *options)
@@ -41,9 +49,9 @@ def has_all(lab: Lab, vm: VM, last: int) -> None:
 
 
 def test_backups_in_lockstep_and_after_a_failover_become_vms_again(
-    lab: Lab, protected_vm: Callable[..., VM], tmp_path: Path
+    lab: Lab, protected_vm: Callable[..., VM], place: Path
 ) -> None:
-    vm, place = protected_vm("web"), tmp_path / "backups"
+    vm = protected_vm("web")
     before = vm.epoch
     with lab.workload(vm, tag="w") as load:
         load.wait_progress(more=60, deadline_s=30)
@@ -92,9 +100,9 @@ def test_backups_in_lockstep_and_after_a_failover_become_vms_again(
 
 
 def test_an_agent_that_dies_on_the_way_leaves_nothing_and_the_changes_stay_known(
-    lab: Lab, points: Failpoints, protected_vm: Callable[..., VM], tmp_path: Path
+    lab: Lab, points: Failpoints, protected_vm: Callable[..., VM], place: Path
 ) -> None:
-    vm, place = protected_vm("web"), tmp_path / "backups"
+    vm = protected_vm("web")
     first, before = vm.primary, vm.epoch
     whole = backup(lab, place)
     with lab.workload(vm) as load:

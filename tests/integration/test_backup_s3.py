@@ -61,7 +61,7 @@ def repository(request: pytest.FixtureRequest) -> Repository:
     client = open_bucket(place)._client
     if not client.bucket_exists("backups"):
         client.make_bucket("backups")
-    return Repository.create(place)
+    return Repository.init(place)[0]
 
 
 def test_objects_are_written_read_listed_and_deleted(repository: Repository) -> None:
@@ -79,6 +79,17 @@ def test_objects_are_written_read_listed_and_deleted(repository: Repository) -> 
     repository.storage.delete(chunk_key(digest))
     with pytest.raises(NotFoundError):
         repository.get(digest, CHUNK_BYTES)
+
+
+def test_a_large_object_is_written_in_one_piece(repository: Repository) -> None:
+    """A description of a large disk; the tag of one that was put together of parts has a dash."""
+    storage = repository.storage
+    assert isinstance(storage, Bucket)
+    content = CONTENT * 3
+    storage.write("backups/large", content)
+    assert storage.read("backups/large") == content
+    tag = storage._client.stat_object("backups", storage._path("backups/large")).etag
+    assert tag and "-" not in tag
 
 
 def test_more_objects_than_one_answer_lists_are_all_found(repository: Repository) -> None:
@@ -101,7 +112,7 @@ def test_locks_exclude_each_other(repository: Repository) -> None:
 
 def test_what_is_wrong_is_said(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RefusedError) as missing:
-        Repository.create("s3://no-such-bucket/x")
+        Repository.init("s3://no-such-bucket/x")
     assert missing.value.code == "no-bucket"
     with pytest.raises(NotFoundError) as nothing:
         Repository.open("s3://backups/elsewhere")

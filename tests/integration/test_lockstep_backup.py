@@ -84,19 +84,62 @@ async def test_the_changes_and_what_was_before_are_the_whole(tmp_path: Path) -> 
         assert await store.audit() == []
 
 
-async def test_the_oldest_marks_go_and_a_promoted_copy_has_none() -> None:
+async def test_what_was_zeroed_or_discarded_since_is_a_change() -> None:
+    """Were it left out of the copy of the changes, the backup would keep what was there before."""
+    async with Pair(disks=DISKS) as pair:
+        copy = await pair.start_primary()
+
+        async def io(command: str) -> str:
+            """As the guest's driver would, by its device."""
+            line = {"command-line": f'qemu-io -d /machine/peripheral/vd1/virtio-backend "{command}"'}
+            said: str = await copy.qmp.execute("human-monitor-command", line, deadline_s=30)
+            assert "rror" not in said and "nvalid" not in said, said
+            return said
+
+        await io("write -P 0xaa 0 16M")
+        before = await copied(copy, SnapshotPlan(DISKS, mark=OLD))
+        assert before[1][: 16 * MIB] == b"\xaa" * 16 * MIB
+        await io("write -z 1M 1M")
+        await io("write -z -u 3M 1M")
+        await io("discard 5M 1M")
+        await io("write -P 0 7M 1M")
+        await io(f"write -z {9 * MIB + 4096} 8192")  # less than a cluster
+        await io(f"discard {11 * MIB + 4096} 1M")
+        await io("write -P 0xbb 13M 64k")
+        await io("discard 17M 1M")  # nothing was there
+        changed = (await copied(copy, SnapshotPlan(DISKS, mark=NEW, changed_since=OLD), before))[1]
+        whole = (await copied(copy, SnapshotPlan(DISKS)))[1]
+        assert changed == whole
+        for first, length in ((1 * MIB, MIB), (3 * MIB, MIB), (7 * MIB, MIB), (9 * MIB + 4096, 8192)):
+            assert changed[first : first + length] == bytes(length)
+        for first in (5 * MIB, 11 * MIB + 4096):
+            assert "failed" not in await io(f"read -P {changed[first]} {first} 1M"), "as the guest reads it"
+            assert changed[first : first + MIB] == bytes([changed[first]]) * MIB
+
+
+async def test_a_repository_keeps_its_own_mark_and_a_promoted_copy_has_none() -> None:
     async with Pair() as pair:
         first = await pair.start_primary()
         await pair.guest_is_up()
         async with load(pair) as (talker, store):
             second, lockstep = await protect(pair, first)
-            names = [f"backup-20260101-00000{n}-0000" for n in range(6)]
-            for name in names:
-                await marks.make_room(first.qmp, 1, names[0])
+            weekly, *nightly, failed = [f"backup-20260101-00000{n}-0000" for n in range(8)]
+            await copied(first, SnapshotPlan(1, mark=weekly))
+            before = ""
+            for name in nightly:
                 await copied(first, SnapshotPlan(1, mark=name))
-            assert set(await marks.changed_bytes(first.qmp, 1)) == {names[0], *names[-3:]}
-            await marks.drop(first.qmp, 1, names[0])
-            assert names[0] not in await marks.changed_bytes(first.qmp, 1)
+                await marks.settle(first.qmp, 1, name, before)
+                before = name
+            assert set(await marks.changed_bytes(first.qmp, 1)) == {weekly, before}
+            await copied(first, SnapshotPlan(1, mark=failed))
+            await marks.drop(first.qmp, 1, failed)
+            assert set(await marks.changed_bytes(first.qmp, 1)) == {weekly, before}
+            await marks.drop(first.qmp, 1, weekly)
+            others = [f"backup-20260102-00000{n}-0000" for n in range(marks.MOST)]
+            for name in others:  # each into another repository
+                await copied(first, SnapshotPlan(1, mark=name))
+                await marks.settle(first.qmp, 1, name, "")
+            assert set(await marks.changed_bytes(first.qmp, 1)) == set(others)
             await pair.kill(first)
             await pair.take_over(second, lockstep)
             await more(talker, store)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
-import threading
+import weakref
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from protection_world import endophyte
 
-from vdc.backup import locks
 from vdc.backup.pruning import Kept, prune
 from vdc.backup.reading import find, verify
 from vdc.backup.record import CHUNK_BYTES, ZEROS, Backup, BackupDisk, BackupFile
 from vdc.backup.repository import Repository, backup_key, chunk_key
 from vdc.backup.storage import Folder, checked_key
-from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError
+from vdc.model.errors import InvalidError, NotFoundError, RefusedError
 from vdc.model.image import Blob, Image, ImageKind
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -30,7 +30,7 @@ def silent(*_):
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # half a second each on a busy machine
-    return Repository.create(str(tmp_path / "backups"))
+    return Repository.init(str(tmp_path / "backups"))[0]
 
 
 def chunk(number):
@@ -173,6 +173,47 @@ def test_a_prune_that_breaks_off_leaves_every_backup_whole(repository, monkeypat
     assert len(files(repository)) == count - 1
 
 
+@pytest.mark.parametrize(
+    "work",
+    [lambda one: prune(one, Kept(count=2), NOW), lambda one: verify(one, silent)],
+    ids=["prune", "verify"],
+)
+def test_descriptions_are_not_held_all_at_once(repository, monkeypatch, work):
+    """Each may be many megabytes."""
+    for day in range(6):
+        backup(repository, [chunk(1), chunk(day)], days=day)
+    held, most, read = weakref.WeakSet(), [], Repository.read
+
+    def watched(self, *which):
+        found = read(self, *which)
+        held.add(found)
+        most.append(len(held))
+        return found
+
+    monkeypatch.setattr(Repository, "read", watched)
+    monkeypatch.setattr(Backup, "__hash__", object.__hash__)
+    work(repository)
+    assert len(most) == 6 and max(most) <= 2
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(repository, monkeypatch):
+    """A prune would remove the chunks of the backups in it."""
+    made = backup(repository, [chunk(1)])
+    scandir = os.scandir
+
+    def failing(path):
+        if str(path).endswith("backups/web"):
+            raise PermissionError(errno.EACCES, "root made it")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(RefusedError) as caught:
+        prune(repository, Kept(count=1), NOW)
+    assert caught.value.code == "repository-denied"
+    monkeypatch.undo()
+    assert repository.get(made.disks[0].chunks[0], CHUNK_BYTES) == chunk(1)
+
+
 def test_nothing_is_pruned_while_a_description_cannot_be_read(repository):
     backup(repository, [chunk(1)], days=9)
     made = backup(repository, [chunk(2)])
@@ -182,38 +223,6 @@ def test_nothing_is_pruned_while_a_description_cannot_be_read(repository):
         prune(repository, Kept(count=1), NOW)
     assert caught.value.code == "backup-damaged"
     assert files(repository, "") == before
-
-
-def test_who_removes_is_alone_and_what_was_killed_lets_go(repository):
-    storage = repository.storage
-    with locks.shared(storage, "a"), locks.shared(storage, "b"):
-        with pytest.raises(ConflictError, match="process"):
-            prune(repository, Kept(count=1), NOW)
-        assert len(files(repository, "locks/")) == 2
-    with locks.alone(storage, "c"):
-        for other in (locks.shared, locks.alone):
-            with pytest.raises(ConflictError) as caught, other(storage, "d"):
-                pass
-            assert caught.value.code == "repository-busy"
-    storage.write("locks/alone-dead", b"{}")
-    path = path_of(repository, "locks/alone-dead")
-    os.utime(path, (0, path.stat().st_mtime - locks.STALE_S - 5))
-    with locks.shared(storage, "e"):
-        assert len(files(repository, "locks/")) == 1
-
-
-def test_who_stood_still_for_too_long_adds_nothing(repository):
-    now = [0.0]
-    with locks.shared(repository.storage, "a", clock=lambda: now[0]) as lock:
-        lock.check()
-        now[0] = locks.STALE_S
-        with pytest.raises(ConflictError):
-            lock.check()
-        now[0] = 0.0
-        repository.storage.delete(lock.key)
-        with pytest.raises(ConflictError) as caught:
-            lock.check()
-        assert caught.value.code == "lock-lost"
 
 
 def test_only_a_repository_is_written_to(tmp_path):
@@ -227,15 +236,20 @@ def test_only_a_repository_is_written_to(tmp_path):
     }
     for place, code in cases.items():
         with pytest.raises((RefusedError, NotFoundError, InvalidError)) as caught:
-            Repository.create(place)
+            Repository.init(place)
         assert caught.value.code == code
     with pytest.raises(NotFoundError) as missing:
         Repository.open(str(tmp_path / "home"))
     assert missing.value.code == "not-a-repository"
-    assert (
-        Repository.create(str(tmp_path / "new")).storage.name
-        == Repository.open(str(tmp_path / "new")).storage.name
-    )
+    new = str(tmp_path / "new")
+    for is_new in (True, False):
+        made, was_made = Repository.init(new)
+        assert was_made is is_new and made.storage.name == Repository.open(new).storage.name == new
+
+
+def test_a_repository_may_be_the_whole_of_a_disk(tmp_path):
+    (tmp_path / "lost+found").mkdir()
+    assert Repository.init(str(tmp_path))[1]
 
 
 @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a//b", "a/../b", ".hidden", "", "a\n", "chunks/"])
@@ -250,6 +264,36 @@ def test_a_write_that_fails_leaves_nothing(repository, monkeypatch):
         repository.put(chunk(1))
     assert caught.value.code == "repository-full"
     assert not [path for path in path_of(repository, "chunks").rglob("*") if path.is_file()]
+
+
+def test_verify_finds_a_file_that_restore_would_refuse(repository):
+    """Its chunks are whole, and another file's."""
+    kernel, other = b"kernel", b"KERNEL"
+    blob = Blob(digest="sha256:" + hashlib.sha256(kernel).hexdigest(), size_bytes=len(kernel))
+    good, bad = backup(repository, [chunk(1)], days=1), backup(repository, [chunk(1)])
+    for made, content in ((good, kernel), (bad, other)):
+        file = BackupFile(blob=blob, chunks=(repository.put(content)[0],))
+        repository.add(made.with_(files=(file,)))
+    found = verify(repository, silent)
+    assert found.backups == 2
+    assert (
+        list(found.damaged) == [f"web@{bad.id}"] and "file of the image" in found.damaged[f"web@{bad.id}"][0]
+    )
+
+
+def test_verify_finds_a_chunk_of_another_length_whatever_the_others_say(repository):
+    good, bad = backup(repository, [b"x" * 4096], days=1), backup(repository, [b"x" * 4096])
+    repository.add(good.with_(disks=(good.disks[0].with_(virtual_bytes=4096),)))
+    assert list(verify(repository, silent).damaged) == [f"web@{bad.id}"]
+
+
+def test_nothing_is_added_that_could_not_be_read(repository):
+    made = backup(repository, [chunk(1)])
+    cut = BackupFile(blob=Blob(digest="sha256:" + "0" * 64, size_bytes=100), chunks=())
+    with pytest.raises(InvalidError) as caught:
+        repository.add(made.with_(id="20260131-120001-0000", files=(cut,)))
+    assert caught.value.code == "backup-damaged"
+    assert repository.names() == [("web", made.id)]
 
 
 def test_what_lies_in_the_place_of_a_chunk_is_damage_whatever_it_is(repository, tmp_path):
@@ -305,25 +349,3 @@ def test_a_hostile_description_is_refused_though_its_checksum_is_right(repositor
     made = backup(repository, [chunk(1)]).with_(**change)
     with pytest.raises(InvalidError):
         Backup.from_text(made.to_text().encode(), "it")
-
-
-def test_a_lock_that_is_just_being_renewed_does_not_outlive_its_work(repository, monkeypatch):
-    storage, looked, go = repository.storage, threading.Event(), threading.Event()
-    monkeypatch.setattr(locks, "RENEW_S", 0.001)
-    has = storage.has
-
-    def slow(key):
-        found = has(key)
-        looked.set()
-        go.wait(5)
-        return found
-
-    monkeypatch.setattr(storage, "has", slow)
-    with locks.shared(storage, "work"):
-        assert looked.wait(5)
-        monkeypatch.setattr(locks, "RENEW_S", 60.0)
-        threading.Timer(0.05, go.set).start()
-    for thread in threading.enumerate():
-        if thread.name == "repository lock":
-            thread.join(5)
-    assert files(repository, "locks/") == set()

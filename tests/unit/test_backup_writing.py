@@ -29,7 +29,7 @@ def repository(tmp_path, monkeypatch):
         return None
 
     monkeypatch.setattr("vdc.backup.writing.asyncio.sleep", at_once)
-    return Repository.create(str(tmp_path / "r"))
+    return Repository.init(str(tmp_path / "r"))[0]
 
 
 def data(offset, content):

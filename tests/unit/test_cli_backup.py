@@ -28,7 +28,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def ids(place):
     """Of three backups of web, the oldest first."""
-    repository = Repository.create(place)
+    repository, _ = Repository.init(place)
     digest, _ = repository.put(CONTENT)
     found = []
     for days in (20, 10, 0):
@@ -46,6 +46,22 @@ def ids(place):
             )
         )
     return found
+
+
+def test_a_repository_is_made_once(place, capsys):
+    for words, is_new in ((["-o", "json"], True), (["-o", "json"], False)):
+        assert run(["backup", "init", place, *words]) == 0
+        assert json.loads(capsys.readouterr().out) == {"repository": place, "created": is_new}
+    assert run(["backup", "init", place]) == 0
+    assert capsys.readouterr().out == f"repository {place} is there already\n"
+
+
+def test_a_disk_that_is_not_mounted_becomes_no_repository(tmp_path, capsys):
+    """An empty folder is what is left of it; nothing is asked of the cluster."""
+    assert run(["backup", "create", "web", "--to", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "(not-a-repository)" in said and "mount" in said and "vdc backup init" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_they_are_listed(place, ids, capsys):
@@ -92,6 +108,8 @@ def test_pruning_says_what_goes_and_does_it(place, ids, capsys):
         (["restore", "{}", "../web"], 2, "usage"),
         (["ls", "{}/nothing"], 1, "not-a-repository"),
         (["ls", "http://x/y"], 1, "repository-invalid"),
+        (["init", "{}/a/b"], 1, "no-folder"),
+        (["init", "{}/chunks"], 1, "not-empty"),
     ],
 )
 def test_what_makes_no_sense_is_an_error(place, ids, capsys, words, status, code):

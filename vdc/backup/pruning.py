@@ -1,13 +1,14 @@
 """What a repository keeps, and taking away the rest.
 
 Backups go before the chunks that they alone needed, so a prune that breaks off leaves nothing that lacks a chunk, and
-the next one ends its work. Nobody adds meanwhile (vdc.backup.locks).
+the next one ends its work. Nobody adds meanwhile (vdc.backup.locks). Each description is read once, and none is held:
+only the names of the chunks that are needed.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,16 +28,10 @@ class Kept:
     count: int | None = None
     days: float | None = None
 
-    def splits(self, backups: Sequence[Backup], now: datetime) -> tuple[list[Backup], list[Backup]]:
-        """Those of one VM that are kept, and those that go; any order."""
-        newest_first = sorted(backups, key=lambda one: one.id, reverse=True)
-        kept: list[Backup] = []
-        gone: list[Backup] = []
-        for place, one in enumerate(newest_first):
-            is_counted = self.count is not None and place < self.count
-            is_young = self.days is not None and now - one.when <= timedelta(days=self.days)
-            (kept if is_counted or is_young else gone).append(one)
-        return kept, gone
+    def keeps(self, place: int, when: datetime, now: datetime) -> bool:
+        """Whether one of them is kept; `place`: how many of the same VM are newer."""
+        is_counted = self.count is not None and place < self.count
+        return is_counted or (self.days is not None and now - when <= timedelta(days=self.days))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +54,11 @@ def prune(
     """
     storage = repository.storage
     with locks.alone(storage, "vdc backup prune") as lock:
-        backups, damaged = repository.readable()
-        if damaged:
-            raise RefusedError(
-                f"nothing is removed while a backup cannot be read: {damaged[0]}", code="backup-damaged",
-                hint="vdc backup verify names them; delete their files under backups/ to give them up",
-            )  # fmt: skip
-        by_vm: dict[str, list[Backup]] = defaultdict(list)
-        for one in backups:
-            by_vm[one.endophyte].append(one)
-        gone = [
-            one
-            for vm, found in sorted(by_vm.items())
-            if endophyte in (None, vm)
-            for one in reversed(rule.splits(found, now)[1])
-        ]
-        names = {(one.endophyte, one.id) for one in gone}
-        kept = [one for one in backups if (one.endophyte, one.id) not in names]
+        going, kept, needed = _split(repository, rule, now, endophyte)
         if not is_dry:
-            for one in gone:
+            for vm, backup_id in going:
                 lock.check()
-                repository.remove(one.endophyte, one.id)
-        needed = frozenset[str]().union(*(one.chunks for one in kept))
+                repository.remove(vm, backup_id)
         chunks = (found for found in storage.list(CHUNKS) if is_chunk(found.key))
         unused = [found for found in chunks if found.key.rpartition("/")[2] not in needed]
         if not is_dry:
@@ -92,4 +70,31 @@ def prune(
             if isinstance(storage, Folder):
                 storage.sweep()
     freed_bytes = sum(found.size_bytes for found in unused)
-    return Pruned(tuple(f"{one.endophyte}@{one.id}" for one in gone), len(unused), freed_bytes, len(kept))
+    return Pruned(tuple(f"{vm}@{one}" for vm, one in going), len(unused), freed_bytes, kept)
+
+
+def _split(
+    repository: Repository, rule: Kept, now: datetime, endophyte: str | None
+) -> tuple[list[tuple[str, str]], int, set[str]]:
+    """Which go, the oldest of a VM first; how many are kept; and the chunks that those need."""
+    by_vm: dict[str, list[str]] = defaultdict(list)
+    for vm, backup_id in repository.names():
+        by_vm[vm].append(backup_id)
+    going: list[tuple[str, str]] = []
+    kept = 0
+    needed: set[str] = set()
+    for vm, ids in by_vm.items():
+        for place, (_, one) in zip(
+            reversed(range(len(ids))), repository.each((vm, i) for i in ids), strict=True
+        ):
+            if not isinstance(one, Backup):
+                raise RefusedError(
+                    f"nothing is removed while a backup cannot be read: {one}", code="backup-damaged",
+                    hint="vdc backup verify names them; delete their files under backups/ to give them up",
+                ) from one  # fmt: skip
+            if endophyte in (None, vm) and not rule.keeps(place, one.when, now):
+                going.append((vm, one.id))
+            else:
+                kept += 1
+                needed |= one.chunks
+    return going, kept, needed

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from vdc.backup import locks
-from vdc.backup.record import CHUNK_BYTES, ZEROS, Backup, chunk_length
+from vdc.backup.record import CHUNK_BYTES, ZEROS, Backup, BackupFile, chunk_length
 from vdc.backup.repository import Repository
 from vdc.images import qemuimg
 from vdc.images.formats.examine import DiskFile
@@ -21,7 +24,10 @@ from vdc.model.errors import InvalidError, NotFoundError
 from vdc.model.image import Blob, Image, ImageKind
 
 Told = Callable[[str, int, int], None]
-_AT_ONCE = 4
+_Chunk = tuple[str, int]  # its digest, and how long it is said to be
+_AT_ONCE: Final = 4
+_BATCH: Final = 256  # what waits for a thread takes memory
+_OTHER_FILE: Final = "a file of the image is another than it is called"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,30 +42,34 @@ class Verdict:
 def verify(
     repository: Repository, told: Told, *, endophyte: str | None = None, backup_id: str | None = None
 ) -> Verdict:
-    """Read and hash every chunk that the chosen backups need. Raises as `locks.reading`, NotFoundError."""
+    """Read and hash every chunk that the chosen backups need, and each file as a whole.
+
+    Raises as `locks.reading`, NotFoundError.
+    """
     with locks.reading(repository.storage, "vdc backup verify"):
-        damaged: dict[str, list[str]] = defaultdict(list)
-        found = []
-        for vm, one in repository.names(endophyte):
-            if backup_id in (None, one):
-                try:
-                    found.append(repository.read(vm, one))
-                except (InvalidError, NotFoundError) as error:
-                    damaged[f"{vm}@{one}"].append(str(error))
-        if not found and not damaged and endophyte is not None:
+        names = [(vm, one) for vm, one in repository.names(endophyte) if backup_id in (None, one)]
+        if not names and endophyte is not None:
             raise _none(repository, endophyte, backup_id)
-        lengths: dict[str, int] = {}
-        for backup in found:
-            lengths |= _lengths(backup)
-        wrong = _check(repository, lengths, told)
-    for backup in found:
-        damaged_here = sorted(backup.chunks & wrong.keys())
-        if damaged_here:
-            more = f" and {len(damaged_here) - 1} more" if len(damaged_here) > 1 else ""
-            damaged[f"{backup.endophyte}@{backup.id}"].append(wrong[damaged_here[0]] + more)
-    return Verdict(
-        len(found) + sum(1 for name in damaged if not _is_in(name, found)), len(lengths), dict(damaged)
-    )
+        damaged: dict[str, list[str]] = defaultdict(list)
+        chunks: set[_Chunk] = set()
+        files: set[BackupFile] = set()
+        for name, one in repository.each(names):
+            if isinstance(one, Backup):
+                chunks.update(_chunks(one))
+                files.update(one.files)
+            else:
+                damaged[name].append(str(one))
+        wrong = _check(repository, chunks, told)
+        others = {
+            file
+            for file in files
+            if wrong.keys().isdisjoint(_chunks_of(file)) and not _is_it(repository, file)
+        }
+        if wrong or others:
+            for name, one in repository.each(names):
+                if isinstance(one, Backup):
+                    damaged[name] += _problems(one, wrong, others)
+    return Verdict(len(names), len(chunks), {name: found for name, found in damaged.items() if found})
 
 
 def find(repository: Repository, endophyte: str, backup_id: str | None) -> Backup:
@@ -105,7 +115,7 @@ def _file(repository: Repository, blob: Blob, chunks: Sequence[str], owned: Exit
     with scratch.filling():
         _write(repository, path, chunks, blob.size_bytes, lambda done, total: None)
     if hash_file(path, lambda what, done, total: None).digest != blob.digest:
-        raise InvalidError("a file of the image is another than it is called", code="backup-damaged")
+        raise InvalidError(_OTHER_FILE, code="backup-damaged")
     return path
 
 
@@ -130,36 +140,59 @@ def _held_bytes(chunks: Sequence[str]) -> int:
     return sum(CHUNK_BYTES for chunk in chunks if chunk != ZEROS)
 
 
-def _lengths(backup: Backup) -> dict[str, int]:
-    parts = [(disk.virtual_bytes, disk.chunks) for disk in backup.disks]
-    parts += [(file.blob.size_bytes, file.chunks) for file in backup.files]
-    return {
-        chunk: chunk_length(size_bytes, index)
-        for size_bytes, chunks in parts
-        for index, chunk in enumerate(chunks)
-        if chunk != ZEROS
-    }
+def _chunks(backup: Backup) -> Iterator[_Chunk]:
+    """All that it needs."""
+    for disk in backup.disks:
+        yield from _lengths(disk.virtual_bytes, disk.chunks)
+    for file in backup.files:
+        yield from _chunks_of(file)
 
 
-def _check(repository: Repository, lengths: dict[str, int], told: Told) -> dict[str, str]:
-    wrong: dict[str, str] = {}
+def _chunks_of(file: BackupFile) -> Iterator[_Chunk]:
+    return _lengths(file.blob.size_bytes, file.chunks)
 
-    def check(item: tuple[str, int]) -> None:
+
+def _lengths(size_bytes: int, chunks: Sequence[str]) -> Iterator[_Chunk]:
+    return ((chunk, chunk_length(size_bytes, index)) for index, chunk in enumerate(chunks) if chunk != ZEROS)
+
+
+def _check(repository: Repository, chunks: Collection[_Chunk], told: Told) -> dict[_Chunk, str]:
+    """What is wrong with each that cannot be read."""
+    wrong: dict[_Chunk, str] = {}
+
+    def check(chunk: _Chunk) -> None:
         try:
-            repository.get(*item)
+            repository.get(*chunk)
         except (InvalidError, NotFoundError) as error:
-            wrong[item[0]] = str(error)
+            wrong[chunk] = str(error)
 
-    done = 0
+    done, rest = 0, iter(chunks)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="verify") as pool:
-        for _ in pool.map(check, lengths.items()):
-            done += 1
-            told("verifying chunks", done * CHUNK_BYTES, len(lengths) * CHUNK_BYTES)
+        while batch := list(islice(rest, _BATCH)):
+            for _ in pool.map(check, batch):
+                done += 1
+                told("verifying chunks", done * CHUNK_BYTES, len(chunks) * CHUNK_BYTES)
     return wrong
 
 
-def _is_in(name: str, found: Sequence[Backup]) -> bool:
-    return any(name == f"{one.endophyte}@{one.id}" for one in found)
+def _is_it(repository: Repository, file: BackupFile) -> bool:
+    """Whether its chunks, each of them whole, are together what it is called."""
+    digest = hashlib.sha256()
+    try:
+        for index, chunk in enumerate(file.chunks):
+            digest.update(repository.get(chunk, chunk_length(file.blob.size_bytes, index)))
+    except (InvalidError, NotFoundError):
+        return False
+    return "sha256:" + digest.hexdigest() == file.blob.digest
+
+
+def _problems(backup: Backup, wrong: Mapping[_Chunk, str], others: Set[BackupFile]) -> list[str]:
+    here = sorted(wrong.keys() & set(_chunks(backup)))
+    more = f" and {len(here) - 1} more" if len(here) > 1 else ""
+    return [
+        *(wrong[chunk] + more for chunk in here[:1]),
+        *(_OTHER_FILE for file in backup.files if file in others),
+    ]
 
 
 def _none(repository: Repository, endophyte: str, backup_id: str | None) -> NotFoundError:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import zlib
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from vdc.backup.record import CHUNK_BYTES, ZEROS, Backup, check_id
@@ -24,7 +25,7 @@ _NOTHING = bytes(CHUNK_BYTES)
 
 
 class Repository:
-    """Of a storage. `open` or `create` it, so that nobody else's folder is written to."""
+    """Of a storage. `open` or `init` it, so that nobody else's folder is written to."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -37,8 +38,8 @@ class Repository:
             kind = json.loads(storage.read(MARKER))
         except NotFoundError as error:
             raise NotFoundError(
-                f"there are no backups in {storage.name}", code="not-a-repository",
-                hint="vdc backup create VM --to makes a repository",
+                f"{storage.name} is no repository of backups", code="not-a-repository",
+                hint="mount what it is on, if that is missing; vdc backup init REPOSITORY makes a new one",
             ) from error  # fmt: skip
         except ValueError as error:
             raise InvalidError(f"{storage.name}: {MARKER} is damaged", code="backup-damaged") from error
@@ -50,16 +51,16 @@ class Repository:
         return cls(storage)
 
     @classmethod
-    def create(cls, place: str) -> Repository:
-        """The one that is there, or a new one. As `Folder.check_new`."""
+    def init(cls, place: str) -> tuple[Repository, bool]:
+        """The one that is there, or a new one; whether it is new. As `open` and `Folder.check_new`."""
         try:
-            return cls.open(place)
+            return cls.open(place), False
         except NotFoundError:
             storage = open_storage(place)
         if isinstance(storage, Folder):
             storage.check_new()
         storage.write(MARKER, json.dumps(_KIND).encode())
-        return cls(storage)
+        return cls(storage), True
 
     # ---- chunks
 
@@ -113,7 +114,8 @@ class Repository:
     # ---- backups
 
     def add(self, backup: Backup) -> None:
-        """From here on it exists; all its chunks are there."""
+        """From here on it exists; all its chunks are there. InvalidError (`backup-damaged`), as it would be read."""
+        backup.check(f"{backup.endophyte}@{backup.id}")
         self.storage.write(backup_key(backup.endophyte, backup.id), backup.to_text().encode())
 
     def remove(self, endophyte: str, backup_id: str) -> None:
@@ -145,16 +147,17 @@ class Repository:
             raise InvalidError(f"{what} is another backup than it is called", code="backup-damaged")
         return found
 
-    def readable(self, endophyte: str | None = None) -> tuple[list[Backup], list[str]]:
-        """All backups that can be read, the oldest first, and what is wrong with each of the others."""
-        good: list[Backup] = []
-        bad: list[str] = []
-        for vm, backup_id in self.names(endophyte):
+    def each(
+        self, names: Iterable[tuple[str, str]]
+    ) -> Iterator[tuple[str, Backup | InvalidError | NotFoundError]]:
+        """`VM@ID` and the backup, or what is wrong with it. One after the other: each may be many megabytes."""
+        for vm, backup_id in names:
+            found: Backup | InvalidError | NotFoundError
             try:
-                good.append(self.read(vm, backup_id))
+                found = self.read(vm, backup_id)
             except (InvalidError, NotFoundError) as error:
-                bad.append(str(error))
-        return good, bad
+                found = error
+            yield f"{vm}@{backup_id}", found
 
     def newest(self, endophyte: str) -> Backup | None:
         """The latest one of a VM that can be read."""

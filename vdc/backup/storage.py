@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from vdc.model.units import MIB
 S3_SCHEME: Final = "s3://"
 MOST_BYTES: Final = 512 * MIB  # of one object: the description of a backup of some 25 TiB
 _TEMPORARY = ".new-"
+_OF_THE_DISK: Final = "lost+found"
 _KEY = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*(/[a-zA-Z0-9][a-zA-Z0-9._-]*)*")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -114,7 +115,7 @@ class Folder:
     def list(self, prefix: str) -> Iterator[Stored]:
         """See `Storage`; what was not written to its end is none."""
         with self._refusing():
-            for path in self._below(prefix):
+            for path in self._below(prefix, _failed):
                 with contextlib.suppress(FileNotFoundError):
                     found = path.stat()
                     key = path.relative_to(self._root).as_posix()
@@ -130,7 +131,7 @@ class Folder:
         """Remove what was not written to its end; nobody may write meanwhile. Returns how many."""
         count = 0
         with self._refusing():
-            for path in self._below(""):
+            for path in self._below("", lambda error: None):  # such as _OF_THE_DISK
                 if path.name.startswith(_TEMPORARY):
                     path.unlink(missing_ok=True)
                     count += 1
@@ -141,15 +142,18 @@ class Folder:
         with self._refusing():
             if not self._root.parent.is_dir():
                 raise NotFoundError(f"there is no folder {self._root.parent}", code="no-folder")
-            if self._root.exists() and any(self._root.iterdir()):
+            if self._root.exists() and any(one.name != _OF_THE_DISK for one in self._root.iterdir()):
                 raise RefusedError(
                     f"{self.name} holds other files and no backups", code="not-empty",
                     hint="name a folder of its own",
                 )  # fmt: skip
 
-    def _below(self, prefix: str) -> Iterator[Path]:
+    def _below(self, prefix: str, failed: Callable[[OSError], None]) -> Iterator[Path]:
+        """All files, in any order, a folder at a time."""
         start = self._root / prefix.rpartition("/")[0]
-        return (path for path in sorted(start.rglob("*")) if path.is_file() and not path.is_symlink())
+        for folder, _, files in os.walk(start, onerror=failed):
+            paths = (Path(folder, name) for name in files)
+            yield from (path for path in paths if path.is_file() and not path.is_symlink())
 
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
@@ -208,6 +212,12 @@ def bounded(key: str, content: bytes, most_bytes: int) -> bytes:
     if len(content) > most_bytes:
         raise bad_object(key, f"longer than {most_bytes} bytes")
     return content
+
+
+def _failed(error: OSError) -> None:
+    """What is not listed is taken for absent, so nothing is left out."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _sync(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from functools import partial
@@ -120,7 +121,7 @@ class BackupTaker:
         return parts
 
     async def _file(self, blob: Blob, before: Backup | None) -> tuple[BackupFile, int]:
-        """A kernel or an initrd; not read again where the last backup has it."""
+        """A kernel or an initrd; not read again where the last backup has it. InvalidError (`digest-mismatch`)."""
         for file in before.files if before is not None else ():
             if file.blob == blob:
                 return file, 0
@@ -129,6 +130,12 @@ class BackupTaker:
             content += piece
             if len(content) > blob.size_bytes:
                 break
+        if len(content) != blob.size_bytes or "sha256:" + hashlib.sha256(content).hexdigest() != blob.digest:
+            raise InvalidError(
+                f"what the host sent is not {blob.digest}",
+                code="digest-mismatch",
+                hint="try again, or another host",
+            )
         chunks, stored_bytes = [], 0
         for first in range(0, len(content), CHUNK_BYTES):
             chunk = bytes(content[first : first + CHUNK_BYTES])

@@ -37,7 +37,7 @@ def restore_backup(
 ) -> Restored:
     """Raises ConflictError (`name-taken`), InvalidError (`secret-missing`, `chunk-damaged`), and as an import.
 
-    What was imported is unnamed again where the VM cannot be made.
+    What was imported is unnamed again where the VM cannot be made; an image that a VM is made of keeps its name.
     """
     name = as_name or backup.endophyte
     kept = [
@@ -93,8 +93,8 @@ async def _make(
             await upload(api, plan, line, source=source)
             named.append(plan.name)
         await api.create_endophyte(manifest)
-    except VdcError as error:
-        if error.code != "outcome-unknown":
+    except BaseException as error:  # Ctrl-C, too
+        if not (isinstance(error, VdcError) and error.code == "outcome-unknown"):
             for name in named:
                 with suppress(VdcError):
                     await api.remove_image(name)

@@ -2,11 +2,14 @@
 
 They lie on the guest's own nodes, as the jobs of snapshots do, and live in the memory of this QEMU alone: they say
 everything that was written since, or they are not there. One begins in the transaction that fixes the moment, and is
-never cleared; so a backup that fails costs nothing, and several repositories can go on each from its own last one.
+never cleared. Others go only when the backup is kept: the one that it was made from, which its repository needs no
+more, and the oldest where they are too many. So a backup that fails costs nothing, and several repositories go on
+each from its own last one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from hostagent.drivers.qemu.argv import disk_node
@@ -33,14 +36,27 @@ async def changed_bytes(qmp: QmpSession, disks: int) -> dict[str, int]:
     return {name: sum(found[name] for found in each) for name in set.intersection(*map(set, each))}
 
 
-async def make_room(qmp: QmpSession, disks: int, keep: str) -> None:
-    """Forget the oldest, but for `keep`, so that one more is not too many. Names begin with the time."""
+async def settle(qmp: QmpSession, disks: int, kept: str, replaced: str) -> None:
+    """A backup is kept: forget the mark that it replaces, if any, and the oldest of too many.
+
+    Names begin with the time.
+    """
+    if replaced:
+        await drop(qmp, disks, replaced)
     nodes = await block_nodes(qmp)
     found = {name for i in range(disks) for name in _marks(nodes.get(disk_node(i), {}))}
-    others = sorted(found - {keep})
-    most = MOST - 1 - (keep in found)
-    for name in others[: max(0, len(others) - most)]:
+    for name in sorted(found - {kept})[: max(0, len(found) - MOST)]:
         await drop(qmp, disks, name)
+
+
+def why_unknown(since: str, found: Collection[str]) -> str:
+    """Why the mark of the backup `since` is none of those that were found."""
+    why = "the VM was restarted, or changed its host"
+    if any(name < mark_name(since) for name in found):  # QEMU is the same
+        why = "the host gave its mark up, as for a backup that was not kept"
+    elif len(found) >= MOST:
+        why = f"its mark gave way to those of {MOST} later ones, or {why}"
+    return f"what has changed since {since} is not known: {why}"
 
 
 async def drop(qmp: QmpSession, disks: int, name: str) -> None:

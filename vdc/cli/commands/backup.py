@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from vdc.cli.text import Column
 
 _REPOSITORY = click.Path(path_type=str)
-_EXAMPLE = """vdc backup create web --to /mnt/backups
+_EXAMPLE = """vdc backup init /mnt/backups
+vdc backup create web --to /mnt/backups
 vdc backup ls /mnt/backups
 vdc backup restore /mnt/backups web --as web2"""
 
@@ -47,13 +48,36 @@ def backup() -> None:
     """
 
 
+@backup.command("init", example="vdc backup init /mnt/backups\nvdc backup init s3://backups/vdc")
+@click.argument("repository", type=_REPOSITORY)
+@output_option(table=False)
+def init(repository: str, output: str | None) -> None:
+    """Make a repository in an empty folder, or below a prefix; one that is there already is left as it is.
+
+    `vdc backup create` never does: a disk that is not mounted would be taken for a new repository.
+    """
+    from vdc.backup.repository import Repository
+    from vdc.cli.render import print_values
+
+    made, is_new = Repository.init(repository)
+    if output is not None:
+        print_values({"repository": made.storage.name, "created": is_new}, output)
+    else:
+        print(f"repository {made.storage.name} {'created' if is_new else 'is there already'}")
+
+
 @backup.command(
     "create",
     example="vdc backup create web --to /mnt/backups\nvdc backup create web --to s3://backups/vdc --quiesce",
 )
 @click.argument("name", callback=to_name)
 @click.option(
-    "--to", "repository", required=True, type=_REPOSITORY, metavar="REPOSITORY", help="Where it is kept."
+    "--to",
+    "repository",
+    required=True,
+    type=_REPOSITORY,
+    metavar="REPOSITORY",
+    help="Where it is kept; vdc backup init makes one.",
 )
 @click.option(
     "--quiesce", is_flag=True, help="Freeze the guest's file systems for the moment, by its guest agent."
@@ -75,9 +99,8 @@ def create(*, name: str, repository: str, quiesce: bool, full: bool, output: str
     from vdc.cli.text import clean
     from vdc.model.units import format_size
 
+    place = Repository.open(repository)
     with StatusLine() as line:
-        call(lambda api: api.get_endophyte(name))  # nothing begins for one that does not exist
-        place = Repository.create(repository)
         made, why = call(
             lambda api: BackupTaker(api, place, line.bytes, quiesce=quiesce, is_full=full).take(name)
         )
@@ -96,16 +119,21 @@ def create(*, name: str, repository: str, quiesce: bool, full: bool, output: str
 @output_option("name")
 def list_backups(repository: str, name: str | None, output: str) -> None:
     """List the backups of a repository, of one VM or of all."""
-    from vdc.backup.record import BackupSummary
+    from vdc.backup.record import Backup, BackupSummary
     from vdc.backup.repository import Repository
     from vdc.cli.render import print_records
     from vdc.cli.text import clean
 
-    found, damaged = Repository.open(repository).readable(name)
-    rows = [BackupSummary.of(one) for one in found]
+    place = Repository.open(repository)
+    rows, damaged = [], []
+    for _, one in place.each(place.names(name)):
+        if isinstance(one, Backup):
+            rows.append(BackupSummary.of(one))
+        else:
+            damaged.append(str(one))
     if output == "name":
-        for one in rows:
-            print(f"backup/{one.endophyte}@{one.id}")
+        for row in rows:
+            print(f"backup/{row.endophyte}@{row.id}")
     else:
         print_records(rows, _columns(), output, empty="there are no backups")
     for problem in damaged:
