@@ -22,7 +22,6 @@ from hostagent.supervisor import remembering
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.copyroom import NO_MARKS, Marks, bytes_of_disks, require_room, while_there_is_room
 from hostagent.supervisor.quiescence import frozen, thaw
-from vdc.control.images import ImageRecords
 from vdc.control.snapshots import SnapshotRecords
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, VdcError
@@ -328,7 +327,6 @@ class Snapshots:
         """Make images of the copies; every host fetches them from here."""
         copy, plan, host = self._copy, self._plan(), self._copy.host
         own = host.mirror.images[endophyte.image_digest].value.image
-        images = ImageRecords(host.store, host.clock)
         disks = []
         for i, disk in enumerate(record.disks):
             form = own if i == 0 else Image(kind=ImageKind.DISK)
@@ -340,8 +338,7 @@ class Snapshots:
                     f"what QEMU copied is no disk: {error}", code="snapshot-failed"
                 ) from error
             name = image_name(record.endophyte, record.name, i)
-            source = f"endophyte/{record.endophyte} at {record.created_at}"
-            await images.register(name, made, host=host.name, chunks=chunks, source=source)
+            await self._records.register(record, name, made, host=host.name, chunks=chunks)
             assert made.disk is not None
             disks.append(disk.with_(image=name, size_bytes=made.disk.size_bytes))
         return disks
