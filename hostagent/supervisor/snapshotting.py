@@ -9,7 +9,7 @@ is not its own work, with what belongs to it (`Snapshots.look`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -57,16 +57,26 @@ class Snapshots:
 
         Raises ConflictError, RefusedError (`no-space`), SnapshotError, UnavailableError; then nothing is left of it.
         """
-        return await self._alone(lambda: self._take(name, quiesce=quiesce, memory=memory))
+        task = self._begun(lambda: self._take(name, quiesce=quiesce, memory=memory))
+        return await self._result(task)
 
     async def copy_out(self, name: str, *, quiesce: bool, marks: Marks) -> tuple[Snapshot, list[BinaryIO]]:
         """The same, for somebody who reads the copies: open files, which are gone when they are closed.
 
-        Its record is there until the copies are complete. Raises as `take`.
+        Its record is there until the copies are complete. Raises as `take`. Nobody else has the files: when this is
+        cancelled it is called off, and nothing is left of it when this ends.
         """
-        return await self._alone(lambda: self._copy_out(name, quiesce=quiesce, marks=marks))
+        task = self._begun(lambda: self._copy_out(name, quiesce=quiesce, marks=marks))
+        try:
+            return await self._result(task)
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled() and task.exception() is None:
+                _close(task.result()[1])
+            raise
 
-    async def _alone(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    def _begun(self, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         if self._task is not None and not self._task.done():
             raise ConflictError(
                 f"a snapshot of {self._copy.name} is being taken",
@@ -75,6 +85,9 @@ class Snapshots:
             )
         self._task = task = asyncio.create_task(self._in_turn(work), name=f"{self._copy.name} snapshot")
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def _result(self, task: asyncio.Task[T]) -> T:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -184,8 +197,7 @@ class Snapshots:
                 await self._clean_up()
                 await self._records.forget(record)
         except BaseException as error:
-            for file in files:
-                file.close()
+            _close(files)
             if isinstance(error, OSError):
                 raise ConflictError(
                     f"what QEMU copied is no disk: {error}", code="snapshot-failed"
@@ -360,6 +372,11 @@ class Snapshots:
             for i in range(plan.disks):
                 (copy.guest / plan.file(i)).unlink(missing_ok=True)
             await remembering.clean_up(copy)
+
+
+def _close(files: Iterable[BinaryIO]) -> None:
+    for file in files:
+        file.close()
 
 
 def how(snapshot: Snapshot) -> str:

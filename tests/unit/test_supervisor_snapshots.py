@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from protection_world import endophyte, pair
 
+from hostagent.supervisor.copyroom import NO_MARKS
 from hostagent.supervisor.snapshotting import Snapshots
 from vdc.model.endophyte import CopyRole
 from vdc.model.errors import ConflictError
@@ -111,3 +113,45 @@ async def test_nothing_is_removed_while_one_is_taken(bench: Bench, monkeypatch: 
     bench.snapshots.look()
     await bench.is_removing.wait()
     await bench.snapshots.close()
+
+
+class Copying:
+    """In place of `_copy_out`: its file is there from the beginning, and it ends when it may."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "disk").write_bytes(b"disk")
+        self.file = (folder / "disk").open("rb")
+        self.may_end, self.is_undone = asyncio.Event(), False
+
+    async def __call__(self, _name: str, *, quiesce: bool, marks: Any) -> Any:
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)  # QEMU is told
+            self.is_undone = True
+            self.file.close()
+            raise
+        return LEFT, [self.file]
+
+
+@pytest.mark.parametrize("is_complete", [False, True])
+async def test_nobody_else_has_the_files_of_whoever_went_away(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_complete: bool
+) -> None:
+    copying = Copying(tmp_path)
+    monkeypatch.setattr(bench.snapshots, "_copy_out", copying)
+    reader = asyncio.create_task(bench.snapshots.copy_out("b", quiesce=False, marks=NO_MARKS))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    making = bench.snapshots._task
+    assert making is not None
+    if is_complete:
+        making.add_done_callback(lambda _: reader.cancel())
+        copying.may_end.set()
+    else:
+        reader.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+    assert copying.file.closed and making.done()
+    assert copying.is_undone is not is_complete
