@@ -45,8 +45,12 @@ class Hang:
         silent_s = now - self._since_s
         if silent_s < HUNG_S or copy.state.role is not CopyRole.PRIMARY:
             return
-        if not is_stop_wanted and (copy.state.stage not in _NO_WAY_BACK or await self._answers()):
-            return
+        if not is_stop_wanted:
+            if copy.state.stage not in _NO_WAY_BACK:
+                return
+            if await self._answers():
+                self._since_s = None
+                return
         self._since_s = None
         copy.process.kill()
         sentence = f"its QEMU on {copy.host.name} did nothing for {silent_s:.0f} s and is ended: {error}"
