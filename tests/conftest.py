@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ for folder in ("unit", "integration", "e2e"):
 pytest.register_assert_rewrite(
     "cli_support", "etcd_support", "qemu_support"
 )  # what differs is shown, as in a test
+
+# A shell ignores it for what it runs in the background, and programs inherit that: no test could interrupt one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("vdc", deadline=None)
 settings.load_profile("vdc")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from hostagent.drivers.qemu.qmp import QmpError
+from hostagent.drivers.qemu.qmp import QmpCommandError, QmpError
 from hostagent.drivers.qemu.steps import run_state
 from vdc.model.endophyte import CopyRole, CopyStage
 from vdc.model.event import Severity
@@ -21,36 +21,47 @@ if TYPE_CHECKING:
 HUNG_S: Final = (
     30.0  # longer than a main loop waits for a disk that is well, or for a peer that is being yanked
 )
+LATE_S: Final = 5.0  # that a retry may come after it is due
 _NO_WAY_BACK: Final = (CopyStage.LEAVING, CopyStage.PROMOTING)
 
 
 class Hang:
-    """One per supervisor: since when its jobs have failed at QEMU, one after the other."""
+    """One per supervisor: since when its jobs have failed at a silent QEMU, one after the other."""
 
     def __init__(self, copy: Copy) -> None:
         self._copy = copy
         self._since_s: float | None = None
 
+    def begins(self, due_s: float) -> None:
+        """A job begins; `due_s`: when the failed one before it was to be tried again.
+
+        Where nothing was left to do in between, the silence of then says nothing of now.
+        """
+        if self._copy.host.clock.boottime_s() > due_s + LATE_S:
+            self.forget()
+
     def forget(self) -> None:
-        """A job did what it had to."""
+        """A job did what it had to, or failed at something else: QEMU is not silent."""
         self._since_s = None
 
     async def failed(self, error: Exception, *, is_stop_wanted: bool) -> None:
         """A job did not. Kills the process where QEMU has been the reason for too long and there is no other way."""
         copy, now = self._copy, self._copy.host.clock.boottime_s()
-        if not isinstance(error, QmpError) or copy.process is None or not copy.is_alive:
+        if not isinstance(error, QmpError) or isinstance(error, QmpCommandError):
+            self.forget()
+            return
+        if copy.process is None or not copy.is_alive:
             return
         if self._since_s is None:
             self._since_s = now
         silent_s = now - self._since_s
         if silent_s < HUNG_S or copy.state.role is not CopyRole.PRIMARY:
             return
-        if not is_stop_wanted:
-            if copy.state.stage not in _NO_WAY_BACK:
-                return
-            if await self._answers():
-                self._since_s = None
-                return
+        if not is_stop_wanted and copy.state.stage not in _NO_WAY_BACK:
+            return
+        if not is_stop_wanted and await self._answers():
+            self.forget()
+            return
         self._since_s = None
         copy.process.kill()
         sentence = f"its QEMU on {copy.host.name} did nothing for {silent_s:.0f} s and is ended: {error}"

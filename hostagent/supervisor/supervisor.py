@@ -196,6 +196,7 @@ class Supervisor:
 
     async def _execute(self, decision: Decision) -> None:
         """Run one action to its end; whatever it fails at becomes a sentence and a later retry."""
+        self._hang.begins(self._retry_at_s)
         try:
             await self.freezer.release()  # whatever is decided, it is not decided about a frozen process
             if decision.action in jobs.OVER_SNAPSHOTS:

@@ -35,10 +35,10 @@ HOSTILE = {
     "corrupt.qcow2": (qcow2(features=2), "image-unsafe"),
     "descriptor.vmdk": (
         b'# Disk DescriptorFile\nversion=1\ncreateType="monolithicFlat"\nRW 2048 FLAT "/etc/shadow" 0\n',
-        "image-format-unsupported",
+        "image-unsafe",
     ),
-    "sparse.vmdk": (b"KDMV".ljust(65536, b"\0"), "image-format-unsupported"),
-    "packed.gz": (b"\x1f\x8b".ljust(65536, b"\0"), "image-format-unsupported"),
+    "sparse.vmdk": (b"KDMV".ljust(65536, b"\0"), "image-unsafe"),
+    "packed.gz": (b"\x1f\x8b".ljust(65536, b"\0"), "image-unsafe"),
     "noise": (b"\xff" * 65536, "image-format-unknown"),
 }
 

@@ -54,7 +54,7 @@ def test_it_is_accepted_word_for_word(lab: Lab, image: str) -> None:
     status = shown["status"]
     assert set(status) == {
         "phase", "protection", "epoch", "primary", "secondary", "spares", "addresses", "mac", "checkpoints", "sentence",
-        "unprotectedSince", "moving_to", "move_problem",
+        "unprotectedSince", "moving_to", "move_problem", "program", "agent", "firmware", "nics",
     }  # fmt: skip
     assert (status["phase"], status["protection"]) == ("Running", "lockstep")
     assert status["epoch"] >= 2

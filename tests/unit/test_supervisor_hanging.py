@@ -15,7 +15,7 @@ from test_control_desired import World
 
 from hostagent.drivers.process import spawn
 from hostagent.drivers.qemu.commands import Command
-from hostagent.drivers.qemu.qmp import QmpTimeoutError
+from hostagent.drivers.qemu.qmp import QmpCommandError, QmpTimeoutError
 from hostagent.drivers.qemu.snapshots import SnapshotPlan
 from hostagent.supervisor import shutdown
 from hostagent.supervisor import supervisor as supervisor_module
@@ -24,6 +24,7 @@ from hostagent.supervisor.hanging import HUNG_S
 from hostagent.supervisor.state import CopyState, PlanRecord
 from hostagent.supervisor.supervisor import Supervisor
 from vdc.model.endophyte import CopyRole, CopyStage
+from vdc.model.errors import VdcError
 from vdc.protection.decide import Decision
 from vdc.protection.table import TABLE, Action, State
 from vdc.store import keys
@@ -90,10 +91,13 @@ class Bench(World):
         made.copy.qmp = Silent()
         return made
 
-    async def leave(self, supervisor, times=1):
-        """What the table decides for it, as often as it is decided."""
+    async def leave(self, supervisor, for_s=0.0):
+        """What the table decides for it: once, and for so long whenever it is to be tried again."""
         row = next(row for row in TABLE if row.state is State.P_LEAVING and row.action is Action.LEAVE)
-        for _ in range(times):
+        end = self.now + for_s
+        await supervisor._execute(Decision(action=row.action, row=row, sentence=""))
+        while for_s and self.now < end and supervisor.copy.is_alive:
+            self.now = min(end, max(self.now, supervisor._retry_at_s) + 0.5)
             await supervisor._execute(Decision(action=row.action, row=row, sentence=""))
 
 
@@ -119,12 +123,9 @@ async def hung(bench, tmp_path):
 @pytest.mark.parametrize("wish", [{}, {"run": "stopped"}, {"deleting": True}])
 async def test_a_copy_that_cannot_leave_lockstep_is_ended_after_a_while(bench, hung, wish):
     supervisor = await hung(**wish)
-    await bench.leave(supervisor, times=3)
-    bench.now += HUNG_S - 1
-    await bench.leave(supervisor)
-    assert supervisor.copy.is_alive
-    bench.now += 2
-    await bench.leave(supervisor)
+    await bench.leave(supervisor, for_s=HUNG_S - 1)
+    assert bench.told == []
+    await bench.leave(supervisor, for_s=2)
     async with asyncio.timeout(5):
         await supervisor.copy.process.wait()
     assert bench.told == ["qemu-hung"]
@@ -132,17 +133,14 @@ async def test_a_copy_that_cannot_leave_lockstep_is_ended_after_a_while(bench, h
 
 async def test_one_that_answers_in_the_end_is_left_alone_unless_it_is_to_be_off(bench, hung):
     supervisor = await hung()
-    await bench.leave(supervisor)
-    bench.now += HUNG_S + 1
+    await bench.leave(supervisor, for_s=HUNG_S - 1)
     supervisor.copy.qmp.answers = True  # its main loop; out of band, it does not
-    await bench.leave(supervisor)
-    assert supervisor.copy.is_alive
+    await bench.leave(supervisor, for_s=2)
     await bench.put((keys.endophyte("web"), endophyte(protect=False, deleting=True).to_json()))
-    bench.now += 1
-    await bench.leave(supervisor)
+    await bench.leave(supervisor, for_s=HUNG_S - 3)
     assert bench.told == [], "it has the same time again"
-    bench.now += HUNG_S + 1
-    await bench.leave(supervisor)
+    await bench.leave(supervisor, for_s=3)
+    assert bench.told == ["qemu-hung"]
     async with asyncio.timeout(5):
         await supervisor.copy.process.wait()
 
@@ -157,13 +155,22 @@ async def test_a_guest_that_runs_alone_is_not_ended_because_qmp_is_silent(bench,
     assert bench.told == []
 
 
-async def test_a_job_that_succeeds_begins_a_new_count(bench, hung):
+@pytest.mark.parametrize("meanwhile", ["done", "refused", "something else", "nothing to do"])
+async def test_what_was_not_silence_begins_a_new_count(bench, hung, meanwhile):
     supervisor = await hung()
-    await bench.leave(supervisor)
-    bench.now += HUNG_S + 1
-    supervisor._hang.forget()
-    await bench.leave(supervisor)
+    await bench.leave(supervisor, for_s=HUNG_S - 1)
+    match meanwhile:
+        case "done":
+            supervisor._hang.forget()
+        case "refused":
+            await supervisor._failed(Action.LEAVE, QmpCommandError("stop", "GenericError", "not now"))
+        case "something else":
+            await supervisor._failed(Action.LEAVE, VdcError("the store does not answer"))
+        case "nothing to do":
+            bench.now += 3 * 24 * 3600.0
+    await bench.leave(supervisor, for_s=HUNG_S - 1)
     assert supervisor.copy.is_alive
+    assert bench.told == []
 
 
 async def test_the_time_that_qmp_does_not_answer_counts_as_the_guests(monkeypatch):

@@ -9,6 +9,7 @@ from functools import partial
 
 from vdc.api.backups import BackupRequest, BackupView, Part, read_parts
 from vdc.api.client import ApiClient
+from vdc.api.settling import once_settled
 from vdc.backup import locks
 from vdc.backup.record import CHUNK_BYTES, Backup, BackupDisk, BackupFile, chunk_count
 from vdc.backup.repository import Repository
@@ -48,7 +49,9 @@ class BackupTaker:
             before = None if self._is_full else await self._before(name)
             self._told(f"copying the disks of {name} on its host", 0, 0)
             request = BackupRequest(quiesce=self._quiesce, since=before.id if before else "")
-            view = await self._api.backups.create(name, request)
+            view = await once_settled(
+                lambda: self._api.backups.create(name, request), lambda why: self._told(why, 0, 0)
+            )
             is_kept = False
             try:
                 backup = await self._read(view, before)

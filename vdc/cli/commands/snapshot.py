@@ -43,6 +43,7 @@ def create(*, name: str, snapshot_name: str | None, quiesce: bool, memory: bool,
 
     Without --memory a VM that is made of a snapshot boots as after a power cut, which --quiesce makes gentler.
     """
+    from vdc.api.settling import once_settled
     from vdc.api.snapshots import SnapshotRequest
     from vdc.cli.progress import StatusLine
     from vdc.cli.session import call
@@ -51,7 +52,7 @@ def create(*, name: str, snapshot_name: str | None, quiesce: bool, memory: bool,
     request = SnapshotRequest(name=snapshot_name, quiesce=quiesce, memory=memory)
     with StatusLine() as line:
         line.show(f"copying the disks {'and the memory ' if memory else ''}of {name}")
-        made = call(lambda api: api.snapshots.create(name, request))
+        made = call(lambda api: once_settled(lambda: api.snapshots.create(name, request), line.show))
     if output is not None:
         _print(made, output)
         return
