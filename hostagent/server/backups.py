@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import BinaryIO
 
@@ -14,7 +14,7 @@ from hostagent.server.context import ServerContext
 from hostagent.server.http import number, parse_body
 from hostagent.server.identity import person_of
 from hostagent.server.streaming import answer_stream
-from hostagent.supervisor.backups import Backups, HeldCopy
+from hostagent.supervisor.backups import STUCK_S, Backups, HeldCopy
 from vdc.api import backups
 from vdc.api import models as wire
 from vdc.images.content import FileContent
@@ -26,7 +26,6 @@ from vdc.model.ids import check_dns_label
 from vdc.model.secrets import masked
 
 _MOST_DISKS = 64
-_STUCK_S = 120.0  # whoever reads may have to write it to somewhere slow first
 
 
 class BackupHandlers:
@@ -57,10 +56,12 @@ class BackupHandlers:
         if host != self._context.host.name:
             peer = self._context.peer(host, person_of(request))
             return await answer_stream(
-                request, peer.backups.read(name, backup, host, disk, first), stuck_s=_STUCK_S
+                request, peer.backups.read(name, backup, host, disk, first), stuck_s=STUCK_S
             )
-        with self._of(name).reading(backup, disk) as file:
-            return await answer_stream(request, self._parts(file, first), stuck_s=_STUCK_S)
+        held = self._of(name)
+        with held.reading(backup, disk) as file:
+            parts = self._parts(file, first, partial(held.find, backup))
+            return await answer_stream(request, parts, stuck_s=STUCK_S)
 
     async def end_backup(self, request: web.Request) -> wire.Acknowledged:
         """See the route table."""
@@ -73,14 +74,20 @@ class BackupHandlers:
         await self._of(name).end(backup, is_kept=is_kept)
         return wire.Acknowledged(sentence=f"the copy for backup {backup} of {name} is given up")
 
-    async def _parts(self, file: BinaryIO, first: int) -> AsyncIterator[bytes]:
-        """The file belongs to a guest's user: its tables are checked, its content is not."""
+    async def _parts(
+        self, file: BinaryIO, first: int, require_held: Callable[[], object]
+    ) -> AsyncIterator[bytes]:
+        """The file belongs to a guest's user: its tables are checked, its content is not.
+
+        Once the copy is given up, the stream breaks off: its room is needed, and its last reader closes it.
+        """
         content = FileContent(file.fileno(), os.fstat(file.fileno()).st_size)
         folder = self._context.blobs.folder
         disk = await in_thread(lambda: Qcow2Map(content), folder)
         while first < disk.virtual_bytes:
             for extent in await in_thread(partial(disk.extents, first, backups.MOST_PART_BYTES), folder):
                 async for piece in self._pieces(file, extent):
+                    require_held()
                     yield piece
             first = (first // disk.table_bytes + 1) * disk.table_bytes
         yield backups.head_of(backups.PartKind.END, disk.virtual_bytes)

@@ -1,8 +1,9 @@
 """Copies of one VM's disks that somebody reads over the API, to keep them elsewhere.
 
-A copy is made as a snapshot is. Its files are open here and nowhere else to be found: they are gone with this
-process, when they are given up, when nobody has read them for ten minutes, and when the guests' disks have little
-room. The image store does not get them, from which every host would fetch them.
+A copy is made as a snapshot is, and called off when whoever asked for it goes away. Its files are open here and
+nowhere else to be found: they are gone with this process, when they are given up, when nobody has read them for ten
+minutes, and when the guests' disks have little room. The image store does not get them, from which every host would
+fetch them.
 
 What the guest writes after the moment is marked in QEMU (drivers/qemu/marks.py). The mark stays where the copy got
 into a repository, in place of the one before; the next backup for that repository is then of the changes alone.
@@ -11,6 +12,7 @@ into a repository, in place of the one before; the next backup for that reposito
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import secrets
 import shutil
@@ -30,7 +32,8 @@ from vdc.model.image import Image
 from vdc.model.snapshot import Snapshot
 
 UNREAD_S: Final = 600.0
-_RECENT_S: Final = 30.0  # who has read so lately goes on
+STUCK_S: Final = 120.0  # that a reader may take no byte: it may have to write to somewhere slow first
+_RECENT_S: Final = STUCK_S + 30.0  # who has read so lately goes on
 _LOOK_S: Final = 5.0
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}")
 _DIGITS = re.compile(r"[^0-9]")
@@ -58,23 +61,33 @@ class Backups:
         self._copy = copy
         self._snapshots = snapshots
         self._held: HeldCopy | None = None
-        self._is_making = False
+        self._making: asyncio.Task[HeldCopy] | None = None
 
     async def begin(self, *, quiesce: bool, since: str) -> HeldCopy:
-        """Make a copy; ConflictError (`backup-busy`) while another is read, and as `Snapshots.take`."""
+        """Make a copy; ConflictError (`backup-busy`) while another is read, and as `Snapshots.take`.
+
+        Nothing is left of it where this is cancelled: nobody else is told its id.
+        """
         if since and not _ID.fullmatch(since):
             raise InvalidError(f"{since[:80]!r} is not the id of a backup", code="backup-id-invalid")
-        if self._is_making or (self._held is not None and self._is_used(self._held)):
+        is_making = self._making is not None and not self._making.done()
+        if is_making or (self._held is not None and self._is_used(self._held)):
             raise ConflictError(
                 f"a backup of {self._copy.name} is being taken", code="backup-busy", hint="try again later"
             )
-        self._is_making = True
+        making = self._make(quiesce=quiesce, since=since)
+        self._making = task = asyncio.create_task(making, name=f"{self._copy.name} backup")
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            if self._held is not None:
-                await self._give_up(self._held, is_kept=False)
-            return await self._make(quiesce=quiesce, since=since)
-        finally:
-            self._is_making = False
+            return await asyncio.shield(task)  # calling it off takes longer than whoever goes away can wait
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise ConflictError(
+                    f"{self._copy.host.name} stopped making the copy", code="overtaken", hint="begin again"
+                ) from None
+            if not task.cancel() and task.exception() is None:
+                task.result().used_at_s = -math.inf  # complete by now, and nobody will read it
+            raise
 
     def find(self, backup: str) -> HeldCopy:
         """Raises NotFoundError (`backup-gone`)."""
@@ -118,6 +131,9 @@ class Backups:
 
     async def close(self) -> None:
         """The agent stops, or the VM is gone. Marks stay: they are of use to the next agent."""
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.wait({self._making})
         held, self._held = self._held, None
         if held is not None:
             if held.watching is not None:
@@ -128,6 +144,8 @@ class Backups:
 
     async def _make(self, *, quiesce: bool, since: str) -> HeldCopy:
         copy = self._copy
+        if self._held is not None:
+            await self._give_up(self._held, is_kept=False)
         new = self._new_id()
         known, changed_bytes, why = await self._known(since)
         wanted = Marks(marks.mark_name(new), marks.mark_name(known) if known else "", changed_bytes)

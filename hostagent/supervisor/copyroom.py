@@ -7,13 +7,15 @@ import asyncio
 import shutil
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hostagent.drivers.disk.images import QemuImg
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.resync import ROOM_BYTES
 from vdc.model.errors import RefusedError
 from vdc.model.units import format_size
+
+T = TypeVar("T")
 
 _LOOK_S: Final = 0.5
 
@@ -52,13 +54,15 @@ def require_room(copy: Copy, needed: int) -> None:
         )  # fmt: skip
 
 
-async def while_there_is_room(copy: Copy, work: Coroutine[Any, Any, None]) -> None:
+async def while_there_is_room(copy: Copy, work: Coroutine[Any, Any, T]) -> T:
     """Do it; ended by RefusedError (`no-space`) as soon as the guests' disks have little room left."""
     watching = asyncio.create_task(_watch(copy), name=f"{copy.name} snapshot room")
     working = asyncio.create_task(work, name=f"{copy.name} snapshot copy")
     try:
         await asyncio.wait({watching, working}, return_when=asyncio.FIRST_COMPLETED)
-        await (working if working.done() else watching)
+        if not working.done():
+            await watching
+        return await working
     finally:
         for task in (watching, working):
             task.cancel()

@@ -21,6 +21,8 @@ INTERRUPTS = (
     Action.DISCARD,
     Action.ISOLATE,
 )  # even a job that has only to tell what it did
+# A snapshot lets go of the lock for these: they cannot wait for QEMU, or end what it is taken of.
+OVER_SNAPSHOTS = frozenset({*INTERRUPTS, Action.SWEEP})
 STAGES = {  # as which a copy is remembered where a row only notes something
     State.P_DEAD: CopyStage.DEAD,
     State.S_DEAD: CopyStage.DEAD,

@@ -13,7 +13,7 @@ from hostagent.drivers.qemu import primary, saving
 from hostagent.drivers.qemu.spec import IMAGE_DIR, MachineSpec
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.machine import machine_spec, saved_machine
-from vdc.control.images import ImageRecords
+from vdc.control.snapshots import SnapshotRecords
 from vdc.images.blobs import relative_path
 from vdc.model.endophyte import CopyStage, Endophyte, MachineFacts
 from vdc.model.errors import ConflictError, InvalidError, RefusedError, VdcError
@@ -51,7 +51,10 @@ async def save(copy: Copy, progress: Callable[[int, int], None]) -> None:
 
 
 async def store(copy: Copy, endophyte: Endophyte, record: Snapshot) -> SnapshotMemory:
-    """Make an image of what was saved, with the machine that it fits. Raises ConflictError (`snapshot-failed`)."""
+    """Make an image of what was saved, with the machine that it fits.
+
+    Raises ConflictError (`snapshot-failed`), FencedError where the snapshot was taken away meanwhile.
+    """
     host, facts = copy.host, copy.state.machine
     assert facts is not None
     own = host.mirror.images[endophyte.image_digest].value.image
@@ -63,10 +66,8 @@ async def store(copy: Copy, endophyte: Endophyte, record: Snapshot) -> SnapshotM
     except (OSError, InvalidError) as error:
         raise ConflictError(f"what QEMU saved is no memory: {error}", code="snapshot-failed") from error
     name = memory_name(record.endophyte, record.name)
-    source = f"endophyte/{record.endophyte} at {record.created_at}"
-    await ImageRecords(host.store, host.clock).register(
-        name, made, host=host.name, chunks=chunks, source=source
-    )
+    records = SnapshotRecords(host.store, host.clock)
+    await records.register(record, name, made, host=host.name, chunks=chunks)
     return SnapshotMemory(image=name, size_bytes=made.size_bytes)
 
 

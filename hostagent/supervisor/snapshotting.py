@@ -3,13 +3,14 @@
 Nothing of the pair waits for a snapshot: losing the secondary leaves it alone, and what cannot go on beside it
 (the copy to a new secondary) ends it first. A snapshot that does not come to its end leaves nothing: its record says
 that it is being made, and the agent of the primary's host, whichever that is by then, removes every such record that
-is not its own work, with what belongs to it (`Snapshots.look`).
+is not its own work, with what belongs to it (`Snapshots.look`). It stays until QEMU has let go of everything: one
+that does not answer may still begin what it was told to.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -18,17 +19,15 @@ from hostagent.drivers.process.foreign import open_foreign
 from hostagent.drivers.qemu import snapshots
 from hostagent.drivers.qemu.qmp import QmpError
 from hostagent.drivers.qemu.snapshots import SnapshotPlan
-from hostagent.supervisor import remembering
+from hostagent.supervisor import remembering, storing
 from hostagent.supervisor.copy import Copy
 from hostagent.supervisor.copyroom import NO_MARKS, Marks, bytes_of_disks, require_room, while_there_is_room
 from hostagent.supervisor.quiescence import frozen, thaw
-from vdc.control.images import ImageRecords
 from vdc.control.snapshots import SnapshotRecords
 from vdc.model.endophyte import CopyRole, CopyStage, Endophyte
-from vdc.model.errors import ConflictError, InvalidError, NotFoundError, RefusedError, VdcError
+from vdc.model.errors import ConflictError, NotFoundError, RefusedError, VdcError
 from vdc.model.event import Severity
-from vdc.model.image import Image, ImageKind
-from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotMemory, SnapshotState, image_name
+from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotMemory, SnapshotState
 from vdc.model.step import Step
 from vdc.model.units import format_size
 
@@ -37,6 +36,8 @@ T = TypeVar("T")
 _RUNS: Final = (CopyStage.RUNNING, CopyStage.CHECKPOINTING, CopyStage.LOCKSTEP, CopyStage.PAUSED)
 _BYTES_PER_MBIT: Final = 125_000
 _LET_GO_S: Final = 35.0
+_GIVE_WAY_S: Final = 0.1  # longer than fixing the moment takes where nothing hangs
+_SWEEP_AGAIN_S: Final = 10.0  # QEMU reads nothing more, also out of band, once eight commands wait
 
 
 class Snapshots:
@@ -46,9 +47,11 @@ class Snapshots:
         self._copy = copy
         self._wake = wake
         self._deciding = deciding  # held while a job of the supervisor changes the copy
+        self._has_lock = False
         self._task: asyncio.Task[Any] | None = None
         self._mine: Snapshot | None = None
         self._removing: asyncio.Task[None] | None = None  # what is left of another one, under the same names
+        self._sweep_at_s = 0.0
         self.progress: tuple[int, int] = (0, 0)
 
     # ---- what the API asks for
@@ -58,16 +61,26 @@ class Snapshots:
 
         Raises ConflictError, RefusedError (`no-space`), SnapshotError, UnavailableError; then nothing is left of it.
         """
-        return await self._alone(lambda: self._take(name, quiesce=quiesce, memory=memory))
+        task = self._begun(lambda: self._take(name, quiesce=quiesce, memory=memory))
+        return await self._result(task)
 
     async def copy_out(self, name: str, *, quiesce: bool, marks: Marks) -> tuple[Snapshot, list[BinaryIO]]:
         """The same, for somebody who reads the copies: open files, which are gone when they are closed.
 
-        Its record is there until the copies are complete. Raises as `take`.
+        Its record is there until the copies are complete. Raises as `take`. Nobody else has the files: when this is
+        cancelled it is called off, and nothing is left of it when this ends.
         """
-        return await self._alone(lambda: self._copy_out(name, quiesce=quiesce, marks=marks))
+        task = self._begun(lambda: self._copy_out(name, quiesce=quiesce, marks=marks))
+        try:
+            return await self._result(task)
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled() and task.exception() is None:
+                _close(task.result()[1])
+            raise
 
-    async def _alone(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    def _begun(self, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         if self._task is not None and not self._task.done():
             raise ConflictError(
                 f"a snapshot of {self._copy.name} is being taken",
@@ -76,6 +89,9 @@ class Snapshots:
             )
         self._task = task = asyncio.create_task(self._in_turn(work), name=f"{self._copy.name} snapshot")
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def _result(self, task: asyncio.Task[T]) -> T:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -100,6 +116,17 @@ class Snapshots:
         if self._copy.qmp is not None:
             await snapshots.end(self._copy.session(), self._plan())  # an earlier agent's too
 
+    async def give_way(self) -> None:
+        """Let go of the lock at once, for what cannot wait.
+
+        Fixing the moment may wait in QEMU for a secondary that is dead, and be freed only by what this is asked for.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GIVE_WAY_S), self._deciding:
+                return
+        if self._has_lock and self._task is not None:
+            self._task.cancel()
+
     async def close(self) -> None:
         """The agent stops: the next one removes what is left."""
         tasks = [task for task in (self._task, self._removing) if task is not None]
@@ -113,6 +140,8 @@ class Snapshots:
         if any(task is not None and not task.done() for task in (self._task, self._removing)):
             return
         if pair is None or pair.primary != copy.host.name or copy.state.role is CopyRole.SECONDARY:
+            return
+        if copy.needs_session or copy.host.clock.boottime_s() < self._sweep_at_s:
             return
         left = [one for one in self._pending() if one != self._mine]
         if left:
@@ -129,6 +158,7 @@ class Snapshots:
 
     async def _sweep(self, left: list[Snapshot]) -> None:
         copy = self._copy
+        self._sweep_at_s = copy.host.clock.boottime_s() + _SWEEP_AGAIN_S
         for one in left:
             with suppress(VdcError):
                 if not await self._records.has(one):
@@ -141,6 +171,16 @@ class Snapshots:
                     copy.name, "snapshot-lost", f"snapshot {one.name} was not finished by {one.host}; it is removed",
                     epoch=copy.state.epoch, severity=Severity.WARNING,
                 )  # fmt: skip
+
+    @asynccontextmanager
+    async def _locked(self) -> AsyncIterator[None]:
+        """While no job of the supervisor changes the copy; but see `give_way`."""
+        async with self._deciding:
+            self._has_lock = True
+            try:
+                yield
+            finally:
+                self._has_lock = False
 
     # ---- taking one
 
@@ -162,8 +202,7 @@ class Snapshots:
     async def _take(self, name: str, *, quiesce: bool, memory: bool) -> Snapshot:
         copy, host = self._copy, self._copy.host
         async with self._made(name, quiesce=quiesce, memory=memory) as (endophyte, record):
-            disks = await self._store(endophyte, record)
-            kept = await remembering.store(copy, endophyte, record) if memory else None
+            disks, kept = await while_there_is_room(copy, storing.store(copy, endophyte, record))
             await copy.reach(Step.SNAPSHOT_STORED)
             ready = await self._records.complete(record, disks, kept)
         with suppress(VdcError):
@@ -185,8 +224,7 @@ class Snapshots:
                 await self._clean_up()
                 await self._records.forget(record)
         except BaseException as error:
-            for file in files:
-                file.close()
+            _close(files)
             if isinstance(error, OSError):
                 raise ConflictError(
                     f"what QEMU copied is no disk: {error}", code="snapshot-failed"
@@ -293,7 +331,7 @@ class Snapshots:
             raise ConflictError(
                 f"{self._copy.name} is being changed", code="busy", hint="try again in a moment"
             )
-        async with self._deciding:
+        async with self._locked():
             self._require_fit(quiesce=quiesce)
             if memory_of is not None:
                 remembering.require_still(self._copy, memory_of)
@@ -302,15 +340,18 @@ class Snapshots:
 
     async def _copy_idle(self, marks: Marks) -> None:
         """Of a stopped VM, which cannot be started meanwhile."""
-        copy, plan = self._copy, self._plan()
         await self._require_room(marks)
-        async with self._deciding:
+        async with self._locked():
             self._require_fit(quiesce=False)
-            record = await copy.disks.bootable(copy.state.uid)
-            for i, head in enumerate(record.heads):
-                (copy.guest / plan.file(i)).unlink(missing_ok=True)
-                size_bytes = (await self._tool.info(head)).virtual_bytes
-                await self._tool.flatten(head, plan.file(i), size_bytes)
+            await while_there_is_room(self._copy, self._flatten())
+
+    async def _flatten(self) -> None:
+        copy, plan = self._copy, self._plan()
+        record = await copy.disks.bootable(copy.state.uid)
+        for i, head in enumerate(record.heads):
+            (copy.guest / plan.file(i)).unlink(missing_ok=True)
+            size_bytes = (await self._tool.info(head)).virtual_bytes
+            await self._tool.flatten(head, plan.file(i), size_bytes)
 
     def _note(self, done: int, total: int) -> None:
         self.progress = (done, total)
@@ -324,45 +365,27 @@ class Snapshots:
             needed = 2 * (needed + memory_bytes)
         require_room(self._copy, needed)
 
-    async def _store(self, endophyte: Endophyte, record: Snapshot) -> list[SnapshotDisk]:
-        """Make images of the copies; every host fetches them from here."""
-        copy, plan, host = self._copy, self._plan(), self._copy.host
-        own = host.mirror.images[endophyte.image_digest].value.image
-        images = ImageRecords(host.store, host.clock)
-        disks = []
-        for i, disk in enumerate(record.disks):
-            form = own if i == 0 else Image(kind=ImageKind.DISK)
-            wanted = form.with_(disk_format="qcow2", disk_virtual_bytes=disk.virtual_bytes)
-            try:
-                made, chunks = await host.images.take(copy.guest / plan.file(i), wanted)
-            except (OSError, InvalidError) as error:
-                raise ConflictError(
-                    f"what QEMU copied is no disk: {error}", code="snapshot-failed"
-                ) from error
-            name = image_name(record.endophyte, record.name, i)
-            source = f"endophyte/{record.endophyte} at {record.created_at}"
-            await images.register(name, made, host=host.name, chunks=chunks, source=source)
-            assert made.disk is not None
-            disks.append(disk.with_(image=name, size_bytes=made.disk.size_bytes))
-        return disks
-
     # ---- undoing
 
     async def _undo(self, record: Snapshot) -> None:
-        with suppress(VdcError):
+        with suppress(VdcError):  # else it is done when QEMU, or the store, answers again (`look`)
             await self._clean_up()
-        with suppress(VdcError):  # else it is done when the store answers again (`look`)
             await self._records.forget(record)
 
     async def _clean_up(self) -> None:
         copy, plan = self._copy, self._plan()
         try:
-            if copy.qmp is not None and copy.is_alive:
+            if copy.is_alive:
                 await snapshots.end(copy.session(), plan)
         finally:
             for i in range(plan.disks):
                 (copy.guest / plan.file(i)).unlink(missing_ok=True)
             await remembering.clean_up(copy)
+
+
+def _close(files: Iterable[BinaryIO]) -> None:
+    for file in files:
+        file.close()
 
 
 def how(snapshot: Snapshot) -> str:

@@ -199,6 +199,8 @@ class Supervisor:
         self._hang.begins(self._retry_at_s)
         try:
             await self.freezer.release()  # whatever is decided, it is not decided about a frozen process
+            if decision.action in jobs.OVER_SNAPSHOTS:
+                await self.snapshots.give_way()
             async with self._exclusive:
                 if decision.action is Action.ENTER:
                     await self.snapshots.call_off()
@@ -209,8 +211,6 @@ class Supervisor:
             self.host.log.info("somebody else was faster", endophyte=self.name, why=str(error))
         except VdcError as error:
             await self._failed(decision.action, error)
-        except asyncio.CancelledError:
-            raise
         except Exception as error:  # a task's boundary: a defect in one job must not end the supervisor
             self.host.log.exception("defect", endophyte=self.name, action=decision.action)
             await self._failed(decision.action, BugError(f"{type(error).__name__}: {error}"))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from hostagent.supervisor import backups
-from hostagent.supervisor.backups import UNREAD_S, Backups
+from hostagent.supervisor.backups import STUCK_S, UNREAD_S, Backups
 from vdc.model.endophyte import CopyRole
 from vdc.model.errors import ConflictError, InvalidError, NotFoundError
 
@@ -25,14 +25,22 @@ class Clock:
 
 
 class Taken:
-    """In place of Snapshots: no disks here."""
+    """In place of Snapshots: no disks here. What is asked for `may_end` at once, unless a test forbids that."""
 
     def __init__(self):
         self.asked = []
+        self.called_off = []
         self.files = []
+        self.may_end = asyncio.Event()
+        self.may_end.set()
 
     async def copy_out(self, name, *, quiesce, marks):
         self.asked.append((name, quiesce, marks))
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.called_off.append(name)
+            raise
         self.files.append(io.BytesIO(b"disk"))
         return SimpleNamespace(epoch=1, is_quiesced=quiesce, was_running=False), [self.files[-1]]
 
@@ -98,12 +106,61 @@ async def test_one_at_a_time_unless_nobody_reads_it(work, taken, clock):
     with pytest.raises(ConflictError) as caught:
         await work.begin(quiesce=False, since="")
     assert caught.value.code == "backup-busy"
-    clock.now_s += 31
+    clock.now_s += STUCK_S  # nobody is cut off before
     with work.reading(held.id, 0), pytest.raises(ConflictError):
+        await work.begin(quiesce=False, since="")
+    clock.now_s += STUCK_S + 1  # it writes what it read last, and goes on with another disk
+    with pytest.raises(ConflictError):
         await work.begin(quiesce=False, since="")
     clock.now_s += 31
     assert (await work.begin(quiesce=False, since="")).id != held.id
     assert taken.files[0].closed and not taken.files[1].closed
+
+
+async def _asked(work, taken):
+    """Somebody who has asked for a copy, which is being made."""
+    task = asyncio.create_task(work.begin(quiesce=False, since=""))
+    async with asyncio.timeout(5):
+        while not taken.asked:
+            await asyncio.sleep(0)
+    return task
+
+
+async def test_what_nobody_waits_for_any_more_is_called_off(work, taken):
+    taken.may_end.clear()
+    task = await _asked(work, taken)
+    task.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.wait({task})
+        await asyncio.wait({work._making})
+    assert taken.called_off == [taken.asked[0][0]] and not taken.files
+    taken.may_end.set()
+    assert work.find((await work.begin(quiesce=False, since="")).id)
+
+
+async def test_what_nobody_heard_of_is_in_nobodys_way(work, taken):
+    """The copy was complete, and its id not yet said, when whoever asked went away."""
+    taken.may_end.clear()
+    task = await _asked(work, taken)
+    making = work._making
+    making.add_done_callback(lambda _: task.cancel())
+    taken.may_end.set()
+    async with asyncio.timeout(5):
+        await asyncio.wait({making})
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        again = await work.begin(quiesce=False, since="")
+    assert taken.files[0].closed and work.find(again.id)
+
+
+async def test_what_is_being_made_ends_with_the_agent(work, taken):
+    taken.may_end.clear()
+    task = await _asked(work, taken)
+    async with asyncio.timeout(5):
+        await work.close()
+        with pytest.raises(ConflictError) as caught:
+            await task
+    assert caught.value.code == "overtaken" and taken.called_off
 
 
 async def test_what_nobody_reads_goes(work, taken, clock, monkeypatch):

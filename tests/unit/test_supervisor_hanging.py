@@ -14,8 +14,11 @@ from protection_world import UID, endophyte, pair
 from test_control_desired import World
 
 from hostagent.drivers.process import spawn
+from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.qmp import QmpCommandError, QmpTimeoutError
+from hostagent.drivers.qemu.snapshots import SnapshotPlan
 from hostagent.supervisor import shutdown
+from hostagent.supervisor import supervisor as supervisor_module
 from hostagent.supervisor.failpoints import Failpoints
 from hostagent.supervisor.hanging import HUNG_S
 from hostagent.supervisor.state import CopyState, PlanRecord
@@ -187,3 +190,41 @@ async def test_the_time_that_qmp_does_not_answer_counts_as_the_guests(monkeypatc
     began = time.monotonic()
     await shutdown.ask_guest(copy)
     assert time.monotonic() - began < 3.5
+
+
+class Draining(Silent):
+    """As QEMU that waits for its secondary, which is dead, before it begins a snapshot."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_waiting = asyncio.Event()
+
+    async def execute(self, command, arguments=None, *, deadline_s=2.0):
+        if command == Command.TRANSACTION:
+            self.is_waiting.set()
+        if self.is_waiting.is_set():  # commands are answered in their order
+            await asyncio.Event().wait()
+        return []
+
+
+@pytest.mark.parametrize("is_deletion", [False, True])
+async def test_no_snapshot_keeps_what_is_urgent_waiting(bench, hung, monkeypatch, is_deletion):
+    """The secondary is cut off by what waits here, and QEMU is freed by that alone."""
+    acted = []
+
+    async def act(_copy, decision):
+        acted.append(decision.action)
+
+    monkeypatch.setattr(supervisor_module, "act", act)
+    supervisor = await hung(CopyStage.LOCKSTEP)
+    supervisor.copy.qmp = Draining()
+    fixing = supervisor.snapshots._begun(lambda: supervisor.snapshots._fix(SnapshotPlan(1), quiesce=False))
+    async with asyncio.timeout(5):
+        await supervisor.copy.qmp.is_waiting.wait()
+        if is_deletion:
+            row = next(row for row in TABLE if row.action is Action.SWEEP)
+            await supervisor._execute(Decision(action=row.action, row=row, sentence=""))
+        else:
+            await bench.leave(supervisor)
+    assert acted == [Action.SWEEP if is_deletion else Action.LEAVE]
+    assert fixing.cancelled()

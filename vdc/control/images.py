@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from vdc.control.clock import Clock
 from vdc.images.reference import candidates, digest_of, is_digest, normalise_reference
 from vdc.model.endophyte import Endophyte
-from vdc.model.errors import ConflictError, NotFoundError
+from vdc.model.errors import ConflictError, FencedError, NotFoundError
 from vdc.model.image import Image, ImageEntry
 from vdc.model.snapshot import is_of_snapshot
 from vdc.store import keys
@@ -31,9 +31,19 @@ class ImageRecords:
         self._clock = clock
 
     async def register(
-        self, name: str, image: Image, *, host: str, chunks: Mapping[str, str], source: str = ""
+        self,
+        name: str,
+        image: Image,
+        *,
+        host: str,
+        chunks: Mapping[str, str],
+        source: str = "",
+        only_while: Unchanged | None = None,
     ) -> str:
-        """Name an image that `host` holds; its digest. The name moves where another image had it."""
+        """Name an image that `host` holds; its digest. The name moves where another image had it.
+
+        `only_while`: of the record that the name belongs to; raises FencedError where it is another by now.
+        """
         name, digest = normalise_reference(name), digest_of(image)
         for _ in range(ATTEMPTS):
             item = await self._store.get(keys.image(digest))
@@ -51,6 +61,7 @@ class ImageRecords:
             compares = [
                 Unchanged(keys.image(digest), item.mod_revision if item else 0),
                 Unchanged(keys.image_name(name), before.mod_revision if before else 0),
+                *([only_while] if only_while else []),
             ]
             puts: list[Put | Delete] = [
                 Put(keys.image(digest), entry.to_json()),
@@ -60,17 +71,42 @@ class ImageRecords:
                 await self._strip(before.value, [name], compares, puts)
             if (await self._store.commit(compares, puts)).succeeded:
                 return digest
+            if only_while is not None and not await self._is(only_while):
+                raise FencedError(f"what {name} belongs to was removed or changed meanwhile")
         raise _contention(name)
 
-    async def unname(self, reference: str, *, even_used: bool = False) -> tuple[str, ...]:
+    async def remove_with(self, names: Iterable[str], record: KeyValue) -> bool:
+        """Take a record away, and in the same transaction the names that belong to it; whether it was still that one.
+
+        VMs that are made of such an image keep its content. A name that is not there is no error.
+        """
+        names = tuple(names)
+        for _ in range(ATTEMPTS):
+            compares = [Unchanged(record.key, record.mod_revision)]
+            operations: list[Put | Delete] = [Delete(record.key)]
+            taken: dict[str, list[str]] = {}
+            for name in names:
+                item = await self._store.get(keys.image_name(name))
+                compares.append(Unchanged(keys.image_name(name), item.mod_revision if item else 0))
+                if item is not None:
+                    operations.append(Delete(item.key))
+                    taken.setdefault(item.value, []).append(name)
+            for digest, of_it in taken.items():
+                await self._strip(digest, of_it, compares, operations)
+            if (await self._store.commit(compares, operations)).succeeded:
+                return True
+            if not await self._is(Unchanged(record.key, record.mod_revision)):
+                return False
+        raise _contention(record.key)
+
+    async def unname(self, reference: str) -> tuple[str, ...]:
         """Take a name away, or all names of the image with this digest; which.
 
-        Raises NotFoundError, ConflictError (`image-in-use`) where VMs are made of it and no name would be left, unless
-        `even_used`: they keep the content.
+        Raises NotFoundError, ConflictError (`image-in-use`) where VMs are made of it and no name would be left.
         """
         entry, names = await self._find(reference)
         users = (await self.users()).get(entry.digest, ())
-        if users and not even_used and set(names) >= set(entry.names):
+        if users and set(names) >= set(entry.names):
             raise ConflictError(
                 f"image {reference} is used by {', '.join(users)}",
                 code="image-in-use",
@@ -112,6 +148,10 @@ class ImageRecords:
         return users_of(found for item in items if (found := _endophyte(item)) is not None)
 
     # ---- helpers
+
+    async def _is(self, before: Unchanged) -> bool:
+        item = await self._store.get(before.key)
+        return (item.mod_revision if item else 0) == before.mod_revision
 
     async def _find(self, reference: str) -> tuple[ImageEntry, tuple[str, ...]]:
         """An image, and which of its names are meant: those of a digest are all."""

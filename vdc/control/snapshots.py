@@ -6,22 +6,25 @@ Its images bear names that nothing else gives or takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 
 from vdc.control.clock import Clock
 from vdc.control.images import ImageRecords
 from vdc.model.errors import ConflictError, FencedError, NotFoundError
+from vdc.model.image import Image
 from vdc.model.manifest import EndophyteManifest
 from vdc.model.snapshot import Snapshot, SnapshotDisk, SnapshotMemory, SnapshotState, made_of
 from vdc.store import keys
-from vdc.store.protocol import Delete, Put, StateStore, Unchanged
+from vdc.store.protocol import KeyValue, Put, StateStore, Unchanged
 
 MOST_PER_VM = 100
 
 
 class SnapshotRecords:
-    """Every change is one transaction or nothing; images come before the record says so, and go after it."""
+    """Every change is one transaction or nothing.
+
+    An image gets its name while the record says that the snapshot is being made, and loses it together with the record.
+    """
 
     def __init__(self, store: StateStore, clock: Clock) -> None:
         self._store = store
@@ -47,22 +50,29 @@ class SnapshotRecords:
                 hint=f"choose another name, or: vdc snapshot rm {snapshot.endophyte} {snapshot.name}",
             )
 
+    async def register(
+        self, snapshot: Snapshot, name: str, image: Image, *, host: str, chunks: Mapping[str, str]
+    ) -> None:
+        """Name one of its images, which `host` holds. Raises FencedError where it was taken away meanwhile."""
+        item = await self._own(snapshot)
+        source = f"endophyte/{snapshot.endophyte} at {snapshot.created_at}"
+        try:
+            await self._images.register(
+                name, image, host=host, chunks=chunks, source=source,
+                only_while=Unchanged(item.key, item.mod_revision),
+            )  # fmt: skip
+        except FencedError as error:
+            raise _removed(snapshot) from error
+
     async def complete(
         self, snapshot: Snapshot, disks: Iterable[SnapshotDisk], memory: SnapshotMemory | None = None
     ) -> Snapshot:
         """Its images are registered. Raises FencedError where it was taken away meanwhile."""
-        key = keys.snapshot(snapshot.endophyte, snapshot.name)
-        item = await self._store.get(key)
-        if item is None or Snapshot.from_json(item.value) != snapshot:
-            raise FencedError(
-                f"snapshot {snapshot.name} of {snapshot.endophyte} was removed while it was made"
-            )
+        item = await self._own(snapshot)
         ready = snapshot.with_(state=SnapshotState.READY, disks=tuple(disks), memory=memory)
-        compares = [Unchanged(key, item.mod_revision)]
-        if not (await self._store.commit(compares, [Put(key, ready.to_json())])).succeeded:
-            raise FencedError(
-                f"snapshot {snapshot.name} of {snapshot.endophyte} was removed while it was made"
-            )
+        compares = [Unchanged(item.key, item.mod_revision)]
+        if not (await self._store.commit(compares, [Put(item.key, ready.to_json())])).succeeded:
+            raise _removed(snapshot)
         return ready
 
     async def find(self, endophyte: str, name: str) -> Snapshot:
@@ -78,26 +88,35 @@ class SnapshotRecords:
 
     async def has(self, snapshot: Snapshot) -> bool:
         """Whether there is exactly this one; what a mirror shows may be older."""
-        item = await self._store.get(keys.snapshot(snapshot.endophyte, snapshot.name))
-        return item is not None and Snapshot.from_json(item.value) == snapshot
+        return await self._item(snapshot) is not None
 
     async def remove(self, endophyte: str, name: str) -> None:
         """Take a snapshot away; its content stays while VMs are made of it. Raises NotFoundError."""
-        await self.forget(await self.find(endophyte, name))
+        while not await self.forget(await self.find(endophyte, name)):
+            pass  # it has become ready meanwhile
 
-    async def forget(self, snapshot: Snapshot) -> None:
-        """Take away exactly this one, as it is here; harmless where it is gone, or only half of it is there.
+    async def forget(self, snapshot: Snapshot) -> bool:
+        """Take away exactly this one, as it is here; whether it was there.
 
         Another one of its name stays, and one that has become ready since.
         """
-        key = keys.snapshot(snapshot.endophyte, snapshot.name)
-        item = await self._store.get(key)
-        if item is None or Snapshot.from_json(item.value) != snapshot:
-            return
-        for name in snapshot.images:
-            with suppress(NotFoundError):
-                await self._images.unname(name, even_used=True)
-        await self._store.commit([Unchanged(key, item.mod_revision)], [Delete(key)])
+        item = await self._item(snapshot)
+        return item is not None and await self._images.remove_with(snapshot.images, item)
+
+    async def _item(self, snapshot: Snapshot) -> KeyValue | None:
+        item = await self._store.get(keys.snapshot(snapshot.endophyte, snapshot.name))
+        return item if item is not None and Snapshot.from_json(item.value) == snapshot else None
+
+    async def _own(self, snapshot: Snapshot) -> KeyValue:
+        """The record of one that is made here. Raises FencedError where it was taken away."""
+        item = await self._item(snapshot)
+        if item is None:
+            raise _removed(snapshot)
+        return item
+
+
+def _removed(snapshot: Snapshot) -> FencedError:
+    return FencedError(f"snapshot {snapshot.name} of {snapshot.endophyte} was removed while it was made")
 
 
 def manifest_of(snapshot: Snapshot, name: str, *, keep_addresses: bool = False) -> EndophyteManifest:

@@ -41,7 +41,7 @@ EXPLANATIONS: Mapping[str, Explanation] = {
     "snapshot-taken": Explanation(_N, "all disks were copied as they were at one moment (`size_bytes`)"),
     "backup-taken": Explanation(_N, "all disks, or what had changed of them, were read into a repository"),
     "snapshot-lost": Explanation(
-        _W, "a snapshot was not finished: its agent was restarted, or its host lost; nothing is left of it",
+        _W, "a snapshot was not finished: its agent was restarted, its host lost, or QEMU silent; nothing is left",
         "take it again: `vdc snapshot create`",
     ),
     "restored": Explanation(_N, "the VM begins anew from a snapshot; its disks of before are gone"),

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from hostagent.drivers.qemu.argv import disk_node
 from hostagent.drivers.qemu.commands import Command
 from hostagent.drivers.qemu.marks import begun
-from hostagent.drivers.qemu.qmp import QmpError, QmpSession
+from hostagent.drivers.qemu.qmp import QmpSession
 from hostagent.drivers.qemu.spec import VM_DIR
 from hostagent.drivers.qemu.steps import attempt, block_jobs, block_nodes, remove_nodes, until
 from vdc.model.errors import ConflictError, UnavailableError
@@ -67,23 +66,22 @@ class SnapshotPlan:
 
 
 async def begin(qmp: QmpSession, plan: SnapshotPlan) -> None:
-    """Fix the moment. When it returns, the copy will be of the disks as they were then. Raises a QmpError."""
+    """Fix the moment. When it returns, the copy will be of the disks as they were then.
+
+    Raises a QmpError or ConflictError; who calls does `end` then, also when this is cancelled. Until that has
+    succeeded QEMU may still begin it.
+    """
     await end(qmp, plan)
     nodes = await block_nodes(qmp)
     if any(name.startswith("active") for name in nodes):
         raise ConflictError("the disks are still being put together after a promotion", code="not-settled")
     if await block_jobs(qmp):
         raise ConflictError("the disks are being copied", code="disks-busy")
-    try:
-        for i in range(plan.disks):
-            await qmp.execute(Command.BLOCKDEV_ADD, _target(plan, i))
-        marks = [begun(i, plan.mark) for i in range(plan.disks) if plan.mark]
-        copies = [{"type": "blockdev-backup", "data": _backup(plan, i)} for i in range(plan.disks)]
-        await qmp.execute(Command.TRANSACTION, {"actions": [*marks, *copies]}, deadline_s=_BEGIN_DEADLINE_S)
-    except BaseException:
-        with suppress(QmpError):
-            await asyncio.shield(end(qmp, plan))
-        raise
+    for i in range(plan.disks):
+        await qmp.execute(Command.BLOCKDEV_ADD, _target(plan, i))
+    marks = [begun(i, plan.mark) for i in range(plan.disks) if plan.mark]
+    copies = [{"type": "blockdev-backup", "data": _backup(plan, i)} for i in range(plan.disks)]
+    await qmp.execute(Command.TRANSACTION, {"actions": [*marks, *copies]}, deadline_s=_BEGIN_DEADLINE_S)
 
 
 async def finish(qmp: QmpSession, plan: SnapshotPlan, progress: Progress = lambda done, total: None) -> None:
