@@ -110,15 +110,34 @@ class BlobWriter:
 
 
 def open_locked(path: Path) -> int:
-    """A file to write that nobody else writes, made where it is absent. ConflictError (`blob-busy`)."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
-    try:
-        lock(file, path)
-        os.fchmod(file, FILE_MODE)
-    except BaseException:
-        os.close(file)
-        raise
-    return file
+    """A file to write that nobody else writes, made where it is absent. ConflictError (`blob-busy`).
+
+    Between its making and its lock a sweep may take a new one for a leftover; then it is made again.
+    """
+    while True:
+        file, is_new = _open(path)
+        try:
+            lock(file, path)
+            os.fchmod(file, FILE_MODE)
+        except ConflictError:
+            os.close(file)
+            if not is_new:
+                raise
+        except BaseException:
+            os.close(file)
+            raise
+        else:
+            return file
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    """For reading and writing, and whether it is new."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        with suppress(FileExistsError):
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, FILE_MODE), True
+        with suppress(FileNotFoundError):
+            return os.open(path, flags), False
 
 
 def lock(file: int, path: Path) -> None:
