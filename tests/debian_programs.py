@@ -117,7 +117,9 @@ PROGRAMS = {
     "node": Program(
         ("nodejs",),
         {
-            "Entrypoint": ["node"], "Cmd": ["/srv/server.js"], "User": "nobody", "WorkingDir": "/srv",
+            # Code that a program compiles as it runs is what an emulated secondary may have stale translations of:
+            # with the compiler on, it died of SIGSEGV now and then in the first seconds (docs/failover.md).
+            "Entrypoint": ["node", "--jitless"], "Cmd": ["/srv/server.js"], "User": "nobody", "WorkingDir": "/srv",
             "ExposedPorts": {"8080/tcp": {}},
         },
         files={"srv/server.js": _SESSIONS},
